@@ -1,0 +1,54 @@
+"""Annotate a video with a detector. Edit the variables below, or set them: python _test_with_video.py video_in=show.mkv
+
+The result has the picture's size and frame rate, the sound, subtitles, fonts and chapters of the source. Ctrl-C keeps
+what is done as <name>_partial.
+"""
+
+import time
+
+import konohana
+from konohana.settings import override, resolve, run
+from konohana.video import CONTAINERS, annotate_video
+
+video_in = ''  # the video; '' draws a toy episode, toy_show.mp4
+video_out = ''  # .mkv, .mp4 or .mov; '' is test_out/<name of video_in>_annotated
+weights = ''  # weights file; '' takes net.pt of your training, else weights/net.pt
+use_res2block = False  # without a weights file named: net_det3.pt instead of net.pt
+threshold = 0.4  # detections of a lower score are not drawn, 0 to 1
+batch_size = 4  # frames that the network sees at once
+device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
+label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
+start = 0.0  # seconds into the video where to begin
+seconds = 0.0  # length to annotate, 0 for all
+crf = 18  # quality of x264, 0 (lossless) to 51 (worst)
+font = ''  # font file for the labels; '' looks for one
+
+
+def main():
+    override(globals())
+    path = resolve(__file__, weights) if weights else konohana.default_weights(resolve(__file__, '.'), use_res2block)
+    model = konohana.load(path, device=device)
+
+    source = resolve(__file__, video_in or 'toy_show.mp4')
+    if not video_in and not source.is_file():
+        from konohana.data import toy
+
+        print(f'Drawing a toy episode, {source.name}.')
+        toy.write_video(source, seconds=10, fps=24, hw=(360, 640), seed=0)
+    ending = source.suffix if source.suffix.lower() in CONTAINERS else '.mkv'
+    target = resolve(__file__, video_out or f'test_out/{source.stem}_annotated{ending}')
+
+    started = time.monotonic()
+    done = annotate_video(
+        *(model, source, target, threshold, batch_size, label_names, crf, start, seconds),
+        font=resolve(__file__, font) if font else None,
+    )
+    took = time.monotonic() - started
+    print(
+        f'{done["frames"]} frames ({done["seconds"]:.2f} s, {done["rate"]} fps) in {took:.1f} s, '
+        f'{done["frames"] / took:.1f} a second: {done["video_out"]}'
+    )
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,28 @@
+"""The cast of the first show, Konohana Kitan: the names the shipped weights know, and how to spell them in Latin.
+
+Nothing in the package depends on these names except the toy show, which draws this cast, and the drawing of labels,
+which falls back to the romanised spelling where no font has the glyphs. A detector's classes come from its own data.
+"""
+
+# Class name as written in annotations -> romanised spelling. The order is the annotations' own.
+ROMANISED = {
+    '柚': 'Yuzu',
+    '皋': 'Satsuki',
+    '莲': 'Ren',
+    '枣': 'Natsume',
+    '樱': 'Sakura',
+    '桐': 'Kiri',
+    '椿': 'Tsubaki',
+    '柊': 'Hiiragi',
+    '菖': 'Ayame',
+    '八百比丘尼': 'Yao Bikuni',
+    '药店老板': 'Apothecary',
+    '瓜之介': 'Urinosuke',
+    '阿菊': 'Okiku',
+    '其他': 'other',
+}
+
+CLASS_NAMES = tuple(ROMANISED)
+
+# Boxes with this name mark a region in which nothing is learned and nothing is counted ("do not count").
+IGNORE_CLASS = '不计算'

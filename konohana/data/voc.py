@@ -1,0 +1,233 @@
+"""Reading data labelled in Pascal VOC XML (LabelImg, CVAT and Label Studio write it), in the three layouts people have.
+
+imgs/  anns/  sets/<split>.txt
+JPEGImages/  Annotations/  ImageSets/Main/<split>.txt        (VOCdevkit)
+train/  val/ (or valid/ or test/)                            (pictures and XML side by side)
+"""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree.ElementTree import ParseError
+
+import defusedxml.ElementTree
+import numpy as np
+from defusedxml import DefusedXmlException
+
+from konohana.images import load_image
+from konohana.progress import progress_bar
+from konohana.settings import UserError
+
+PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
+
+# (folder of pictures, folder of annotations, folder of <split>.txt)
+LISTED_LAYOUTS = (('imgs', 'anns', 'sets'), ('JPEGImages', 'Annotations', 'ImageSets/Main'))
+
+SAME_SPLIT = {'val': ('val', 'valid', 'test'), 'valid': ('valid', 'val', 'test')}
+
+# Labelling tools disagree on whether the first pixel is 0 or 1: so far outside, a box is clipped without a word.
+EDGE_TOLERANCE = 2.0
+
+
+@dataclass
+class Frame:
+    """One picture and its labels. Boxes are float32 n x 4, x1, y1, x2, y2 in pixels (x2, y2 exclusive)."""
+
+    path: Path
+    height: int = 0
+    width: int = 0
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    names: list = field(default_factory=list)
+    difficult: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    ignored: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))  # regions not to be counted
+
+
+def list_pictures(folder):
+    """The pictures directly in `folder`, sorted by name; UserError when the folder is missing or holds none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f'{folder}: there is no such folder.')
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
+    if not paths:
+        raise UserError(f'{folder}: no pictures there (looked for {" ".join(PICTURE_ENDINGS)}).')
+    return paths
+
+
+def find_split(root, split):
+    """The pictures and annotation files of a split, whichever layout the folder has.
+
+    Returns:
+        list of (picture, XML) paths. Nothing is opened, and neither file need exist.
+
+    Raises:
+        UserError: no such folder, no known layout, no such split (those there are named), an empty split.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f'{root}: there is no such folder. Set konohana_dataset_path to the folder of your dataset.')
+    for pictures, annotations, sets in LISTED_LAYOUTS:
+        if (root / sets).is_dir():
+            list_file = root / sets / f'{split}.txt'
+            if not list_file.is_file():
+                there = ', '.join(sorted(path.stem for path in (root / sets).glob('*.txt'))) or 'none'
+                raise UserError(f'{list_file}: there is no split {split!r}. Splits there: {there}.')
+            try:
+                lines = list_file.read_text(encoding='utf-8-sig').splitlines()
+            except UnicodeDecodeError:
+                raise UserError(f'{list_file}: not UTF-8 text. Save it as UTF-8.') from None
+            # VOC's per-class lists have a second column, which a plain split does not need.
+            names = [line.split()[0] if sets.endswith('Main') else line.strip() for line in lines if line.strip()]
+            if not names:
+                raise UserError(
+                    f'{list_file}: the split is empty. Write one picture name (without ending) on each line.'
+                )
+            return [_listed_pair(root / pictures, root / annotations, name) for name in dict.fromkeys(names)]
+    for name in SAME_SPLIT.get(split, (split,)):
+        if (root / name).is_dir():
+            return [(path, path.with_suffix('.xml')) for path in list_pictures(root / name)]
+    side_by_side = sorted(p.name for p in root.iterdir() if p.is_dir() and any(p.glob('*.xml')))
+    if side_by_side:
+        raise UserError(f'{root}: there is no split {split!r}. Splits there: {", ".join(side_by_side)}.')
+    raise UserError(
+        f'{root}: no dataset found there. It needs imgs/ anns/ sets/{split}.txt, or JPEGImages/ Annotations/ '
+        f'ImageSets/Main/{split}.txt, or a folder {split}/ with pictures and XML files side by side.'
+    )
+
+
+def _listed_pair(pictures, annotations, name):
+    """(picture, XML) of a line in <split>.txt, which may carry the picture's ending or not."""
+    if Path(name).suffix.lower() in PICTURE_ENDINGS:
+        return pictures / name, (annotations / name).with_suffix('.xml')
+    xml = annotations / f'{name}.xml'
+    for ending in PICTURE_ENDINGS:
+        for candidate in (ending, ending.upper()):
+            if (pictures / f'{name}{candidate}').is_file():
+                return pictures / f'{name}{candidate}', xml
+    return pictures / f'{name}.jpg', xml
+
+
+def read_annotation(path, ignore_class=None):
+    """Read one VOC XML.
+
+    Args:
+        path: the XML file.
+        ignore_class: name of boxes that mark regions not to be counted.
+
+    Returns:
+        (Frame without its picture's path; height and width are 0 where the file does not say, list of problems).
+
+    Problems are one line each, naming the file: XML that does not parse, entities (bombs and external ones are refused
+    by defusedxml), objects without name or box, boxes that are inverted, empty, not numbers or outside the picture.
+    """
+    frame, problems = Frame(path), []
+    try:
+        root = defusedxml.ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        return frame, [f'{path}: the annotation is missing. A frame without characters needs an XML without objects.']
+    except ParseError as error:
+        return frame, [f'{path}: broken XML ({error}). Label the picture again or remove it from the split.']
+    except DefusedXmlException as error:
+        return frame, [
+            f'{path}: the XML defines entities ({type(error).__name__}), which no labelling tool does; refused.'
+        ]
+    except (OSError, ValueError, LookupError) as error:
+        return frame, [f'{path}: cannot be read ({error}).']
+    try:
+        frame.width = int(float(root.findtext('size/width') or 0))
+        frame.height = int(float(root.findtext('size/height') or 0))
+    except (ValueError, OverflowError):
+        problems.append(f'{path}: the size is not made of numbers.')
+    boxes, ignored, difficult = [], [], []
+    for number, item in enumerate(root.iter('object'), start=1):
+        name = (item.findtext('name') or '').strip()
+        what = f'{path}: object {number} ({name or "without a name"})'
+        if not name:
+            problems.append(f'{what}: give it a name.')
+            continue
+        try:
+            x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
+        except (TypeError, ValueError):
+            problems.append(f'{what}: it has no box of four numbers.')
+            continue
+        shown = f'box xmin {x1:g}, ymin {y1:g}, xmax {x2:g}, ymax {y2:g}'
+        if not all(map(math.isfinite, (x1, y1, x2, y2))):
+            problems.append(f'{what}: {shown} is not made of finite numbers.')
+        elif x2 < x1 or y2 < y1:
+            problems.append(f'{what}: {shown} is inverted.')
+        elif x2 == x1 or y2 == y1:
+            problems.append(f'{what}: {shown} is empty.')
+        elif (
+            frame.width
+            and frame.height
+            and not (
+                1 - EDGE_TOLERANCE <= x1
+                and 1 - EDGE_TOLERANCE <= y1
+                and x2 <= frame.width + EDGE_TOLERANCE
+                and y2 <= frame.height + EDGE_TOLERANCE
+            )
+        ):
+            problems.append(f'{what}: {shown} reaches outside the picture of {frame.width} x {frame.height}.')
+        else:
+            # VOC counts pixels from 1 and includes the last one.
+            box = (x1 - 1, y1 - 1, x2, y2)
+            if name == ignore_class:
+                ignored.append(box)
+            else:
+                boxes.append(box)
+                frame.names.append(name)
+                difficult.append((item.findtext('difficult') or '').strip() == '1')
+    frame.boxes = _clipped(boxes, frame)
+    frame.ignored = _clipped(ignored, frame)
+    frame.difficult = np.array(difficult, bool)
+    return frame, problems
+
+
+def _clipped(boxes, frame):
+    """List of boxes -> float32 n x 4, cut at the picture's edges (as far as its size is known)."""
+    boxes = np.array(boxes, np.float32).reshape(-1, 4).clip(min=0)
+    if frame.width and frame.height:
+        boxes = np.minimum(boxes, np.array([frame.width, frame.height] * 2, np.float32))
+    return boxes
+
+
+def _read_frame(pair, ignore_class):
+    """(picture, XML) -> (Frame, problems), with the picture decoded once to know that it can be."""
+    picture, xml = pair
+    frame, problems = read_annotation(xml, ignore_class)
+    frame.path = picture
+    try:
+        height, width = load_image(picture).shape[:2]
+    except UserError as error:
+        return frame, [str(error), *problems]
+    if (frame.width and frame.width != width) or (frame.height and frame.height != height):
+        problems.append(
+            f'{picture}: the picture is {width} x {height}, but {xml.name} says {frame.width} x {frame.height}. '
+            'Label it again at its present size.'
+        )
+    elif not (frame.width and frame.height) and not problems:
+        frame.height, frame.width = height, width
+        if len(frame.boxes) and (frame.boxes.max(axis=0)[2:] > np.array([width, height]) + EDGE_TOLERANCE).any():
+            problems.append(f'{xml}: a box reaches outside the picture of {width} x {height}.')
+        frame.boxes, frame.ignored = _clipped(frame.boxes, frame), _clipped(frame.ignored, frame)
+    return frame, problems
+
+
+def read_split(root, split, ignore_class=None, progress=True):
+    """Read all annotations of a split and check every picture.
+
+    Returns:
+        (list of `Frame`, list of problems). A frame with a problem is not in the first list.
+
+    Raises:
+        UserError: see `find_split`.
+    """
+    pairs = find_split(root, split)
+    frames, problems = [], []
+    with ThreadPoolExecutor() as pool, progress_bar(f'Checking {split}', len(pairs), shown=progress) as bar:
+        for done, (frame, found) in enumerate(pool.map(lambda pair: _read_frame(pair, ignore_class), pairs), start=1):
+            problems.extend(found)
+            if not found:
+                frames.append(frame)
+            bar.update(done)
+    return frames, problems

@@ -1,0 +1,280 @@
+"""The flagship: one small network that finds and names characters from a single map of stride 8.
+
+Blocks are MobileNetV3's inverted residuals (Howard et al. 2019, https://arxiv.org/abs/1905.02244) below a stem of plain
+3x3 convolutions: at strides 2 and 4 memory traffic is what costs time, and dense, narrow convolutions move the least.
+Predictions are FCOS's (Tian et al. 2019, https://arxiv.org/abs/1904.01355), per cell of the one output map:
+
+    confidence   is a character here, whoever it is
+    quality      how well would the box fit (IoU; in the place of FCOS's centerness)
+    distances    from the cell's anchor point to the box's left, top, right and bottom sides
+    names        who it is, if it is somebody
+
+Finding (the first three) and naming have a tower each. The widths from stride 8 to 32 are EfficientNet-Lite0's, so that
+its ImageNet weights can be the start (see `pretrained.py`).
+
+To change the network, change the tables. To see it, run `python tools/draw_network.py`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import clip_boxes_to_image, nms
+from torchvision.ops.misc import SqueezeExcitation
+
+from konohana.assignment import TaskAlignedAssigner
+from konohana.detectors.transform import FrameTransform
+from konohana.losses import detection_losses
+
+# The stem: dense 3x3 convolutions.      stride, channels, activation
+STEM = (
+    (2, 16, True),
+    (2, 32, True),
+    (1, 24, False),
+)
+
+# Inverted residuals.   kernel, stride, expanded channels, channels, squeeze-and-excitation
+BLOCKS = (
+    (5, 2, 96, 40, False),  # stride 8
+    (5, 1, 120, 40, False),
+    (3, 2, 120, 80, False),  # stride 16
+    (3, 1, 240, 80, False),
+    (3, 1, 240, 80, False),
+    (5, 1, 240, 112, False),
+    (5, 1, 336, 112, False),
+    (5, 1, 336, 112, False),
+    (5, 2, 448, 192, False),  # stride 32
+    (5, 1, 768, 192, False),
+    (5, 1, 768, 192, False),
+    (5, 1, 768, 192, True),
+    (5, 2, 576, 160, True),  # stride 64
+    (5, 1, 480, 160, True),
+)
+FEATURES = (1, 7, 11, 13)  # blocks whose outputs are fused: strides 8, 16, 32, 64
+
+NECK_CHANNELS = 96
+TOWER_DEPTH = 2  # depthwise-separable 5x5 convolutions in each of the two towers
+STRIDE = 8  # of the output map
+ACTIVATION = nn.Hardswish
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution and batch norm, N x c_in x H x W -> N x c_out x H/stride x W/stride, then maybe the activation."""
+
+    def __init__(self, c_in, c_out, kernel=1, stride=1, groups=1, act=True):
+        layers = [
+            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03),
+        ]
+        super().__init__(*layers, *([ACTIVATION(inplace=True)] if act else []))
+
+
+class Res2Depthwise(nn.Module):
+    """Res2Net's hierarchical split in the place of a depthwise convolution (Gao et al. 2019, 1904.01169).
+
+    The channels are cut into four groups. The first passes unchanged; each further group is convolved after the result
+    of the one before is added to it, so the groups see ever larger neighbourhoods. N x c x H x W -> the same shape.
+    """
+
+    GROUPS = 4
+
+    def __init__(self, channels, kernel):
+        super().__init__()
+        width = channels // self.GROUPS
+        self.convs = nn.ModuleList(ConvNorm(width, width, kernel, groups=width) for _ in range(self.GROUPS - 1))
+
+    def forward(self, x):
+        first, *rest = x.chunk(self.GROUPS, dim=1)
+        outputs = [first]
+        for i, (conv, group) in enumerate(zip(self.convs, rest, strict=True)):
+            outputs.append(conv(group if i == 0 else group + outputs[-1]))
+        return torch.cat(outputs, dim=1)
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV3's block: 1x1 expansion, depthwise convolution, squeeze-and-excitation, linear 1x1 projection.
+
+    N x c_in x H x W -> N x c_out x H/stride x W/stride; with a residual connection where the shapes agree.
+    """
+
+    def __init__(self, c_in, kernel, stride, expanded, c_out, squeeze, use_res2block):
+        super().__init__()
+        self.residual = stride == 1 and c_in == c_out
+        self.expand = ConvNorm(c_in, expanded)
+        if use_res2block and stride == 1:
+            self.depthwise = Res2Depthwise(expanded, kernel)
+        else:
+            self.depthwise = ConvNorm(expanded, expanded, kernel, stride, groups=expanded)
+        self.squeeze = nn.Identity()
+        if squeeze:
+            self.squeeze = SqueezeExcitation(expanded, expanded // 8, scale_activation=nn.Hardsigmoid)
+            # The gate starts open (hardsigmoid(3) = 1), so the block starts as one without it.
+            nn.init.zeros_(self.squeeze.fc2.weight)
+            nn.init.constant_(self.squeeze.fc2.bias, 3.0)
+        self.project = ConvNorm(expanded, c_out, act=False)
+
+    def forward(self, x):
+        y = self.project(self.squeeze(self.depthwise(self.expand(x))))
+        return x + y if self.residual else y
+
+
+class Separable(nn.Sequential):
+    """Depthwise 5x5 and pointwise convolution, N x c x H x W -> the same shape."""
+
+    def __init__(self, channels):
+        super().__init__(
+            ConvNorm(channels, channels, 5, groups=channels, act=False),
+            ConvNorm(channels, channels),
+        )
+
+
+class Backbone(nn.Module):
+    """Stem and inverted residuals; N x 3 x H x W -> list of feature maps of strides 8, 16, 32 and 64."""
+
+    def __init__(self, use_res2block=False):
+        super().__init__()
+        channels = 3
+        stem = []
+        for stride, c_out, act in STEM:
+            stem.append(ConvNorm(channels, c_out, 3, stride, act=act))
+            channels = c_out
+        self.stem = nn.Sequential(*stem)
+        self.blocks = nn.ModuleList()
+        for kernel, stride, expanded, c_out, squeeze in BLOCKS:
+            self.blocks.append(InvertedResidual(channels, kernel, stride, expanded, c_out, squeeze, use_res2block))
+            channels = c_out
+
+    def forward(self, x):
+        x = self.stem(x)
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in FEATURES:
+                features.append(x)
+        return features
+
+
+class Neck(nn.Module):
+    """Feature pyramid's top-down half (Lin et al. 2017, 1612.03144), kept to one output.
+
+    List of feature maps, finest first -> one map of NECK_CHANNELS at the finest size.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.laterals = nn.ModuleList(ConvNorm(BLOCKS[i][3], NECK_CHANNELS, act=False) for i in FEATURES)
+        self.smooths = nn.ModuleList(Separable(NECK_CHANNELS) for _ in FEATURES)
+
+    def forward(self, features):
+        fused = None
+        for feature, lateral, smooth in zip(features[::-1], self.laterals[::-1], self.smooths[::-1], strict=True):
+            x = lateral(feature)
+            if fused is not None:
+                # Doubling and cutting keeps cell i of the coarse map over cells 2i and 2i + 1, at odd sizes too.
+                up = F.interpolate(fused, scale_factor=2.0, mode='nearest')
+                x = x + up[:, :, : x.shape[2], : x.shape[3]]
+            fused = smooth(x)
+        return fused
+
+
+class Konohana(nn.Module):
+    """The flagship detector, under torchvision's contract.
+
+    Args:
+        n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
+        img_hw: (height, width) that frames are resized to inside (short and long side, aspect ratio kept).
+        use_res2block: Res2Net's split in the place of the depthwise convolution of the stride-1 blocks.
+
+    Training: `model(images, targets)` -> dict of scalar losses `loss_confidence`, `loss_quality`, `loss_box`,
+    `loss_name`. `images` is a list of float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes`
+    (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and maybe `ignored` (m x 4: nothing is learned there).
+
+    Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, in pixels of the image given), `labels` (n), `scores`
+    (n, 0 to 1, descending). With `keep_maps = True` also `confidence` and `quality`, the h x w maps in 0 to 1.
+    """
+
+    score_threshold = 0.02  # lower scores are dropped before NMS
+    nms_threshold = 0.6  # IoU from which two boxes are one character, whatever their names
+    max_detections = 100
+    keep_maps = False
+    class_layers = ('name_layer.',)  # what is made anew for another list of classes
+
+    def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False):
+        super().__init__()
+        self.n_classes = n_classes
+        self.transform = FrameTransform(img_hw, size_divisible=STRIDE)
+        self.backbone = Backbone(use_res2block)
+        self.neck = Neck()
+        self.find_tower = nn.Sequential(*(Separable(NECK_CHANNELS) for _ in range(TOWER_DEPTH)))
+        self.name_tower = nn.Sequential(*(Separable(NECK_CHANNELS) for _ in range(TOWER_DEPTH)))
+        self.find_layer = nn.Conv2d(NECK_CHANNELS, 6, 1)  # confidence, quality, left, top, right, bottom
+        self.name_layer = nn.Conv2d(NECK_CHANNELS, n_classes, 1)
+        self.distance_scale = nn.Parameter(torch.ones(()))
+        self.assigner = TaskAlignedAssigner()
+        for layer in (self.find_layer, self.name_layer):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.find_layer.bias[0] = -4.6  # confidence starts at 1 %: nearly every cell is background (RetinaNet)
+            self.find_layer.bias[2:] = 2.0  # boxes start about 15 cells wide, in the middle of the real ones
+
+    def raw_outputs(self, batch):
+        """Normalised N x 3 x H x W -> dict of maps N x c x H/8 x W/8, as logits: `find` (6), `name` (n_classes)."""
+        x = self.neck(self.backbone(batch))
+        return {'find': self.find_layer(self.find_tower(x)), 'name': self.name_layer(self.name_tower(x))}
+
+    def decode(self, maps):
+        """Maps of `raw_outputs` -> predictions per anchor point (P = h * w points, row by row).
+
+        Returns dict of `confidence` and `quality` (N x P logits), `names` (N x P x n_classes logits),
+        `boxes` (N x P x 4; x1, y1, x2, y2 in pixels of the batch), `points` (P x 2; x, y in pixels).
+        """
+        find = maps['find'].float()
+        h, w = find.shape[2:]
+        ys = (torch.arange(h, device=find.device) + 0.5) * STRIDE
+        xs = (torch.arange(w, device=find.device) + 0.5) * STRIDE
+        points = torch.stack(torch.meshgrid(xs, ys, indexing='xy'), dim=-1).reshape(-1, 2)
+        find = find.flatten(2).transpose(1, 2)
+        # exp as in FCOS; the clamp (e^6 cells is eight frames wide) keeps an early outlier finite in half precision.
+        distances = (find[..., 2:] * self.distance_scale).clamp(max=6.0).exp() * STRIDE
+        return {
+            'confidence': find[..., 0],
+            'quality': find[..., 1],
+            'names': maps['name'].float().flatten(2).transpose(1, 2),
+            'boxes': torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1),
+            'points': points,
+        }
+
+    def forward(self, images, targets=None):
+        if self.training and targets is None:
+            raise ValueError('targets are needed in training mode')
+        original_sizes = [tuple(image.shape[-2:]) for image in images]
+        batch, targets = self.transform(images, targets)
+        tensors = batch.tensors.contiguous(memory_format=torch.channels_last)
+        maps = self.raw_outputs(tensors)
+        predictions = self.decode(maps)
+        if self.training:
+            return detection_losses(predictions, targets, self.assigner)
+        detections = [
+            self.select(*(predictions[key][i] for key in ('confidence', 'quality', 'names', 'boxes')), size)
+            for i, size in enumerate(batch.image_sizes)
+        ]
+        if self.keep_maps:
+            for i, (height, width) in enumerate(batch.image_sizes):
+                rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+                seen = maps['find'][i, :2, :rows, :columns].float().sigmoid()
+                detections[i].update(confidence=seen[0], quality=seen[1])
+        return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+
+    def select(self, confidence, quality, names, boxes, size):
+        """One image's predictions (P points) -> its detections: threshold, class-agnostic NMS, the best remain.
+
+        One character has one name, so a box keeps its likeliest name alone and NMS knows no classes.
+        """
+        found = (confidence.sigmoid() * quality.sigmoid()).sqrt()
+        keep = found > self.score_threshold
+        found, boxes = found[keep], clip_boxes_to_image(boxes[keep], size)
+        probability, labels = names[keep].softmax(dim=-1).max(dim=-1)
+        scores = found * probability
+        keep = nms(boxes, found, self.nms_threshold)
+        keep = keep[scores[keep].argsort(descending=True)][: self.max_detections]
+        return {'boxes': boxes[keep], 'labels': labels[keep] + 1, 'scores': scores[keep]}

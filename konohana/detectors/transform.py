@@ -1,0 +1,43 @@
+"""From a list of pictures of any size to a batch and back, for the detectors of our own."""
+
+import torch
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.v2 import functional as TF
+
+
+class FrameTransform(GeneralizedRCNNTransform):
+    """torchvision's transform, resizing with antialiasing.
+
+    The short side becomes min(img_hw), unless the long side would then exceed max(img_hw); the aspect ratio is kept,
+    and a picture that has the size already is not touched. Values go from 0 .. 1 to -1 .. 1; smaller pictures of a
+    batch are padded at the right and at the bottom. `postprocess` takes boxes (and masks) back to the picture's pixels.
+
+    Without antialiasing (torchvision's own resize) a 1080p frame turns into 360 rows by skipping two of three.
+
+    Args:
+        img_hw: (height, width) in pixels.
+        size_divisible: the batch's height and width are padded to multiples of it.
+        mean, std: normalisation, RGB.
+    """
+
+    def __init__(self, img_hw, size_divisible, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
+        super().__init__(min(img_hw), max(img_hw), list(mean), list(std), size_divisible=size_divisible)
+
+    def resize(self, image, target=None):
+        """3 x H x W and its target -> the same, resized; also resizes `ignored` boxes and `masks`."""
+        height, width = image.shape[-2:]
+        scale = min(self.min_size[-1] / min(height, width), self.max_size / max(height, width))
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        if size == [height, width]:
+            return image, target
+        image = TF.resize(image, size, antialias=True)
+        if target is None:
+            return image, target
+        target = dict(target)
+        ratio = torch.tensor([size[1] / width, size[0] / height] * 2, device=image.device)
+        for key in ('boxes', 'ignored'):
+            if key in target:
+                target[key] = target[key] * ratio
+        if 'masks' in target:
+            target['masks'] = TF.resize(target['masks'], size, interpolation=TF.InterpolationMode.NEAREST)
+        return image, target

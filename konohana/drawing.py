@@ -1,0 +1,526 @@
+"""Drawing of detections, of the detector's maps, and of sheets that show them side by side.
+
+Boxes and masks are drawn by OpenCV on the array; OpenCV knows no script but ASCII, so labels are rendered by Pillow,
+once per text, and pasted as ready tags. A font is looked for once, among the system's, by the glyphs that it has.
+"""
+
+import colorsys
+import functools
+import os
+import sys
+import unicodedata
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from konohana.cast import ROMANISED
+from konohana.settings import UserError
+
+# Twenty-odd colours that people tell apart (Sasha Trubetskoy, https://sashamaps.net/docs/resources/20-colors/), without
+# the greys; neighbours differ most. More classes continue with hues at the golden angle.
+_COLOURS = (
+    *((230, 25, 75), (60, 180, 75), (255, 225, 25), (67, 99, 216), (245, 130, 49), (145, 30, 180), (66, 212, 244)),
+    *((240, 50, 230), (191, 239, 69), (250, 190, 212), (70, 153, 144), (220, 190, 255), (154, 99, 36), (255, 250, 200)),
+    *((128, 0, 0), (170, 255, 195), (128, 128, 0), (255, 216, 177), (0, 0, 117)),
+)
+
+# Beginnings of font files, best first: fonts of many scripts, then each system's own CJK fonts, then Latin ones.
+_WELL_KNOWN = (
+    'notosanscjk/notosanssc/notosansjp/notosanskr/notosanstc/sourcehansans/'
+    'msyh/pingfang/hiragino sans gb/stheiti/ヒラギノ角ゴシック/yugoth/meiryo/msgothic/malgun/applesdgothicneo/'
+    'simhei/deng/wqy-microhei/wqy-zenhei/arial unicode/arialuni/droidsansfallback/nanumgothic/ipaexg/takaogothic/'
+    'notosans-/dejavusans/segoeui/arial/liberationsans/helvetica'
+).split('/')
+_UNUSUAL = 'black heavy bold thin light italic oblique condensed narrow mono serif demi extra outline'.split()
+# Fonts whose glyphs are pictures or mere stand-ins for characters.
+_NOT_FOR_TEXT = ('lastresort', 'adobeblank', 'emoji', 'symbol', 'wingding', 'webding', 'dingbat', 'marlett')
+
+_SMALLEST_TEXT = 9  # pixels; Chinese characters are not readable below
+_told = set()  # names without glyphs that a line on stderr has named
+
+
+def class_colour(index):
+    """The colour of class `index` (0-based, an index into class_names): (r, g, b), 0..255, the same in every frame."""
+    index = int(index)
+    if 0 <= index < len(_COLOURS):
+        return _COLOURS[index]
+    red, green, blue = colorsys.hls_to_rgb(index * 0.618034 % 1, (0.35, 0.5, 0.7)[index % 3], 0.85)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _ink(colour):
+    """Black or white, whichever stands out on `colour`: the contrast rule of WCAG 2."""
+    linear = [(v / 255) ** 2.2 for v in colour]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if luminance > 0.18 else (255, 255, 255)
+
+
+def _font_folders():
+    """The folders in which Windows, macOS and Linux keep fonts; many do not exist on any one machine."""
+    home = Path.home()
+    environment = os.environ.get
+    return [
+        Path(environment('WINDIR', 'C:/Windows')) / 'Fonts',
+        Path(environment('LOCALAPPDATA', home / 'AppData/Local')) / 'Microsoft/Windows/Fonts',
+        Path('/System/Library/Fonts'),
+        *Path('/System/Library/AssetsV2').glob('com_apple_MobileAsset_Font*'),
+        Path('/Library/Fonts'),
+        home / 'Library/Fonts',
+        Path(environment('XDG_DATA_HOME', home / '.local/share')) / 'fonts',
+        home / '.fonts',
+        Path('/usr/share/fonts'),
+        Path('/usr/local/share/fonts'),
+        Path('/mnt/c/Windows/Fonts'),
+    ]
+
+
+def _order(file):
+    """Sorting key of a font file: well-known first, plain weights before others."""
+    name = unicodedata.normalize('NFC', file.name).lower()
+    rank = next((i for i, start in enumerate(_WELL_KNOWN) if name.startswith(start)), len(_WELL_KNOWN))
+    return rank, any(word in name for word in _UNUSUAL), len(name), name
+
+
+@functools.cache
+def font_files():
+    """The system's font files, best first, as a tuple of Path. Looked for once."""
+    files = set()
+    for folder in _font_folders():
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                usable = not any(word in name.lower() for word in _NOT_FOR_TEXT)
+                if usable and name.lower().endswith(('.ttf', '.otf', '.ttc', '.otc')):
+                    files.add(Path(parent, name))
+    return tuple(sorted(files, key=_order))
+
+
+@functools.lru_cache(64)
+def _load_font(file, face, size):
+    """A face of a font file at a size in pixels; file None is Pillow's own Latin font. OSError if it cannot be used."""
+    if file is None:
+        return ImageFont.load_default(size)
+    # Not ImageFont.truetype: for a broken file that looks for a font of the same name elsewhere.
+    font = ImageFont.FreeTypeFont(str(file), size, face)
+    try:
+        # The variable Noto Sans CJK is hairline thin unless told otherwise.
+        font.set_variation_by_name('Regular')
+    except (OSError, ValueError, NotImplementedError, AttributeError):
+        pass
+    return font
+
+
+@functools.lru_cache(64)
+def _faces(file, script):
+    """Face numbers of a font file, the one made for `script` ('SC', 'JP' or 'KR') first; none for a broken file."""
+    names = []
+    try:
+        for face in range(32 if file else 1):
+            names.append(_load_font(file, face, 24).getname()[0] or '')
+    except (OSError, ValueError):
+        pass  # past the last face, or no font at all
+    return tuple(sorted(range(len(names)), key=lambda face: (f' {script}' not in names[face], face)))
+
+
+def _picture_of(font, text):
+    mask, offset = font.getmask2(text, mode='L')
+    return mask.size, tuple(offset), bytes(mask)
+
+
+def _has_glyphs(font, text):
+    """Whether the font has a glyph of its own for each visible character: none blank, none the stand-in box."""
+    try:
+        # U+10FFFF is no character, so every font shows its stand-in for it.
+        stand_in = _picture_of(font, '\U0010ffff')
+        for character in text:
+            if character.isspace() or not character.isprintable() or '\ufe00' <= character <= '\ufe0f':
+                continue
+            picture = _picture_of(font, character)
+            if picture == stand_in or not any(picture[2]):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@functools.lru_cache(256)
+def find_font(text, font=None):
+    """Find a font that has the glyphs of `text`, checked by rendering them.
+
+    Args:
+        text: characters to show.
+        font: path of a font file (.ttf, .otf, .ttc) to prefer over the system's.
+
+    Returns:
+        (file, face): a Path and the number of the face in it, or None where no font has all glyphs.
+        (None, 0) is Pillow's own font, for machines without any.
+
+    Raises:
+        UserError: `font` is no font file.
+    """
+    script = 'SC'
+    if any('\u3040' <= c <= '\u30ff' for c in text):
+        script = 'JP'
+    elif any('\uac00' <= c <= '\ud7a3' for c in text):
+        script = 'KR'
+    files = font_files()
+    if font:
+        if not Path(font).is_file():
+            raise UserError(f'{font}: there is no such font file. Give a .ttf, .otf or .ttc file, or none.')
+        if not _faces(Path(font), script):
+            raise UserError(f'{font}: not a font that can be read. Give a .ttf, .otf or .ttc file, or none.')
+        files = (Path(font), *files)
+    characters = ''.join(sorted(set(text)))
+    for file in (*files, None):
+        for face in _faces(file, script)[:1]:
+            if _has_glyphs(_load_font(file, face, 24), characters):
+                return file, face
+    return None
+
+
+def _clean(text):
+    """One line of visible characters."""
+    return ''.join(c for c in ' '.join(str(text).split()) if c.isprintable())
+
+
+def _ascii(name, number):
+    """A spelling of `name` that every font can show; `number`, such as 'class 3', stands for what is lost."""
+    if name in ROMANISED:
+        return ROMANISED[name]
+    parts = unicodedata.normalize('NFKD', name)
+    plain = ' '.join(parts.encode('ascii', 'ignore').decode().split())
+    lost = any(c.isalnum() and not c.isascii() for c in parts)
+    if not any(c.isalnum() for c in plain):
+        return number
+    return f'{plain} ({number})' if lost else plain
+
+
+_DIGITS = '0123456789.- '
+
+
+@functools.lru_cache(256)
+def _spellings(names, font, noun='class'):
+    """Per name (text to draw, font file, face). One font for all names if there is one, else one for each."""
+    cleaned = tuple(_clean(name) for name in names)
+    found = find_font(''.join(sorted({*''.join(cleaned), *_DIGITS})), font)
+    if found:
+        return tuple((text, *found) for text in cleaned)
+    spellings = []
+    missing = {}
+    for number, (name, text) in enumerate(zip(names, cleaned, strict=True), 1):
+        found = find_font(text + _DIGITS, font)
+        if not found:
+            found = _latin_font(font)
+            missing[text] = _ascii(name, f'{noun} {number}')
+            text = missing[text]
+        spellings.append((text, *found))
+    _tell(missing)
+    return tuple(spellings)
+
+
+def _latin_font(font):
+    return find_font(''.join(chr(c) for c in range(33, 127)), font) or (None, 0)
+
+
+def _tell(missing):
+    """Say once, in one line on stderr, which names no font can show. `missing`: {name: what is drawn instead}."""
+    new = [name for name in missing if name not in _told]
+    if not new:
+        return
+    _told.update(new)
+    more = f' and {len(new) - 3} more' if len(new) > 3 else ''
+    names = ', '.join(new[:3]) + more
+    drawn = ', '.join(missing[name] for name in new[:3]) + more
+    wide = any(c.isalpha() and unicodedata.east_asian_width(c) == 'W' for name in new for c in name)
+    package = 'Noto Sans CJK (on Debian and Ubuntu: fonts-noto-cjk)' if wide else 'Noto Sans'
+    print(
+        f'No font here has the characters of {names}; drawn as {drawn}. '
+        f'Install {package}, or set KONOHANA_FONT to a font file that has them.',
+        file=sys.stderr,
+    )
+
+
+def text_size(hw):
+    """Height of label text in pixels for a picture of `hw` (height, width): 16 at 360 x 640, 34 at 1080 x 1920."""
+    side = (max(hw[0], 1) * max(hw[1], 1)) ** 0.5
+    return max(_SMALLEST_TEXT, round(16 * (side / 480) ** 0.7))
+
+
+@functools.lru_cache(4096)
+def _extent(text, file, face, size):
+    """Left, top, right, bottom of `text` from its baseline; top and bottom at least those of a line of Latin text."""
+    left, top, right, bottom = _load_font(file, face, size).getbbox(text, anchor='ls')
+    if text == 'Hg':
+        return left, top, right, bottom
+    _, highest, _, lowest = _extent('Hg', file, face, size)
+    return left, min(top, highest), right, max(bottom, lowest)
+
+
+def _rim(size):
+    """Width in pixels of the thin contrasting lines around box lines and tags, for text of `size` pixels."""
+    return max(1, round(size / 20))
+
+
+def _padding(size):
+    """Space in pixels around the text of a tag, across and down, the rim included."""
+    return max(3, size // 3), max(1, size // 8) + _rim(size)
+
+
+def _tag_size(text, file, face, size):
+    """(width, height) in pixels of the tag that `_tag` makes."""
+    left, top, right, bottom = _extent(text, file, face, size)
+    across, down = _padding(size)
+    return int(right - left) + 2 * across, int(bottom - top) + 2 * down
+
+
+@functools.lru_cache(4096)
+def _fit(name, score, file, face, size, limit_w, limit_h):
+    """Shrink, then cut the name, then give up the score, until a tag fits. (text, size, width, height) or None."""
+    smallest = min(size, max(_SMALLEST_TEXT, round(size * 0.7)))
+    texts = [(name + score, s) for s in range(size, smallest - 1, -1)]
+    texts += [(name[:n].rstrip() + '..' + score, smallest) for n in range(len(name) - 1, 0, -1)]
+    texts += [(name, smallest)]
+    texts += [(name[:n].rstrip() + '..', smallest) for n in range(len(name) - 1, 0, -1)]
+    texts += [(name[:1], s) for s in range(smallest, 5, -1)]
+    for text, s in texts:
+        w, h = _tag_size(text, file, face, s)
+        if w <= limit_w and h <= limit_h:
+            return text, s, w, h
+    return None
+
+
+@functools.lru_cache(1024)
+def _tag(text, file, face, size, colour, rimmed=True):
+    """A ready tag, uint8 h x w x 3: text in black or white on `colour`, with a thin rim of the text's colour."""
+    font = _load_font(file, face, size)
+    left, top, _, _ = _extent(text, file, face, size)
+    across, down = _padding(size)
+    w, h = _tag_size(text, file, face, size)
+    ink = _ink(colour)
+    tag = Image.new('RGB', (w, h), colour)
+    ImageDraw.Draw(tag).text((across - left, down - top), text, ink, font, anchor='ls')
+    tag = np.array(tag)
+    if rimmed:
+        _draw_frame(tag, (0, 0, w, h), 0, _rim(size), ink)
+    return tag
+
+
+def _overlap(a, b):
+    """Common area of each of n and each of m boxes, x1, y1, x2, y2: n x m."""
+    return (np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])).clip(0).prod(2)
+
+
+def place_tags(boxes, sizes, hw):
+    """Places for the tags of boxes, inside the picture and off one another where a free place is near.
+
+    Each tag tries places at its box's corners, above the box first, then lower and higher along its left side, and
+    takes the one that hides least: of the tags placed before, above all, and of small boxes, its own included. A plain
+    greedy search: the first boxes get the best places.
+
+    Args:
+        boxes: n x 4 x1, y1, x2, y2 in pixels. sizes: n (width, height) of the tags, each no larger than the picture.
+        hw: height and width of the picture.
+
+    Returns:
+        n x 4 int array of x1, y1, x2, y2, all within the picture.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).clip(1)
+    placed = np.zeros((len(boxes), 4), np.int64)
+    for i, ((x1, y1, x2, y2), (w, h)) in enumerate(zip(boxes, sizes, strict=True)):
+        places = [(x1, y1 - h), (x1, y1), (x2 - w, y1 - h), (x1, y2), (x1, y2 - h), (x2 - w, y1), (x2 - w, y2)]
+        places += [(x1, y1 + step * h) for step in (1, 2, 3, 4)] + [(x1, y1 - step * h) for step in (2, 3)]
+        corners = np.clip(places, 0, (hw[1] - w, hw[0] - h)).astype(np.int64)
+        tags = np.concatenate([corners, corners + (w, h)], 1)
+        hidden = 10 * _overlap(tags, placed[:i]).sum(1) / (w * h)
+        hidden += (_overlap(tags, boxes) / areas).sum(1)
+        placed[i] = tags[(hidden + 0.1 * np.arange(len(tags))).argmin()]
+    return placed
+
+
+def _array(values):
+    """A torch tensor of any device, or anything array-like, as a numpy array."""
+    if hasattr(values, 'detach'):
+        values = values.detach().cpu()
+        if values.dtype.is_floating_point:
+            values = values.float()
+    return np.asarray(values)
+
+
+def _draw_frame(image, box, inset, thickness, colour):
+    """A rectangle's border inside `box`, filled in place; square corners, and never outside."""
+    x1, y1, x2, y2 = box[0] + inset, box[1] + inset, box[2] - inset, box[3] - inset
+    if x1 >= x2 or y1 >= y2:
+        return
+    image[y1 : min(y1 + thickness, y2), x1:x2] = colour
+    image[max(y2 - thickness, y1) : y2, x1:x2] = colour
+    image[y1:y2, x1 : min(x1 + thickness, x2)] = colour
+    image[y1:y2, max(x2 - thickness, x1) : x2] = colour
+
+
+def _draw_mask(image, mask, colour, thickness, rim):
+    """Tint a boolean H x W mask in place and draw its contour."""
+    mask = np.ascontiguousarray(mask).view(np.uint8)
+    x, y, w, h = cv2.boundingRect(mask)
+    if w == 0:
+        return
+    mask = np.ascontiguousarray(mask[y : y + h, x : x + w])
+    part = image[y : y + h, x : x + w]
+    tinted = cv2.addWeighted(part, 0.55, np.full_like(part, colour), 0.45, 0)
+    np.copyto(part, tinted, where=mask[..., None].astype(bool))
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    canvas = np.ascontiguousarray(part)
+    cv2.drawContours(canvas, contours, -1, _ink(colour), thickness + 2 * rim, cv2.LINE_AA)
+    cv2.drawContours(canvas, contours, -1, colour, thickness, cv2.LINE_AA)
+    part[:] = canvas
+
+
+def draw_detections(image, detections, class_names, label_names=None, threshold=0.0, font=None):
+    """Draw boxes, masks and labels on a copy of a picture.
+
+    Args:
+        image: uint8 H x W x 3 RGB.
+        detections: dict of torch tensors or numpy arrays, as torchvision's detectors return it: `boxes` n x 4 x1, y1,
+            x2, y2 in pixels of `image`; `labels` n ints, label k naming class_names[k - 1]; `scores` n in 0..1, may be
+            missing (ground truth); `masks` n x H x W or n x 1 x H x W bool or probabilities, may be missing.
+        class_names: names of the classes, without the background.
+        label_names: {class name: other spelling to draw}, or None.
+        threshold: detections of a lower score are not drawn.
+        font: path of a font file to prefer; None takes that of the environment variable KONOHANA_FONT, or the system's.
+
+    Returns:
+        uint8 H x W x 3 RGB. A box is drawn as far as it is visible; one without visible area, or with a coordinate that
+        is not a number, is not drawn. Names that no font can show are romanised, which is said once on stderr.
+
+    Raises:
+        UserError: `font` or KONOHANA_FONT is no font file.
+        ValueError: arrays that do not have these shapes.
+    """
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f'image must be uint8 H x W x 3, not {image.dtype} {image.shape}')
+    out = np.array(image, order='C')
+    hw = out.shape[:2]
+    boxes = _array(detections['boxes']).astype(np.float64).reshape(-1, 4)
+    labels = _array(detections['labels']).astype(np.int64).reshape(-1)
+    scores = detections.get('scores')
+    scores = None if scores is None else _array(scores).astype(np.float64).reshape(-1)
+    masks = detections.get('masks')
+    if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
+        raise ValueError(f'{len(boxes)} boxes, {len(labels)} labels: there must be as many of each, and of scores')
+    if masks is not None:
+        masks = _array(masks)
+        masks = masks.reshape(-1, *masks.shape[-2:])
+        if masks.shape != (len(boxes), *hw):
+            raise ValueError(f'masks must be {(len(boxes), *hw)}, not {masks.shape}')
+
+    font = str(font or os.environ.get('KONOHANA_FONT') or '') or None
+    names = tuple(str(name) for name in class_names)
+    shown = tuple(str((label_names or {}).get(name, name)) for name in names)
+    spellings = _spellings(shown, font)
+    size = text_size(hw)
+    thickness = max(1, round(size / 7))
+    rim = _rim(size)
+
+    # Best last, so that it lies on top; boxes without visible area (or not a number) are left out.
+    keep = []
+    clipped = np.clip(boxes, 0, (hw[1], hw[0], hw[1], hw[0]))
+    for i in np.arange(len(boxes)) if scores is None else scores.argsort(kind='stable'):
+        x1, y1, x2, y2 = clipped[i]
+        if x2 > x1 and y2 > y1 and (scores is None or scores[i] >= threshold):
+            keep.append(i)
+    pixels = np.empty((len(boxes), 4), np.int64)
+    for i in keep:
+        x1, y1, x2, y2 = clipped[i]
+        left, top = min(round(x1), hw[1] - 1), min(round(y1), hw[0] - 1)
+        pixels[i] = left, top, max(round(x2), left + 1), max(round(y2), top + 1)
+
+    if masks is not None:
+        for i in keep:
+            mask = masks[i] if masks.dtype == bool else masks[i] >= 0.5
+            _draw_mask(out, mask, class_colour(labels[i] - 1), thickness, rim)
+    for i in keep:
+        colour = class_colour(labels[i] - 1)
+        # Coloured line between two thin lines that contrast with it: one of the three shows on any background.
+        _draw_frame(out, pixels[i], 0, thickness + 2 * rim, _ink(colour))
+        _draw_frame(out, pixels[i], rim, thickness, colour)
+
+    tags, tagged = [], []
+    limit_w = min(hw[1], max(hw[1] // 2, 12 * size))
+    for i in reversed(keep):
+        known = 1 <= labels[i] <= len(names)
+        name, file, face = spellings[labels[i] - 1] if known else (f'class {labels[i]}', *_latin_font(font))
+        score = '' if scores is None else f' {scores[i]:.2f}'
+        fit = _fit(name, score, file, face, size, limit_w, hw[0])
+        if fit:
+            tags.append(_tag(fit[0], file, face, fit[1], class_colour(labels[i] - 1)))
+            tagged.append(i)
+    places = place_tags(pixels[tagged], [tag.shape[1::-1] for tag in tags], hw)
+    for tag, (x1, y1, x2, y2) in zip(reversed(tags), places[::-1], strict=True):
+        out[y1:y2, x1:x2] = tag
+    return out
+
+
+def heat_map(map, hw, background=None):
+    """A map of values as a picture in viridis, whose steps look equally large (Smith and van der Walt).
+
+    Args:
+        map: h x w (or 1 x h x w) floats in 0..1, torch or numpy, of any size; values outside are clipped, NaN is 0.
+        hw: height and width of the picture.
+        background: uint8 H x W x 3 RGB to show through faintly in grey, or None.
+
+    Returns:
+        uint8 height x width x 3 RGB.
+    """
+    values = np.nan_to_num(_array(map).astype(np.float32)).clip(0, 1)
+    values = (values.reshape(values.shape[-2:]) * 255).round().astype(np.uint8)
+    values = cv2.resize(values, (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
+    steps = np.arange(256, dtype=np.uint8).reshape(256, 1)
+    viridis = np.ascontiguousarray(cv2.applyColorMap(steps, cv2.COLORMAP_VIRIDIS)[..., ::-1])
+    if background is None:
+        return cv2.applyColorMap(values, viridis)
+    # The frame shows through where the map is low; high values keep the pure colour.
+    share = 0.35 * (1 - steps[..., None] / 255)
+    grey = cv2.cvtColor(np.ascontiguousarray(background), cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(grey, (hw[1], hw[0]), interpolation=cv2.INTER_AREA)
+    grey = cv2.multiply(grey, 255 - values, scale=0.35 / 255)
+    colours = cv2.applyColorMap(values, (viridis * (1 - share)).astype(np.uint8))
+    return cv2.add(colours, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
+
+
+def sheet(panels, titles=None):
+    """Panels side by side, two in a row, each under a strip with its title.
+
+    Args:
+        panels: uint8 H x W x 3 RGB pictures, usually four: frame, annotated frame, confidence, quality. Those of
+            another size than the first are resized to it.
+        titles: a text per panel, or None for no strips.
+
+    Returns:
+        uint8 RGB picture; height and width are even, as video encoders want them.
+    """
+    h, w = panels[0].shape[:2]
+    size = text_size((h, w))
+    gap = 2 * max(1, size // 8)
+    strip = 0 if titles is None else 2 * round(size * 0.9)
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    height = rows * (strip + h) + (rows - 1) * gap
+    width = columns * w + (columns - 1) * gap
+    out = np.full((height + height % 2, width + width % 2, 3), 24, np.uint8)
+    font = os.environ.get('KONOHANA_FONT') or None
+    spellings = None if titles is None else _spellings(tuple(str(t) for t in titles), font, 'panel')
+    for i, panel in enumerate(panels):
+        x, y = (i % columns) * (w + gap), (i // columns) * (strip + h + gap)
+        if panel.shape[:2] != (h, w):
+            panel = cv2.resize(panel, (w, h), interpolation=cv2.INTER_AREA)
+        out[y + strip : y + strip + h, x : x + w] = panel
+        if spellings:
+            text, file, face = spellings[i]
+            fit = _fit(text, '', file, face, max(_SMALLEST_TEXT, round(size * 0.9)), w, strip)
+            if fit:
+                tag = _tag(fit[0], file, face, fit[1], (24, 24, 24), False)
+                top = y + (strip - fit[3]) // 2
+                out[top : top + fit[3], x : x + fit[2]] = tag
+    return out

@@ -1,0 +1,130 @@
+"""Reading and writing single pictures: any file in, RGB out, with one clear line for a file that cannot be used.
+
+Pillow and not OpenCV, because OpenCV's imread and imwrite fail on Chinese paths on Windows and its decoder returns
+half a picture for a truncated JPEG without a word.
+"""
+
+import uuid
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from konohana.settings import UserError
+
+# More pixels than any frame of a show has: a small file may claim a size that fills the memory.
+MAX_PIXELS = 120_000_000
+
+# Pillow's own limits speak in warnings; the check below says it in one line. A damaged EXIF block costs only the
+# orientation.
+warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
+warnings.filterwarnings('ignore', message='Corrupt EXIF data')
+
+
+def _reason(error):
+    """An exception as the end of a one-line message, without the path that the message names already."""
+    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+    return ' '.join(text.split())
+
+
+def _to_rgb(image):
+    """A loaded Pillow image of any mode as one of mode RGB: transparency over white, deep grey scaled to 8 bits."""
+    if image.mode == 'RGB' and 'transparency' not in image.info:
+        return image
+    if image.mode.startswith(('I', 'F')):
+        grey = np.asarray(image).astype(np.float32)
+        largest = np.nanmax(grey, initial=0)
+        # 16-bit grey opens as I;16 or I; floats hold 0..1 or 0..255; 32-bit integers seldom use all their bits.
+        if image.mode == 'F':
+            full = 1 if largest <= 1 else 255
+        else:
+            full = 65535 if largest <= 65535 else largest
+        grey = np.clip(np.nan_to_num(grey) * (255 / full), 0, 255).round().astype(np.uint8)
+        return Image.fromarray(grey).convert('RGB')
+    if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        white = Image.new('RGBA', image.size, 'white')
+        return Image.alpha_composite(white, image).convert('RGB')
+    return image.convert('RGB')
+
+
+def load_image(path):
+    """Read a picture as RGB.
+
+    Args:
+        path: a file of any format Pillow reads (JPEG, PNG, WebP, BMP, GIF, TIFF, ...); of an animation the first frame.
+
+    Returns:
+        uint8 H x W x 3 RGB, writable, turned upright by its EXIF orientation. Palette, grey, 16-bit grey and CMYK are
+        converted, transparency lies over white.
+
+    Raises:
+        UserError: the file is missing, no picture, damaged or cut off, or claims more than `MAX_PIXELS` pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    f'{path}: {image.width} x {image.height} is more than {MAX_PIXELS // 1_000_000} million pixels. '
+                    'Make the picture smaller.'
+                )
+            image.load()  # first, because a PNG may hold its EXIF block after the pixels
+            if image.getexif().get(0x0112, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            return np.array(_to_rgb(image))
+    except FileNotFoundError:
+        raise UserError(f'{path}: there is no such file.') from None
+    except Image.DecompressionBombError:
+        raise UserError(
+            f'{path}: it claims more than {MAX_PIXELS // 1_000_000} million pixels. Make the picture smaller.'
+        ) from None
+    except Image.UnidentifiedImageError:
+        empty = ' (the file is empty)' if Path(path).stat().st_size == 0 else ''
+        raise UserError(f'{path}: not a picture that can be read{empty}. Remove it or export it again.') from None
+    except (UserError, MemoryError):
+        raise
+    except (PermissionError, IsADirectoryError) as error:
+        what = 'a folder, not a picture' if Path(path).is_dir() else f'cannot be read ({_reason(error)})'
+        raise UserError(f'{path}: {what}.') from None
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more for damaged files.
+        raise UserError(f'{path}: damaged ({_reason(error)}). Remove it or copy it again.') from None
+
+
+def save_image(path, image):
+    """Write a picture whole or not at all: it is written to a temporary name beside `path` and then renamed.
+
+    Args:
+        path: file to write; the ending says the format: .jpg or .jpeg (quality 92) or .png. Missing folders are made,
+            an existing file is replaced.
+        image: uint8 H x W x 3 RGB, or H x W grey.
+
+    Raises:
+        UserError: another ending, or the file cannot be written.
+        ValueError: `image` is no such array.
+    """
+    path = Path(path)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f'image must be uint8 H x W x 3 or H x W, not {image.dtype} {image.shape}')
+    if path.suffix.lower() in ('.jpg', '.jpeg'):
+        # No chroma subsampling: it blurs the thin coloured lines and labels of drawn boxes.
+        options = {'format': 'JPEG', 'quality': 92, 'subsampling': 0}
+    elif path.suffix.lower() == '.png':
+        # Level 6, the default, takes several times as long for a few percent.
+        options = {'format': 'PNG', 'compress_level': 2}
+    else:
+        raise UserError(f'{path}: pictures are written as .jpg or .png. Change the ending.')
+    temporary = path.with_name(f'.{uuid.uuid4().hex[:12]}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Image.fromarray(image).save(temporary, **options)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except (OSError, SystemError, ValueError) as error:
+        # Pillow has ValueError or SystemError for pictures a format cannot hold (empty, or a side over 65500).
+        raise UserError(f'{path}: cannot be written ({_reason(error)}). Check the folder and the free space.') from None

@@ -1,0 +1,87 @@
+"""What the flagship learns from: the losses of confidence, quality, box and name."""
+
+import torch
+import torch.nn.functional as F
+from torchvision.ops import generalized_box_iou_loss
+
+WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 2.0, 'loss_name': 1.0}
+LABEL_SMOOTHING = 0.05
+
+
+def quality_focal_loss(logits, aims, gamma=2.0):
+    """Quality focal loss (Li et al. 2020, Generalized Focal Loss, https://arxiv.org/abs/2006.04388).
+
+    Binary cross-entropy towards a soft aim, weighted by how far off the prediction is: |aim - p|^gamma.
+
+    Args:
+        logits: any shape. aims: the same shape, in 0 to 1.
+
+    Returns:
+        losses of that shape.
+    """
+    distance = (aims - logits.sigmoid()).abs()
+    return F.binary_cross_entropy_with_logits(logits, aims, reduction='none') * distance.pow(gamma)
+
+
+def points_in_boxes(points, boxes):
+    """P x 2 points, m x 4 boxes -> P bool: the point lies in at least one of the boxes."""
+    if len(boxes) == 0:
+        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    low = points[:, None] >= boxes[None, :, :2]
+    high = points[:, None] <= boxes[None, :, 2:]
+    return (low & high).all(dim=-1).any(dim=-1)
+
+
+def detection_losses(predictions, targets, assigner):
+    """Losses of a batch.
+
+    Args:
+        predictions: `Konohana.decode`'s dict for N images and P points.
+        targets: N dicts of `boxes` (n x 4), `labels` (n; 1 is the first name) and maybe `ignored` (m x 4), in pixels
+            of the batch.
+        assigner: see `TaskAlignedAssigner`.
+
+    Returns:
+        dict of scalars, already weighted: `loss_confidence` (quality focal loss over all points outside ignored
+        regions), and over the points that learn a box, weighted by their aim: `loss_quality` (binary cross-entropy
+        towards the IoU), `loss_box` (GIoU loss, Rezatofighi et al. 2019, https://arxiv.org/abs/1902.09630),
+        `loss_name` (cross-entropy with label smoothing). All are divided by the batch's sum of aims.
+    """
+    points = predictions['points']
+    aims, counted = [], []
+    chosen = {'weight': [], 'box': [], 'true_box': [], 'quality': [], 'names': [], 'label': []}
+    for i, target in enumerate(targets):
+        boxes = predictions['boxes'][i]
+        true_boxes = target['boxes']
+        index, aim = assigner(predictions['confidence'][i].sigmoid(), boxes, points, true_boxes)
+        positive = index >= 0
+        aims.append(aim)
+        counted.append(positive | ~points_in_boxes(points, target.get('ignored', true_boxes[:0])))
+        chosen['weight'].append(aim[positive])
+        chosen['box'].append(boxes[positive])
+        chosen['true_box'].append(true_boxes[index[positive]])
+        chosen['quality'].append(predictions['quality'][i][positive])
+        chosen['names'].append(predictions['names'][i][positive])
+        chosen['label'].append(target['labels'][index[positive]] - 1)
+    chosen = {key: torch.cat(parts) for key, parts in chosen.items()}
+    aims, counted = torch.stack(aims), torch.stack(counted)
+    weight = chosen['weight']
+    total = aims.sum().clamp(min=1.0)
+
+    confidence = quality_focal_loss(predictions['confidence'], aims) * counted
+    box = generalized_box_iou_loss(chosen['box'], chosen['true_box']) * weight
+    with torch.no_grad():
+        iou = paired_iou(chosen['box'], chosen['true_box'])
+    quality = F.binary_cross_entropy_with_logits(chosen['quality'], iou, reduction='none') * weight
+    name = F.cross_entropy(chosen['names'], chosen['label'], reduction='none', label_smoothing=LABEL_SMOOTHING) * weight
+    losses = {'loss_confidence': confidence, 'loss_quality': quality, 'loss_box': box, 'loss_name': name}
+    return {key: WEIGHTS[key] * loss.sum() / total for key, loss in losses.items()}
+
+
+def paired_iou(a, b):
+    """IoU of box i of `a` with box i of `b`; both n x 4 -> n in 0 to 1."""
+    low = torch.maximum(a[:, :2], b[:, :2])
+    high = torch.minimum(a[:, 2:], b[:, 2:])
+    overlap = (high - low).clamp(min=0).prod(dim=1)
+    union = (a[:, 2:] - a[:, :2]).prod(dim=1) + (b[:, 2:] - b[:, :2]).prod(dim=1) - overlap
+    return overlap / union.clamp(min=1e-6)

@@ -1,0 +1,141 @@
+"""The variables at the top of a script, and `name=value` on the command line over them.
+
+The idea is nanoGPT's configurator (https://github.com/karpathy/nanoGPT): a script's settings are plain global
+variables, so the list of settings is the script's own head. Here values are checked against the variable's type.
+"""
+
+import ast
+import difflib
+import io
+import sys
+import tokenize
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A user's mistake. Scripts print its text and exit with status 2; it never shows a traceback.
+
+    The text names the file (and line or frame), what is wrong and what to do.
+    """
+
+
+def _variables(script_globals):
+    """The settings among a script's globals: lower-case public names bound to plain values."""
+    plain = (bool, int, float, str, tuple, list, dict, type(None))
+    return {
+        name: value
+        for name, value in script_globals.items()
+        if not name.startswith('_') and name.islower() and isinstance(value, plain)
+    }
+
+
+def _comments(script_file):
+    """{variable: comment at the end of its line}, read from the script's source."""
+    comments = {}
+    name = None
+    source = Path(script_file).read_text(encoding='utf-8')
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NAME and token.start[1] == 0:
+            name = token.string
+        elif token.type == tokenize.COMMENT and name and token.start[1] > 0:
+            comments.setdefault(name, token.string.lstrip('# '))
+        elif token.type == tokenize.NEWLINE:
+            name = None
+    return comments
+
+
+_TYPE_NAMES = {
+    bool: 'True or False',
+    int: 'a whole number',
+    float: 'a number',
+    str: 'text',
+    tuple: 'values in brackets, like (360, 640)',
+    list: 'values in brackets, like [1, 2]',
+    dict: "pairs in braces, like {'a': 'b'}",
+}
+
+
+def _parse(name, text, default):
+    """Turn `text` into a value of the type of `default`; raises UserError when it does not fit."""
+    kind = type(default)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        value = text
+    if kind is str:
+        # A path such as 2024 or None is text too; only a quoted text loses its quotes.
+        return value if isinstance(value, str) else text
+    if default is None:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is bool and isinstance(value, str) and value.lower() in ('true', 'false'):
+        return value.lower() == 'true'
+    if kind in (tuple, list) and isinstance(value, (tuple, list)):
+        value = kind(value)
+        same = all(
+            isinstance(v, str) if isinstance(d, str) else isinstance(v, (int, float)) and not isinstance(v, bool)
+            for v, d in zip(value, default, strict=False)
+        )
+        if default and (not same or len(value) != len(default)):
+            raise UserError(f'{name}={text}: {name} takes {len(default)} values, like {name}={default!r}.')
+        return value
+    if type(value) is not kind:
+        raise UserError(f'{name}={text}: {name} takes {_TYPE_NAMES[kind]}, like {name}={default!r}.')
+    return value
+
+
+def override(script_globals, arguments=None):
+    """Set a script's variables from `name=value` arguments.
+
+    Args:
+        script_globals: the script's `globals()`. Every lower-case public name bound to a plain value
+            (bool, int, float, str, tuple, list, dict, None) counts as a variable and may be set.
+        arguments: list of `name=value` texts; `sys.argv[1:]` when None. `-h` or `--help` prints the variables.
+
+    Returns:
+        dict of all variables and their values after the change.
+
+    Raises:
+        UserError: an unknown name (the valid ones are listed) or a value of the wrong type.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    valid = _variables(script_globals)
+    for argument in arguments:
+        if argument in ('-h', '--help'):
+            comments = _comments(script_globals['__file__'])
+            print(script_globals.get('__doc__') or '')
+            for name, value in valid.items():
+                print(f'  {name}={value!r}  # {comments.get(name, "")}')
+            raise SystemExit(0)
+        name, equals, text = argument.partition('=')
+        name = name.lstrip('-')
+        if not equals or name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = f' Did you mean {close[0]}?' if close else ''
+            what = f'unknown variable {name!r}' if equals else f'{argument!r} is not of the form name=value'
+            raise UserError(f'{what}.{hint} Valid names: {", ".join(valid)}.')
+        script_globals[name] = _parse(name, text, valid[name])
+    return _variables(script_globals)
+
+
+def resolve(script_file, path):
+    """`path` as an absolute Path; a relative one is taken from the script's folder, so scripts run from anywhere."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else (Path(script_file).resolve().parent / path).resolve()
+
+
+def run(main):
+    """Run a script's main(); a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):
+            # Windows consoles and redirected output may not be UTF-8: a Chinese name must not end a run.
+            stream.reconfigure(errors='replace', line_buffering=True)
+    try:
+        main()
+    except UserError as error:
+        print(f'Error: {error}', file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print('Stopped.', file=sys.stderr)
+        raise SystemExit(130) from None

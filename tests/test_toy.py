@@ -1,0 +1,201 @@
+"""The toy show: deterministic, exactly labelled, complete on disk."""
+
+import json
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from konohana.cast import CLASS_NAMES
+from konohana.data import toy
+from konohana.settings import UserError
+
+SMALL = (90, 160)
+
+
+@pytest.fixture(scope='module')
+def frames():
+    return [toy.draw_frame((5, i), SMALL) for i in range(80)]
+
+
+def test_same_seed_same_bytes(frames):
+    again = toy.draw_frame((5, 3), SMALL)
+    for key in ('image', 'boxes', 'masks'):
+        assert again[key].tobytes() == frames[3][key].tobytes()
+    assert again['labels'] == frames[3]['labels']
+
+
+def test_different_seeds_differ(frames):
+    assert len({frame['image'].tobytes() for frame in frames}) == len(frames)
+    # To a SeedSequence 8 and (8, 0) are the same.
+    assert toy.draw_frame(8, SMALL)['image'].tobytes() != toy.draw_frame((8, 0), SMALL)['image'].tobytes()
+
+
+def test_shapes_and_types(frames):
+    for frame in frames:
+        n = len(frame['labels'])
+        assert frame['image'].shape == (*SMALL, 3) and frame['image'].dtype == np.uint8
+        assert frame['boxes'].shape == (n, 4) and frame['boxes'].dtype == np.float32
+        assert frame['masks'].shape == (n, *SMALL) and frame['masks'].dtype == bool
+
+
+def test_boxes_are_tight_and_masks_disjoint(frames):
+    for frame in frames:
+        assert frame['masks'].sum(0).max(initial=0) <= 1
+        for box, mask in zip(frame['boxes'], frame['masks'], strict=True):
+            y, x = np.nonzero(mask)
+            assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def test_masks_cover_what_was_drawn():
+    """A frame without its figures differs from the frame with them inside the masks, and hardly outside."""
+    shot, frame = toy._shoot(toy._generator(11), (180, 320))
+    shot |= {'blur': 0.0}
+    for actor in shot['actors']:
+        actor['held'] = None
+    full = toy._draw_shot(shot)
+    bare = toy._draw_shot(dict(shot, actors=[]))
+    changed = np.abs(full['image'].astype(int) - bare['image']).max(2) > 12
+    masks = full['masks'].any(0)
+    assert frame['labels'] and (changed & masks).sum() > 0.9 * masks.sum()
+    assert (changed & ~masks).sum() < 0.05 * masks.sum()
+
+
+def test_every_class_and_empty_frames(frames):
+    counts = {name: sum(name in frame['labels'] for frame in frames) for name in CLASS_NAMES}
+    assert min(counts.values()) >= 2, counts
+    assert 1 <= sum(not frame['labels'] for frame in frames) <= 12
+
+
+@pytest.mark.parametrize('hw', [(32, 200), (200, 48), (97, 131)])
+def test_odd_sizes(hw):
+    frame = toy.draw_frame(2, hw)
+    assert frame['image'].shape == (*hw, 3) and frame['masks'].shape[1:] == hw
+
+
+@pytest.mark.parametrize('seed', [-1, 1.5, 'x', (1, -2), None])
+def test_bad_seed(seed):
+    with pytest.raises(UserError, match='seed'):
+        toy.draw_frame(seed, SMALL)
+
+
+def test_bad_size():
+    with pytest.raises(UserError, match='too small'):
+        toy.draw_frame(0, (8, 8))
+
+
+def test_voc_round_trip(tmp_path):
+    folder = tmp_path / '玩具 show'
+    toy.write_voc(folder, n_train=3, n_val=4, seed=1, hw=SMALL)
+    ids = (folder / 'sets' / 'val.txt').read_text(encoding='utf-8').split()
+    assert len(ids) == 4 and len((folder / 'sets' / 'train.txt').read_text(encoding='utf-8').split()) == 3
+    for i, name in enumerate(ids):
+        frame = toy.draw_frame((1, toy.SPLITS['val'], i), SMALL)
+        root = ET.parse(folder / 'anns' / f'{name}.xml').getroot()
+        assert (root.findtext('size/width'), root.findtext('size/height')) == ('160', '90')
+        assert [item.findtext('name') for item in root.iter('object')] == frame['labels']
+        corners = ('xmin', 'ymin', 'xmax', 'ymax')
+        boxes = np.array([[int(box.findtext(tag)) for tag in corners] for box in root.iter('bndbox')]).reshape(-1, 4)
+        assert np.array_equal(boxes - [1, 1, 0, 0], frame['boxes'])
+        with Image.open(folder / 'imgs' / f'{name}.jpg') as picture:
+            assert np.abs(np.asarray(picture, int) - frame['image']).mean() < 8
+
+
+def test_voc_resumes(tmp_path):
+    toy.write_voc(tmp_path, n_train=0, n_val=3, hw=SMALL)
+    assert not (tmp_path / 'sets' / 'train.txt').exists()
+    names = (tmp_path / 'sets' / 'val.txt').read_text(encoding='utf-8').split()
+    picture, annotation = tmp_path / 'imgs' / f'{names[1]}.jpg', tmp_path / 'anns' / f'{names[2]}.xml'
+    kept = tmp_path / 'imgs' / f'{names[0]}.jpg'
+    before = {path: path.read_bytes() for path in (picture, annotation)}
+    picture.unlink()
+    annotation.unlink()
+    kept.write_bytes(b'mine')
+    toy.write_voc(tmp_path, n_train=1, n_val=3, hw=SMALL)
+    assert {path: path.read_bytes() for path in before} == before
+    assert kept.read_bytes() == b'mine'
+    assert len((tmp_path / 'sets' / 'train.txt').read_text(encoding='utf-8').split()) == 1
+    assert not list(tmp_path.rglob('*.part'))
+
+
+@pytest.mark.parametrize('write', [toy.write_voc, toy.write_coco])
+def test_another_show_in_the_folder(tmp_path, write):
+    write(tmp_path, n_train=0, n_val=1, hw=SMALL)
+    with pytest.raises(UserError, match='seed 7'):
+        write(tmp_path, n_train=0, n_val=1, seed=7, hw=SMALL)
+    with pytest.raises(UserError, match='0 or more'):
+        write(tmp_path, n_train=-1, n_val=1, hw=SMALL)
+
+
+def test_folder_is_a_file(tmp_path):
+    (tmp_path / 'taken').write_text('', encoding='utf-8')
+    with pytest.raises(UserError, match='taken'):
+        toy.write_voc(tmp_path / 'taken', n_train=0, n_val=1, hw=SMALL)
+
+
+def test_coco_masks(tmp_path):
+    toy.write_coco(tmp_path, n_train=0, n_val=4, seed=1, hw=SMALL)
+    path = tmp_path / 'annotations' / 'instances_val.json'
+    coco = COCO(path)
+    assert [c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))] == list(CLASS_NAMES)
+    found = 0
+    for i in range(4):
+        frame, image = toy.draw_frame((1, toy.SPLITS['val'], i), SMALL), coco.loadImgs(i + 1)[0]
+        assert (tmp_path / 'val' / image['file_name']).is_file() and image['file_name'] == f'{i + 1:06d}.jpg'
+        items = coco.loadAnns(coco.getAnnIds(imgIds=i + 1))
+        assert [CLASS_NAMES[item['category_id'] - 1] for item in items] == frame['labels']
+        for item, mask, box in zip(items, frame['masks'], frame['boxes'], strict=True):
+            assert np.array_equal(coco.annToMask(item), mask) and item['area'] == mask.sum() and item['iscrowd'] == 0
+            assert item['bbox'] == [*box[:2], *(box[2:] - box[:2])]
+            found += 1
+    assert found
+    before = path.read_bytes()
+    (tmp_path / 'val' / '000002.jpg').unlink()
+    toy.write_coco(tmp_path, n_train=0, n_val=4, seed=1, hw=SMALL)
+    assert (tmp_path / 'val' / '000002.jpg').is_file() and path.read_bytes() == before
+    json.loads(before)
+
+
+def probe(path):
+    """What ffmpeg says of a file, its frames counted and its sound measured by decoding them."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), '-i', str(path), '-f', 'null', '-']
+    done = subprocess.run(command, capture_output=True, encoding='utf-8', errors='replace', check=True)
+    return done.stderr
+
+
+@pytest.mark.parametrize('name', ['集 1.mp4', 'episode.mkv'])
+def test_video(tmp_path, name):
+    path = tmp_path / 'new folder' / name
+    annotations = toy.write_video(path, seconds=2.5, fps=10, hw=SMALL, seed=4)
+    words = probe(path)
+    assert int(re.findall(r'frame=\s*(\d+)', words)[-1]) == 25 == len(annotations)
+    assert 'h264' in words and 'yuv420p' in words and '160x90' in words
+    assert re.search(r'Audio: aac.*48000 Hz, stereo', words)
+    minutes, seconds = re.search(r'Duration: 00:(\d+):([\d.]+)', words).groups()
+    assert abs(60 * int(minutes) + float(seconds) - 2.5) < 0.1
+    assert any(frame['labels'] for frame in annotations)
+    assert all(len(frame['boxes']) == len(frame['labels']) for frame in annotations)
+    assert [p.name for p in path.parent.iterdir()] == [name]
+
+
+def test_shots_move():
+    shot = toy._shoot(toy._generator(6), SMALL)[0]
+    first, next_, later = (toy._draw_shot(shot, t)['image'].astype(int) for t in (0.0, 1 / 24, 1.0))
+    assert 0 < np.abs(next_ - first).mean() < np.abs(later - first).mean()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [({'hw': (91, 160)}, 'even'), ({'seconds': 0}, 'no frame'), ({'fps': -1}, 'no frame'), ({'path': 'a.avi'}, '.mkv')],
+)
+def test_video_bad_input(tmp_path, changes, words):
+    arguments = {'seconds': 1, 'fps': 5, 'hw': SMALL} | changes
+    path = tmp_path / arguments.pop('path', 'a.mp4')
+    with pytest.raises(UserError, match=words):
+        toy.write_video(path, **arguments)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,512 @@
+"""Annotating videos: what goes in comes out with boxes on it, and bad files get one clear line.
+
+Clips are made by ffmpeg's own sources, 160x90 and 1 to 2 seconds. The model is a function that returns a fixed box.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+
+import konohana.video
+from konohana.settings import UserError
+from konohana.video import FrameReader, annotate_video, probe
+
+ROOT = Path(__file__).resolve().parent.parent
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+NAMES = ['Yuzu', 'Ren']
+X264 = ('-c:v', 'libx264', '-preset', 'ultrafast', '-pix_fmt', 'yuv420p')
+
+
+def ffmpeg(*arguments, check=True):
+    done = subprocess.run([FFMPEG, '-hide_banner', '-nostdin', *map(str, arguments)], capture_output=True, check=False)
+    assert not check or done.returncode == 0, done.stderr.decode('utf-8', 'replace')
+    return done.stdout if check else done.stderr.decode('utf-8', 'replace')
+
+
+def dump(path):
+    return ffmpeg('-i', path, check=False)
+
+
+def source(size='160x90', rate=25, seconds=1, name='testsrc'):
+    return '-f', 'lavfi', '-i', f'{name}=s={size}:r={rate}:d={seconds}'
+
+
+def tone(seconds=1, pitch=440):
+    return '-f', 'lavfi', '-i', f'sine={pitch}:d={seconds}'
+
+
+def make(path, *arguments):
+    ffmpeg('-v', 'error', '-y', *arguments, path)
+    return path
+
+
+def one_box(images):
+    """A model: one box over the middle half of each picture."""
+    found = []
+    for image in images:
+        assert image.dtype == torch.float32 and image.shape[0] == 3 and 0 <= image.min() <= image.max() <= 1
+        h, w = image.shape[1:]
+        boxes = torch.tensor([[w / 4, h / 4, w * 3 / 4, h * 3 / 4]])
+        found.append({'boxes': boxes, 'labels': torch.tensor([1]), 'scores': torch.tensor([0.9])})
+    return found
+
+
+def nothing(images):
+    return [{'boxes': torch.zeros(0, 4), 'labels': torch.zeros(0), 'scores': torch.zeros(0)} for _ in images]
+
+
+def annotate(video_in, video_out, model=one_box, **settings):
+    return annotate_video(model, video_in, video_out, class_names=NAMES, **{'progress': False, **settings})
+
+
+def hashes(path, stream):
+    """Checksum of the packets of some streams, such as 'a:0', without their times."""
+    return ffmpeg(
+        '-v', 'error', '-i', path, '-map', f'0:{stream}', '-c', 'copy', '-f', 'streamhash', '-hash', 'md5', '-'
+    )
+
+
+def times(path, stream='v:0'):
+    """Presentation times of all packets in seconds, as the file has them."""
+    text = ffmpeg(
+        '-v', 'error', '-copyts', '-i', path, '-map', f'0:{stream}', '-c', 'copy', '-f', 'framecrc', '-'
+    ).decode()
+    base = Fraction(re.search(r'#tb 0: (\S+)', text)[1])
+    return sorted(float(int(line.split(',')[2]) * base) for line in text.splitlines() if not line.startswith('#'))
+
+
+def frames(path):
+    info = probe(path)
+    found = []
+    with FrameReader(info) as reader:
+        while (frame := reader.read()) is not None:
+            found.append(frame)
+    return found
+
+
+def nothing_left(folder, *names):
+    """No temporary file is left behind."""
+    assert sorted(p.name for p in folder.iterdir()) == sorted(names)
+
+
+@pytest.fixture(scope='session')
+def rich(tmp_path_factory):
+    """An episode as fans know them: two sound tracks, styled subtitles, a font, a cover, chapters, languages."""
+    folder = tmp_path_factory.mktemp('rich')
+    style = 'Style: Default,Arial,20,&H00FFFFFF,&H00FFFFFF,&H0,&H0,0,0,0,0,100,100,0,0,1,2,2,2,10,10,10,1'
+    (folder / 's.ass').write_text(
+        '[Script Info]\nScriptType: v4.00+\n[V4+ Styles]\nFormat: Name, Fontname, Fontsize, PrimaryColour, '
+        'SecondaryColour, OutlineColour, BackColour, Bold, Italic, Underline, StrikeOut, ScaleX, ScaleY, Spacing, '
+        'Angle, BorderStyle, Outline, Shadow, Alignment, MarginL, MarginR, MarginV, Encoding\n'
+        f'{style}\n[Events]\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\n'
+        'Dialogue: 0,0:00:00.20,0:00:00.90,Default,,0,0,0,,{\\b1}此花亭\n'
+        'Dialogue: 0,0:00:01.20,0:00:01.90,Default,,0,0,0,,World\n',
+        encoding='utf-8',
+    )
+    (folder / 'chapters.txt').write_text(
+        ';FFMETADATA1\ntitle=第一話\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=1000\ntitle=Opening\n'
+        '[CHAPTER]\nTIMEBASE=1/1000\nSTART=1000\nEND=2000\ntitle=Part A\n',
+        encoding='utf-8',
+    )
+    (folder / 'font.ttf').write_bytes(bytes(range(256)) * 40)
+    make(folder / 'cover.png', *source('64x64'), '-frames:v', 1)
+    return make(
+        folder / '此花 亭 01.mkv',
+        *(*source(rate='24000/1001', seconds=2), *tone(2), *tone(2, 880), '-i', folder / 's.ass'),
+        *('-i', folder / 'chapters.txt', '-map', 0, '-map', 1, '-map', 2, '-map', 3),
+        *('-map_metadata', 4, '-map_chapters', 4, '-c:a:0', 'aac', '-c:a:1', 'flac', *X264),
+        *('-attach', folder / 'font.ttf', '-metadata:s:t:0', 'mimetype=application/x-truetype-font'),
+        *('-attach', folder / 'cover.png', '-metadata:s:t:1', 'mimetype=image/png'),
+        *('-metadata:s:a:0', 'language=jpn', '-metadata:s:a:1', 'language=eng', '-metadata:s:a:1', 'title=Comments'),
+        *('-metadata:s:s:0', 'language=chi', '-metadata:s:v:0', 'language=jpn', '-colorspace', 'bt709'),
+    )
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """One second with sound."""
+    return make(tmp_path / 'clip.mp4', *source(), *tone(), *X264, '-c:a', 'aac')
+
+
+def test_matroska_keeps_everything(rich, tmp_path):
+    out = tmp_path / 'new' / 'folder' / 'out.mkv'
+    done = annotate(rich, out, batch_size=5)
+    assert (done['frames'], done['rate'], done['video_out']) == (48, Fraction(24000, 1001), out)
+    assert done['notes'] == []
+    for stream in ('a:0', 'a:1', 's:0'):
+        assert hashes(out, stream) == hashes(rich, stream)
+    text = dump(out)
+    for line in (
+        r'0:0\(jpn\): Video: h264.*160x90.*23.98 fps',
+        r'0:1\(jpn\): Audio: aac.*default',
+        r'0:2\(eng\): Audio: flac',
+        r'0:3\(chi\): Subtitle: ass',
+        r'Attachment: ttf',
+        r'Video: png.*attached pic',
+        r'title +: Comments',
+        r'title +: 第一話',
+        r'filename +: font.ttf',
+        r'Chapter #0:1: start 1.000000, end 2.000000\s+Metadata:\s+title +: Part A',
+    ):
+        assert re.search(line, text), (line, text)
+    font = tmp_path / 'font'
+    ffmpeg('-y', '-dump_attachment:t:0', font, '-i', out, check=False)
+    assert font.read_bytes() == (rich.parent / 'font.ttf').read_bytes()
+    assert np.allclose(times(out), times(rich), atol=0.0011)
+    assert np.allclose(times(out, 'a:0'), times(rich, 'a:0'), atol=0.0011)
+    assert np.allclose(times(out, 's:0'), times(rich, 's:0'), atol=0.0011)
+    nothing_left(out.parent, 'out.mkv')
+
+
+def test_mp4_keeps_what_it_can_and_says_the_rest(rich, tmp_path, capsys):
+    out = tmp_path / 'out.mp4'
+    done = annotate(rich, out, progress=True)
+    assert hashes(out, 'a:0') == hashes(rich, 'a:0')
+    assert hashes(out, 'a:1') == hashes(rich, 'a:1')
+    text = dump(out)
+    assert re.search(r'\(chi\): Subtitle: mov_text', text) and re.search(r'Chapter #0:1: start 1.0', text), text
+    assert re.search(r'Video: png.*attached pic', text)
+    assert '此花亭' in ffmpeg('-v', 'error', '-i', out, '-map', '0:s', '-f', 'srt', '-').decode()
+    # An exact 24000/1001 all the way, not rounded to milliseconds.
+    assert np.allclose(times(out), np.arange(48) * 1001 / 24000, atol=1e-6)
+    assert len(done['notes']) == 2
+    assert 'mov_text' in done['notes'][0] and '1 attachment stream (ttf)' in done['notes'][1]
+    assert all(note in capsys.readouterr().out for note in done['notes'][:1])
+
+
+def test_sound_that_mp4_cannot_hold_is_coded_again(tmp_path):
+    path = make(tmp_path / 'in.mkv', *source(), *tone(), *X264, '-c:a', 'wmav2')
+    done = annotate(path, tmp_path / 'out.mp4')
+    assert 'Audio: aac' in dump(tmp_path / 'out.mp4')
+    assert len(done['notes']) == 1 and 'wmav2' in done['notes'][0]
+
+
+def test_boxes_are_drawn_and_nothing_else(clip, tmp_path):
+    annotate(clip, tmp_path / 'boxes.mkv', crf=8)
+    annotate(clip, tmp_path / 'plain.mkv', crf=8, threshold=0.95)
+    boxes, plain, before = frames(tmp_path / 'boxes.mkv'), frames(tmp_path / 'plain.mkv'), frames(clip)
+    assert len(boxes) == len(plain) == len(before) == 25
+    for a, b, c in zip(boxes, plain, before, strict=True):
+        assert np.abs(b.astype(int) - c).mean() < 4  # the same moment; the next frame differs more
+        changed = np.abs(a.astype(int) - b).max(2) > 60
+        assert changed[23:67, 37:44].mean() > 0.15 and changed[30:60, 55:100].mean() < 0.02
+        assert changed[75:, :].mean() < 0.02
+
+
+def test_frames_stay_in_order(clip, tmp_path):
+    annotate(clip, tmp_path / 'out.mkv', nothing, batch_size=3, crf=1)
+    for before, after in zip(frames(clip), frames(tmp_path / 'out.mkv'), strict=True):
+        assert np.abs(before.astype(int) - after).mean() < 1.5
+
+
+@pytest.mark.parametrize('size', ['161x91', '161x90', '160x91'])
+def test_odd_size(size, tmp_path):
+    path = make(tmp_path / 'in.mkv', *source(size), '-c:v', 'ffv1', '-pix_fmt', 'yuv444p')
+    done = annotate(path, tmp_path / 'out.mp4')
+    assert re.search(rf'yuv444p.*{size}', dump(tmp_path / 'out.mp4'))
+    assert len(frames(tmp_path / 'out.mp4')) == 25 and 'odd size' in done['notes'][0]
+
+
+def test_pixels_that_are_not_square(tmp_path):
+    path = make(tmp_path / 'in.mkv', *source('144x96'), '-vf', 'setsar=32/27', *X264)
+    sizes = set()
+
+    def model(images):
+        sizes.update(tuple(image.shape) for image in images)
+        return one_box(images)
+
+    annotate(path, tmp_path / 'out.mp4', model)
+    assert 'SAR 32:27 DAR 16:9' in dump(tmp_path / 'out.mp4')
+    assert sizes == {(3, 96, 171)}  # the model sees round faces
+
+
+def test_boxes_come_back_from_the_size_of_the_network(clip, tmp_path):
+    class Small:
+        class_names = NAMES
+        img_hw = (45, 80)
+
+        def __call__(self, images):
+            assert all(image.shape == (3, 45, 80) for image in images)
+            return one_box(images)
+
+    annotate_video(Small(), clip, tmp_path / 'small.mkv', crf=8, progress=False)
+    annotate(clip, tmp_path / 'full.mkv', crf=8)
+    small, full = frames(tmp_path / 'small.mkv')[12], frames(tmp_path / 'full.mkv')[12]
+    assert np.abs(small.astype(int) - full).mean() < 1
+
+
+def test_video_of_a_turned_phone(tmp_path):
+    make(tmp_path / 'flat.mp4', *source(), *X264)
+    path = make(tmp_path / 'in.mp4', '-display_rotation', '90', '-i', tmp_path / 'flat.mp4', '-c', 'copy')
+    annotate(path, tmp_path / 'out.mp4', nothing, crf=1)
+    assert '90x160' in dump(tmp_path / 'out.mp4') and 'rotation' not in dump(tmp_path / 'out.mp4')
+    before, after = frames(tmp_path / 'flat.mp4')[9], frames(tmp_path / 'out.mp4')[9]
+    assert np.abs(np.rot90(before).astype(int) - after).mean() < 4
+
+
+def test_without_sound(tmp_path):
+    path = make(tmp_path / 'in.webm', *source(), '-c:v', 'libvpx', '-deadline', 'realtime')
+    assert annotate(path, tmp_path / 'out.mp4')['frames'] == 25
+    assert 'Audio' not in dump(tmp_path / 'out.mp4')
+
+
+def test_variable_rate_stays_in_step(tmp_path):
+    # 12.5 frames per second in the first second, 25 after.
+    constant = make(tmp_path / 'constant.mkv', *source(seconds=2), *X264, '-crf', 1)
+    select = ('-vf', r'select=gte(t\,1)+not(mod(n\,2))', '-fps_mode', 'vfr')
+    path = make(tmp_path / 'in.mkv', '-i', constant, *tone(2), *select, *X264, '-crf', 1)
+    assert len(times(path)) < 40
+    done = annotate(path, tmp_path / 'out.mp4', nothing, crf=1)
+    assert done['rate'] == 25 and abs(done['frames'] - 50) <= 1
+    assert 'variable frame rate' in done['notes'][0]
+    found = frames(tmp_path / 'out.mp4')
+    for i, before in enumerate(frames(constant)[: len(found)]):
+        if i >= 25 or i % 2 == 0:
+            differences = [np.abs(before.astype(int) - after).mean() for after in found[max(0, i - 1) : i + 2]]
+            assert differences[min(i, 1)] < 2.5, (i, differences)
+
+
+def test_rates():
+    rate = konohana.video._constant_rate
+    assert rate(Fraction(24000, 1001), 23.98) == Fraction(24000, 1001)
+    assert rate(Fraction(50), 25.0) == 25  # fields of interlaced video
+    assert rate(Fraction(120000, 1001), 25.3) == Fraction(30000, 1001)  # 24 and 30 mixed
+    assert rate(Fraction(60), 57.0) == 60
+    assert rate(Fraction(100), 100.0) == 100
+    assert rate(None, None) == 25
+
+
+@pytest.mark.parametrize('kind', ['mkv', 'mp4', 'ts'])
+@pytest.mark.parametrize('late', ['picture', 'sound'])
+def test_start_offset_is_kept(late, kind, tmp_path):
+    first, second = (tone(), source()) if late == 'picture' else (source(), tone())
+    path = make(tmp_path / f'in.{kind}', *first, '-itsoffset', '0.33', *second, *X264, '-c:a', 'mp2')
+    if kind == 'ts':
+        assert times(path)[0] > 1
+    before = times(path)[0] - times(path, 'a:0')[0]
+    assert abs(before) > 0.2
+    for ext in ('mkv', 'mp4'):
+        out = tmp_path / f'out.{ext}'
+        assert annotate(path, out)['frames'] == 25
+        assert times(out)[0] - times(out, 'a:0')[0] == pytest.approx(before, abs=0.002)
+        assert hashes(out, 'a') == hashes(path, 'a')
+
+
+def test_part_of_a_video(rich, tmp_path):
+    out = tmp_path / 'out.mkv'
+    done = annotate(rich, out, nothing, start=0.9, seconds=0.5, crf=1)
+    assert done['frames'] == 12
+    before, after = frames(rich), frames(out)
+    assert np.abs(before[22].astype(int) - after[0]).mean() < 1.5  # frame 22 is the first at or after 0.9 s
+    # Sound begins with the picture (within a packet) and belongs to it: its times are those of the source less 0.9 s.
+    sound = np.array(times(out, 'a:0'))
+    assert abs(sound[0]) < 0.03 and 0.4 < sound[-1] < 0.52
+    source_times = np.array(times(rich, 'a:0')) - 0.9
+    assert all(np.abs(source_times - t).min() < 0.002 for t in sound)
+    text = dump(out)
+    assert re.search(r'Chapter #0:1: start 0.1', text) and 'Attachment: ttf' in text
+
+
+def stored_colour(path, pixels):
+    """Mean Y, Cb and Cr of the first frame as the file has them, so that no conversion hides a shift."""
+    raw = ffmpeg('-v', 'error', '-i', path, '-frames:v', 1, '-pix_fmt', pixels, '-f', 'rawvideo', '-')
+    return np.frombuffer(raw, np.uint8).reshape(3, -1).mean(1)
+
+
+def test_colours_survive(tmp_path):
+    """A flat colour is the same for every player that obeys the tags, for each matrix, range and size."""
+    for matrix, pixels, pix_range, size in (
+        ('bt709', 'yuv420p', 'tv', '64x48'),
+        ('smpte170m', 'yuv420p', 'tv', '64x48'),
+        ('bt709', 'yuvj420p', 'pc', '64x48'),
+        ('', 'yuv420p', '', '64x48'),
+        ('', 'yuv420p', '', '1280x720'),
+        ('bt2020nc', 'yuv420p10le', 'tv', '64x48'),
+    ):
+        path = tmp_path / 'in.mkv'
+        tags = [*(['-colorspace', matrix] if matrix else []), *(['-color_range', pix_range] if pix_range else [])]
+        make(path, '-f', 'lavfi', '-i', f'color=0xc83c28:s={size}:r=5:d=0.4', '-c:v', 'ffv1', '-pix_fmt', pixels, *tags)
+        annotate(path, tmp_path / 'out.mp4', nothing)
+
+        planar = 'yuvj444p' if 'yuvj' in pixels else 'yuv444p'
+        shift = stored_colour(path, planar) - stored_colour(tmp_path / 'out.mp4', planar)
+        assert np.abs(shift).max() <= 2, (matrix, pixels, shift)
+        before, after = probe(path), probe(tmp_path / 'out.mp4')
+        assert after.colour['space'] == before.colour['space']
+        assert after.range == before.range
+
+
+def test_rgb_source(tmp_path):
+    path = make(
+        tmp_path / 'in.mkv', '-f', 'lavfi', '-i', 'color=0xc83c28:s=64x48:r=5:d=0.4,format=gbrp', '-c:v', 'ffv1'
+    )
+    annotate(path, tmp_path / 'out.mp4', nothing)
+    assert np.abs(frames(tmp_path / 'out.mp4')[0].astype(int) - (200, 60, 40)).max() <= 3
+    assert probe(tmp_path / 'out.mp4').colour['space'] == 'smpte170m'
+
+
+def test_interlaced_stays_interlaced(tmp_path):
+    path = make(tmp_path / 'in.mkv', *source('160x96'), '-vf', 'setfield=tff', *X264, '-flags', '+ildct')
+    assert annotate(path, tmp_path / 'out.mkv')['frames'] == 25
+    assert probe(path).interlaced == probe(tmp_path / 'out.mkv').interlaced == 'tff'
+
+
+def test_ten_bits(tmp_path):
+    path = make(tmp_path / 'in.mkv', *source(), '-c:v', 'ffv1', '-pix_fmt', 'yuv420p10le')
+    done = annotate(path, tmp_path / 'out.mkv')
+    assert done['frames'] == 25 and 'yuv420p10le' in done['notes'][0]
+
+
+def test_bad_inputs(tmp_path):
+    (tmp_path / 'text.mp4').write_text('no video\n' * 100, encoding='utf-8')
+    (tmp_path / 'notes.txt').write_text('no video\n' * 100, encoding='utf-8')
+    (tmp_path / 'empty.mkv').write_bytes(b'')
+    make(tmp_path / 'sound.m4a', *tone(), '-c:a', 'aac')
+    make(tmp_path / 'picture.png', *source(), '-frames:v', 1)
+    whole = make(tmp_path / 'whole.mp4', *source(), *X264)
+    (tmp_path / 'cut.mp4').write_bytes(whole.read_bytes()[:2000])
+    before = sorted(p.name for p in tmp_path.iterdir())
+    for name, words in (
+        ('missing.mkv', 'no such file'),
+        ('', 'folder'),
+        ('text.mp4', 'not a video'),
+        ('notes.txt', 'not'),
+        ('empty.mkv', 'empty'),
+        ('sound.m4a', 'no video stream, only audio'),
+        ('picture.png', 'picture'),
+        ('cut.mp4', 'cut off'),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            annotate(tmp_path / name, tmp_path / 'out.mkv')
+        assert str(tmp_path / name) in str(caught.value) and '\n' not in str(caught.value)
+    nothing_left(tmp_path, *before)
+
+
+@pytest.mark.parametrize('ext', ['mkv', 'mp4'])
+def test_cut_off_file(ext, tmp_path):
+    path = make(
+        *(tmp_path / f'whole.{ext}', *source(seconds=3), *tone(3), *X264, '-g', 5, '-c:a', 'aac'),
+        *(['-movflags', '+faststart'] if ext == 'mp4' else []),
+    )
+    cut = tmp_path / f'cut.{ext}'
+    data = path.read_bytes()
+    cut.write_bytes(data[: len(data) * 6 // 10])
+    done = annotate(cut, tmp_path / f'out.{ext}')
+    assert 20 < done['frames'] < 70
+    note = done['notes'][-1]
+    assert f'{done["frames"]} frames' in note and 'of 3.0 s' in note and 'missing' in note
+    assert len(times(tmp_path / f'out.{ext}')) == done['frames']
+
+
+def test_bad_outputs_and_values(clip, tmp_path):
+    locked = tmp_path / 'file'
+    locked.write_text('not a folder', encoding='utf-8')
+    for out, settings, words in (
+        (clip, {}, 'video_in itself'),
+        (tmp_path / 'out.xyz', {}, 'unknown kind'),
+        (tmp_path / 'out', {}, 'unknown kind'),
+        (locked / 'out.mkv', {}, 'cannot write there'),
+        (tmp_path / 'out.mkv', {'start': 50.0}, 'no picture at start=50'),
+        (tmp_path / 'out.mkv', {'start': -1.0}, 'start'),
+        (tmp_path / 'out.mkv', {'batch_size': 0}, 'batch_size'),
+        (tmp_path / 'out.mkv', {'crf': 99}, 'crf'),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            annotate(clip, out, **settings)
+        assert '\n' not in str(caught.value)
+    nothing_left(tmp_path, 'clip.mp4', 'file')
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='no /dev/full on this system')
+def test_full_disk(clip, tmp_path, monkeypatch):
+    real = konohana.video.VideoWriter
+    monkeypatch.setattr(konohana.video, 'VideoWriter', lambda path, info, crf: real('/dev/full', info, crf))
+    with pytest.raises(UserError, match='No space left'):
+        annotate(clip, tmp_path / 'out.mkv')
+    nothing_left(tmp_path, 'clip.mp4')
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])
+def test_stopping_keeps_what_is_done(error, rich, tmp_path, capsys):
+    (tmp_path / 'out.mkv').write_bytes(b'an earlier result')
+    calls = []
+
+    def model(images):
+        calls.append(len(images))
+        if sum(calls) > 20:
+            raise error('stop')
+        return one_box(images)
+
+    with pytest.raises(error):
+        annotate(rich, tmp_path / 'out.mkv', model, batch_size=4)
+    assert (tmp_path / 'out.mkv').read_bytes() == b'an earlier result'
+    nothing_left(tmp_path, 'out.mkv', 'out_partial.mkv')
+    assert 'after 20 frames' in capsys.readouterr().out
+    assert len(times(tmp_path / 'out_partial.mkv')) == 20
+    assert times(tmp_path / 'out_partial.mkv', 'a:0')[-1] < 20 * 1001 / 24000
+    assert 'Attachment: ttf' in dump(tmp_path / 'out_partial.mkv')
+
+
+def test_failed_drawing_does_not_hang(clip, tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError('cannot draw')
+
+    monkeypatch.setattr(konohana.video, 'draw_detections', broken)
+    with pytest.raises(RuntimeError, match='cannot draw'):
+        annotate(clip, tmp_path / 'out.mkv')
+    nothing_left(tmp_path, 'clip.mp4')
+
+
+def test_memory_is_bounded(tmp_path):
+    """A slow model does not let frames pile up: the reader stays a few batches ahead."""
+    path = make(tmp_path / 'in.mkv', *source('64x48', seconds=4), *X264)
+    read, shown = [], []
+    real = FrameReader.read
+
+    def count(self):
+        read.append(1)
+        return real(self)
+
+    def slow(images):
+        time.sleep(0.01)
+        shown.extend(images)
+        assert len(read) <= len(shown) + 2
+        return one_box(images)
+
+    FrameReader.read = count
+    try:
+        assert annotate(path, tmp_path / 'out.mkv', slow, batch_size=2)['frames'] == 100
+    finally:
+        FrameReader.read = real
+
+
+def test_script(tmp_path, clip):
+    """The script itself, with the user's overrides and a network that has not learned anything."""
+    konohana = pytest.importorskip('konohana')
+    if not hasattr(konohana, 'load'):
+        pytest.skip('konohana.load is not written yet')
+    from konohana import checkpoint, detectors
+
+    network = detectors.build('konohana', len(NAMES), (64, 96))
+    content = {'model': network.state_dict(), 'detector': 'konohana', 'class_names': NAMES, 'img_hw': (64, 96)}
+    checkpoint.save(content, tmp_path / '权 重.pt')
+    out = tmp_path / '结 果.mkv'
+    command = [
+        *(sys.executable, ROOT / '_test_with_video.py', f'video_in={clip}', f'video_out={out}', 'device=cpu'),
+        *(f'weights={tmp_path / "权 重.pt"}', 'seconds=0.2', 'threshold=0.1', "label_names={'Ren': '莲'}"),
+    ]
+    environment = {**os.environ, 'PYTHONIOENCODING': 'utf-8', 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr.decode('utf-8', 'replace')
+    assert len(times(out)) == 5 and '5 frames' in done.stdout.decode('utf-8')
+    done = subprocess.run([*command, 'crf=high'], capture_output=True, env=environment, check=False)
+    assert done.returncode == 2 and done.stderr.count(b'\n') == 1 and b'crf' in done.stderr
