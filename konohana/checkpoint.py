@@ -4,6 +4,7 @@ A weights file is a dict: `model` (state dict), `detector` (its name), `options`
 `class_names`, `img_hw`, and what is good to know: `epoch`, `figures`.
 """
 
+import contextlib
 import io
 import os
 import pickle
@@ -30,15 +31,19 @@ def save(content, path):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f'{path}: cannot be written ({error}). Is there space and permission?') from None
 
 
 def write_text(path, text):
     """A small text file, written like `save` does."""
     temporary = Path(path).with_name(Path(path).name + '.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding='utf-8')
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error}). Is there space and permission?') from None
 
 
 def load(path, needed=('model', 'detector', 'class_names', 'img_hw')):
@@ -61,13 +66,18 @@ def load(path, needed=('model', 'detector', 'class_names', 'img_hw')):
         why = 'truncated' if data[:2] == b'PK' else 'not a PyTorch weights file'
         raise UserError(f'{path}: {why}. Copy or train it again.')
     try:
+        # torch.load does not compare checksums: a flipped bit would be a wrong weight.
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f'wrong checksum of {damaged}')
         content = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f'{path}: it holds more than weights (Python objects, maybe code) and is refused. '
             'Only files that _train.py wrote are loaded.'
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, TypeError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f'{path}: damaged ({reason}). Copy or train it again.') from None
     missing = [key for key in needed if not isinstance(content, dict) or key not in content]

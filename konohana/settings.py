@@ -58,13 +58,14 @@ _TYPE_NAMES = {
 def _parse(name, text, default):
     """Turn `text` into a value of the type of `default`; raises UserError when it does not fit."""
     kind = type(default)
+    if kind is str:
+        # Taken as it stands: 2024 and None are names of files too, and in C:\new no \n is meant. cmd.exe leaves quotes.
+        quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in '"\''
+        return text[1:-1] if quoted else text
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         value = text
-    if kind is str:
-        # A path such as 2024 or None is text too; only a quoted text loses its quotes.
-        return value if isinstance(value, str) else text
     if default is None:
         return value
     if kind is float and type(value) is int:
@@ -134,7 +135,9 @@ def run(main):
     try:
         main()
     except UserError as error:
-        print(f'Error: {error}', file=sys.stderr)
+        # From a process that loads frames the error comes with that process's traceback before it.
+        text = str(error).rpartition(f'{__name__}.UserError: ')[2].rstrip()
+        print(f'Error: {text}', file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print('Stopped.', file=sys.stderr)

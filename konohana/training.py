@@ -211,7 +211,8 @@ def train_one_epoch(run, loader, device, settings, stop, write_scalar):
     """Train from `run.batches_done` to the end of the epoch, or until a stop is requested.
 
     Args:
-        run: a `Run`. loader: DataLoader of (images uint8, targets) over an `EpochBatches` sampler. device: torch.device.
+        run: a `Run`. device: torch.device.
+        loader: DataLoader of (images uint8, targets) over an `EpochBatches` sampler.
         settings: dict of `lr`, `n_epoch`, `warmup_epochs`, `accumulate`, `clip_norm`, `amp`, `save_minutes`,
             `batch_size`, `img_hw`, `vram_limit_gib`, `progress`.
         stop: a `StopRequest`. write_scalar: function of (name, value, iteration), for TensorBoard.
@@ -305,6 +306,6 @@ def out_of_memory(device, settings):
     limit = settings['vram_limit_gib'] or total
     return (
         f'Out of GPU memory: batch_size={settings["batch_size"]} at img_hw={settings["img_hw"]} wants more than '
-        f'{limit:.1f} GiB (held {held:.2f}, the card has {total:.1f}). Lower batch_size (accumulate=2 makes up for half '
-        f'of it) or img_hw, or raise vram_limit_gib.'
+        f'{limit:.1f} GiB (held {held:.2f}, the card has {total:.1f}). Lower batch_size (accumulate=2 makes up for '
+        f'half of it) or img_hw, or raise vram_limit_gib.'
     )

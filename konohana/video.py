@@ -378,7 +378,9 @@ class VideoWriter(_Process):
 
     def _fail(self):
         self.kill()
-        raise UserError(f'{self.path}: writing the video failed (ffmpeg: {_last_line(self.messages())}).') from None
+        raise UserError(
+            f'{self.path}: writing the video failed (ffmpeg: {_last_line(self.messages())}). Is the disk full?'
+        )
 
     def write(self, frame):
         """Append a frame, uint8 H x W x 3 RGB. Raises UserError with ffmpeg's message when the encoder has ended."""
@@ -416,7 +418,7 @@ def _plan(info, container, folder):
     recode = {'Audio': 'aac', 'Subtitle': 'ass' if form == 'matroska' else 'mov_text'}
     # What ffmpeg calls bin_data (text) are MP4's chapters, which are kept as chapters.
     others = [s for s in info.streams if s is not info.video and not s.text.startswith('bin_data (text')]
-    tracks = [s for s in others if s.kind != 'Video' or (s.cover and form != 'matroska')]
+    tracks = [s for s in others if s.kind in number and (s.kind != 'Video' or (s.cover and form != 'matroska'))]
     whole = not tracks or accepted(tracks, 'copy')
     for s in others:
         codec = 'copy'
@@ -476,7 +478,7 @@ def _join(info, picture, path, others, limit=None):
         ]
     )
     if code:
-        raise UserError(f'{path}: joining picture and sound failed (ffmpeg: {_last_line(messages)}).')
+        raise UserError(f'{path}: joining picture and sound failed (ffmpeg: {_last_line(messages)}). Is the disk full?')
 
 
 def _notes(info):

@@ -177,7 +177,7 @@ def test_mp4_keeps_what_it_can_and_says_the_rest(rich, tmp_path, capsys):
     assert re.search(r'Video: png.*attached pic', text)
     assert '此花亭' in ffmpeg('-v', 'error', '-i', out, '-map', '0:s', '-f', 'srt', '-').decode()
     # An exact 24000/1001 all the way, not rounded to milliseconds.
-    assert np.allclose(times(out), np.arange(48) * 1001 / 24000, atol=1e-6)
+    assert np.allclose(times(out), np.arange(48) * 1001 / 24000, rtol=0, atol=1e-6)
     assert len(done['notes']) == 2
     assert 'mov_text' in done['notes'][0] and '1 attachment stream (ttf)' in done['notes'][1]
     assert all(note in capsys.readouterr().out for note in done['notes'][:1])
@@ -466,27 +466,31 @@ def test_failed_drawing_does_not_hang(clip, tmp_path, monkeypatch):
     nothing_left(tmp_path, 'clip.mp4')
 
 
-def test_memory_is_bounded(tmp_path):
-    """A slow model does not let frames pile up: the reader stays a few batches ahead."""
-    path = make(tmp_path / 'in.mkv', *source('64x48', seconds=4), *X264)
-    read, shown = [], []
-    real = FrameReader.read
+def test_memory_is_bounded(tmp_path, monkeypatch):
+    """Frames do not pile up, neither before a slow model nor before slow drawing."""
+    path = make(tmp_path / 'in.mkv', *source('64x48', seconds=2), *X264)
+    read, shown, drawn = [], [], []
+    real_read, real_draw = FrameReader.read, konohana.video.draw_detections
 
-    def count(self):
+    def count_read(self):
         read.append(1)
-        return real(self)
+        return real_read(self)
 
-    def slow(images):
-        time.sleep(0.01)
-        shown.extend(images)
-        assert len(read) <= len(shown) + 2
+    def slow_draw(*arguments):
+        time.sleep(0.005)
+        drawn.append(1)
+        return real_draw(*arguments)
+
+    def model(images):
+        shown.extend([1] * len(images))
+        if len(shown) < 20:
+            time.sleep(0.02)
+        assert len(read) <= len(shown) + 2 and len(shown) <= len(drawn) + 6
         return one_box(images)
 
-    FrameReader.read = count
-    try:
-        assert annotate(path, tmp_path / 'out.mkv', slow, batch_size=2)['frames'] == 100
-    finally:
-        FrameReader.read = real
+    monkeypatch.setattr(FrameReader, 'read', count_read)
+    monkeypatch.setattr(konohana.video, 'draw_detections', slow_draw)
+    assert annotate(path, tmp_path / 'out.mkv', model, batch_size=2)['frames'] == 50
 
 
 def test_script(tmp_path, clip):

@@ -32,8 +32,9 @@ def read_frames(path, splits, ignore_class, skip_bad_files=False, progress=True)
     """
     path = Path(path)
     if path.name == TOY_SHOW:
-        counts = {f'n_{split}': TOY_FRAMES[split] if split in splits else 0 for split in TOY_FRAMES}
-        toy.write_voc(path, **counts)
+        # A list that is there may be the user's own, and write_voc would write it anew.
+        lacking = [s for s in TOY_FRAMES if s in splits and not (path / 'sets' / f'{s}.txt').is_file()]
+        toy.write_voc(path, **{f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES})
     frames, problems = [], []
     for split in splits:
         found, wrong = voc.read_split(path, split, ignore_class, progress)

@@ -1173,7 +1173,7 @@ def _plan_actor(rng, name):
         'name': name, 'look': look, 'outfit': outfits[0 if rng.random() < 0.45 else int(rng.integers(len(outfits)))],
         'pose': pose, 'mirror': bool(rng.random() < 0.5), 'lean': float(rng.normal(0, 0.04)), 'held': held,
         'held_colour': rng.integers(80, 250, 3), 'gain': dim * rng.uniform(0.95, 1.05, 3),
-        'phase': float(rng.uniform(0, 6.3)), 'speed': float(rng.normal(0, 0.03) if rng.random() < 0.5 else 0.0),
+        'phase': float(rng.uniform(0, 6.3)), 'speed': float(rng.normal(0, 0.06) if rng.random() < 0.5 else 0.0),
         'talks': bool(rng.random() < 0.5),
     }  # fmt: skip
 
@@ -1238,7 +1238,7 @@ def _plan_shot(rng, hw, empty):
         'grey': bool(rng.random() < 0.03), 'beam': float(rng.normal(0, 0.3)) if rng.random() < 0.25 else 0.0,
         'blur': float(rng.uniform(0.3, 1.1)) * hw[0] / 360 if rng.random() < 0.25 else 0.0,
         'front': FOREGROUNDS[int(rng.integers(len(FOREGROUNDS)))] if rng.random() < 0.28 else None,
-        'front_seed': int(rng.integers(2**31)), 'drift': rng.normal(0, 0.012, 2), 'zoom': float(rng.normal(0, 0.02)),
+        'front_seed': int(rng.integers(2**31)), 'drift': rng.normal(0, 0.02, 2), 'zoom': float(rng.normal(0, 0.025)),
         'flakes': rng.uniform((0, 0, 0.004), (1, 1, 0.013), (24, 3)) if rng.random() < 0.12 else (),
         'flake_colour': BLOSSOM[0] if rng.random() < 0.6 else (AUTUMN[1] if rng.random() < 0.5 else WHITE),
     }  # fmt: skip
@@ -1601,6 +1601,10 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0):
         raise UserError(f'{path}: the name must end in .mp4 or .mkv.')
     _make_folder(path.parent)
     rng = _generator((seed, 2))
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise UserError(f'{path}: no ffmpeg to write it with ({error}); reinstall imageio-ffmpeg.') from None
     annotations = []
     with tempfile.TemporaryDirectory() as scratch:
         sound, log, made = (
@@ -1614,7 +1618,7 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0):
             wav.setframerate(48000)
             wav.writeframes(_melody(rng, count / fps).tobytes())
         command = [
-            imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24',
+            program, '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24',
             '-s', f'{w}x{h}', '-r', str(fps), '-i', '-', '-i', str(sound), '-c:v', 'libx264', '-preset', 'fast',
             '-crf', '20', '-pix_fmt', 'yuv420p', '-c:a', 'aac', '-b:a', '128k', str(made),
         ]  # fmt: skip

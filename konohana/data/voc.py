@@ -6,6 +6,7 @@ train/  val/ (or valid/ or test/)                            (pictures and XML s
 """
 
 import math
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,16 +77,22 @@ def find_split(root, split):
                 lines = list_file.read_text(encoding='utf-8-sig').splitlines()
             except UnicodeDecodeError:
                 raise UserError(f'{list_file}: not UTF-8 text. Save it as UTF-8.') from None
-            # VOC's per-class lists have a second column, which a plain split does not need.
-            names = [line.split()[0] if sets.endswith('Main') else line.strip() for line in lines if line.strip()]
+            # VOC's per-class lists have a second column (' -1', '  0' or '  1'), which a plain split does not need.
+            names = [re.sub(r'( -1|  [01])$', '', line.strip()).strip() for line in lines if line.strip()]
             if not names:
                 raise UserError(
                     f'{list_file}: the split is empty. Write one picture name (without ending) on each line.'
                 )
+            for folder in (pictures, annotations):
+                if not (root / folder).is_dir():
+                    raise UserError(f'{root / folder}: there is no such folder, but {list_file} needs it.')
             return [_listed_pair(root / pictures, root / annotations, name) for name in dict.fromkeys(names)]
     for name in SAME_SPLIT.get(split, (split,)):
         if (root / name).is_dir():
-            return [(path, path.with_suffix('.xml')) for path in list_pictures(root / name)]
+            pairs = [(path, path.with_suffix('.xml')) for path in list_pictures(root / name)]
+            # An XML without its picture must not be passed over: it goes on as a pair whose picture is missing.
+            alone = sorted(set((root / name).glob('*.xml')) - {xml for _, xml in pairs})
+            return pairs + [(xml.with_suffix('.jpg'), xml) for xml in alone]
     side_by_side = sorted(p.name for p in root.iterdir() if p.is_dir() and any(p.glob('*.xml')))
     if side_by_side:
         raise UserError(f'{root}: there is no split {split!r}. Splits there: {", ".join(side_by_side)}.')
@@ -133,6 +140,8 @@ def read_annotation(path, ignore_class=None):
         ]
     except (OSError, ValueError, LookupError) as error:
         return frame, [f'{path}: cannot be read ({error}).']
+    if root.tag != 'annotation':
+        return frame, [f'{path}: not Pascal VOC: it starts with <{root.tag}>, not with <annotation>.']
     try:
         frame.width = int(float(root.findtext('size/width') or 0))
         frame.height = int(float(root.findtext('size/height') or 0))
@@ -157,17 +166,9 @@ def read_annotation(path, ignore_class=None):
             problems.append(f'{what}: {shown} is inverted.')
         elif x2 == x1 or y2 == y1:
             problems.append(f'{what}: {shown} is empty.')
-        elif (
-            frame.width
-            and frame.height
-            and not (
-                1 - EDGE_TOLERANCE <= x1
-                and 1 - EDGE_TOLERANCE <= y1
-                and x2 <= frame.width + EDGE_TOLERANCE
-                and y2 <= frame.height + EDGE_TOLERANCE
-            )
-        ):
-            problems.append(f'{what}: {shown} reaches outside the picture of {frame.width} x {frame.height}.')
+        elif not (_along(x1, x2, frame.width) and _along(y1, y2, frame.height)):
+            of = f' of {frame.width} x {frame.height}' if frame.width and frame.height else ''
+            problems.append(f'{what}: {shown} reaches outside the picture{of}.')
         else:
             # VOC counts pixels from 1 and includes the last one.
             box = (x1 - 1, y1 - 1, x2, y2)
@@ -181,6 +182,12 @@ def read_annotation(path, ignore_class=None):
     frame.ignored = _clipped(ignored, frame)
     frame.difficult = np.array(difficult, bool)
     return frame, problems
+
+
+def _along(low, high, side):
+    """Whether low..high (from 1, inclusive) lies within 1..side, give or take; a side of 0 is not known."""
+    side = side or math.inf
+    return low >= 1 - EDGE_TOLERANCE and high <= side + EDGE_TOLERANCE and high > 0 and low - 1 < side
 
 
 def _clipped(boxes, frame):
@@ -207,8 +214,10 @@ def _read_frame(pair, ignore_class):
         )
     elif not (frame.width and frame.height) and not problems:
         frame.height, frame.width = height, width
-        if len(frame.boxes) and (frame.boxes.max(axis=0)[2:] > np.array([width, height]) + EDGE_TOLERANCE).any():
-            problems.append(f'{xml}: a box reaches outside the picture of {width} x {height}.')
+        for x1, y1, x2, y2 in np.concatenate([frame.boxes, frame.ignored]):
+            if not (_along(x1 + 1, x2, width) and _along(y1 + 1, y2, height)):
+                shown = f'a box up to x {x2:g}, y {y2:g}'
+                problems.append(f'{xml}: {shown} reaches outside the picture of {width} x {height}.')
         frame.boxes, frame.ignored = _clipped(frame.boxes, frame), _clipped(frame.ignored, frame)
     return frame, problems
 

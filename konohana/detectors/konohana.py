@@ -196,6 +196,7 @@ class Konohana(nn.Module):
     nms_threshold = 0.6  # IoU from which two boxes are one character, whatever their names
     max_detections = 100
     keep_maps = False
+    channels_last = True  # halves the time of depthwise convolutions on a CPU
     class_layers = ('name_layer.',)  # what is made anew for another list of classes
 
     def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False):
@@ -249,7 +250,9 @@ class Konohana(nn.Module):
             raise ValueError('targets are needed in training mode')
         original_sizes = [tuple(image.shape[-2:]) for image in images]
         batch, targets = self.transform(images, targets)
-        tensors = batch.tensors.contiguous(memory_format=torch.channels_last)
+        tensors = batch.tensors
+        if self.channels_last:
+            tensors = tensors.contiguous(memory_format=torch.channels_last)
         maps = self.raw_outputs(tensors)
         predictions = self.decode(maps)
         if self.training:

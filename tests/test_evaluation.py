@@ -1,0 +1,152 @@
+"""Figures: equal to pycocotools' own, to the VOC development kit's rules, and sane where there is nothing."""
+
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from konohana.data.voc import Frame
+from konohana.evaluation import (
+    COCO_NUMBERS,
+    coco_ground_truth,
+    evaluate,
+    finding,
+    format_figures,
+    voc_map,
+    write_results_json,
+)
+
+NAMES = ['柚', '皋', 'other']
+
+
+def frame(boxes, names, difficult=None, ignored=()):
+    return Frame(
+        Path(f'{len(boxes)}.jpg'),
+        360,
+        640,
+        np.array(boxes, np.float32).reshape(-1, 4),
+        list(names),
+        np.array(difficult if difficult is not None else [False] * len(names), bool),
+        np.array(ignored, np.float32).reshape(-1, 4),
+    )
+
+
+def found(boxes, labels, scores):
+    return {
+        'boxes': torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        'labels': torch.tensor(labels, dtype=torch.int64),
+        'scores': torch.tensor(scores, dtype=torch.float32),
+    }
+
+
+def random_case(seed, n=12):
+    rng = np.random.default_rng(seed)
+    frames, detections = [], []
+    for _ in range(n):
+        low = rng.uniform(0, 300, (rng.integers(0, 5), 2))
+        boxes = np.concatenate([low, low + rng.uniform(20, 200, low.shape)], axis=1)
+        names = rng.choice(NAMES, len(boxes)).tolist()
+        frames.append(frame(boxes, names))
+        drawn = np.concatenate([boxes + rng.normal(0, 8, boxes.shape), boxes[:1] + 40])
+        labels = rng.integers(1, 4, len(drawn))
+        labels[: len(names)] = np.where(
+            rng.random(len(names)) < 0.7, [NAMES.index(x) + 1 for x in names], labels[: len(names)]
+        )
+        detections.append(found(drawn, labels, rng.random(len(drawn))))
+    return frames, detections
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_twelve_numbers_equal_those_pycocotools_reads_from_the_written_file(tmp_path, seed):
+    frames, detections = random_case(seed)
+    figures = evaluate(frames, detections, NAMES)
+    write_results_json(tmp_path / 'found.json', [(f.path.name, f.height, f.width) for f in frames], detections, NAMES)
+    (tmp_path / 'truth.json').write_text(json.dumps(coco_ground_truth(frames, NAMES)), encoding='utf-8')
+    written = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
+    assert [category['name'] for category in written['categories']] == NAMES
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / 'truth.json'))
+        evaluation = COCOeval(truth, truth.loadRes(written['annotations']), 'bbox')
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    own = [figures[name] for name in COCO_NUMBERS]
+    theirs = [math.nan if value < 0 else value for value in evaluation.stats]
+    np.testing.assert_allclose(own, theirs, atol=1e-6)
+    assert 0.1 < figures['AP50'] < 0.95
+    assert figures['AP50_agnostic'] > figures['AP50']
+
+
+def test_perfect_detections_get_one_everywhere():
+    frames = [frame([[10, 10, 200, 300]], ['柚']), frame([[50, 20, 300, 300]], ['皋']), frame([], [])]
+    detections = [found([[10, 10, 200, 300]], [1], [0.9]), found([[50, 20, 300, 300]], [2], [0.8]), found([], [], [])]
+    figures = evaluate(frames, detections, NAMES)
+    for key in ('AP', 'AP50', 'AP75', 'AP50_agnostic', 'VOC07_mAP'):
+        assert figures[key] == pytest.approx(1.0)
+    assert math.isnan(figures['AP50_per_class']['other'])
+    assert finding(frames, detections, NAMES, 0.5) == {'precision': 1.0, 'recall': 1.0, 'f1': 1.0, 'named': 1.0}
+
+
+def test_found_under_a_wrong_name_counts_as_found():
+    frames = [frame([[10, 10, 200, 300]], ['柚'])]
+    detections = [found([[10, 10, 200, 300]], [2], [0.9])]
+    figures = evaluate(frames, detections, NAMES)
+    assert figures['AP50'] == 0 and figures['AP50_agnostic'] == pytest.approx(1.0)
+    seen = finding(frames, detections, NAMES, 0.5)
+    assert seen['f1'] == 1.0 and seen['named'] == 0.0
+
+
+def test_what_lies_in_an_ignored_region_is_no_mistake():
+    boxes, region = [[10, 10, 100, 200]], [[300, 0, 600, 300]]
+    drawn = found([[10, 10, 100, 200], [350, 20, 450, 200]], [1, 1], [0.5, 0.9])
+    with_region, without = frame(boxes, ['柚'], ignored=region), frame(boxes, ['柚'])
+    assert evaluate([without], [drawn], NAMES)['AP50'] == pytest.approx(0.5)
+    figures = evaluate([with_region], [drawn], NAMES)
+    for key in ('AP50', 'AP50_agnostic', 'VOC07_mAP'):
+        assert figures[key] == pytest.approx(1.0)
+    assert finding([with_region], [drawn], NAMES, 0.3)['precision'] == 1.0
+
+
+def test_no_detections_and_no_objects():
+    frames = [frame([[10, 10, 100, 200]], ['柚'])]
+    figures = evaluate(frames, [found([], [], [])], NAMES)
+    assert figures['AP'] == figures['AP50_agnostic'] == figures['VOC07_mAP'] == 0
+    nobody = evaluate([frame([], [])], [found([[1, 1, 50, 50]], [1], [0.9])], NAMES)
+    assert math.isnan(nobody['AP']) and math.isnan(nobody['VOC07_mAP'])
+    assert 'nan' not in format_figures(nobody)
+    assert finding([frame([], [])], [found([[1, 1, 50, 50]], [1], [0.9])], NAMES, 0.5)['precision'] == 0
+
+
+def test_voc_points_by_hand():
+    # Two objects; ranked: hit, miss, hit. Precision 1 up to recall 0.5, then 2/3.
+    frames = [frame([[0, 0, 100, 100], [200, 0, 300, 100]], ['柚', '柚'])]
+    drawn = [found([[0, 0, 100, 100], [400, 0, 500, 100], [200, 0, 300, 100]], [1, 1, 1], [0.9, 0.8, 0.7])]
+    assert voc_map(frames, drawn, NAMES) == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+    assert voc_map(frames, drawn, NAMES, eleven_points=False) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+
+
+def test_voc_difficult_objects_neither_count_nor_hurt():
+    boxes = [[0, 0, 100, 100], [200, 0, 300, 100]]
+    drawn = [found(boxes, [1, 1], [0.6, 0.9])]
+    assert voc_map([frame(boxes, ['柚', '柚'], difficult=[False, True])], drawn, NAMES) == pytest.approx(1.0)
+    only_easy = [found(boxes[:1], [1], [0.6])]
+    assert voc_map([frame(boxes, ['柚', '柚'], difficult=[False, True])], only_easy, NAMES) == pytest.approx(1.0)
+
+
+def test_voc_second_detection_of_an_object_is_a_mistake():
+    frames = [frame([[0, 0, 100, 100], [200, 0, 300, 100]], ['柚', '柚'])]
+    drawn = [found([[0, 0, 100, 100], [0, 0, 99, 100], [200, 0, 300, 100]], [1, 1, 1], [0.9, 0.8, 0.7])]
+    assert voc_map(frames, drawn, NAMES, eleven_points=False) == pytest.approx(0.5 + 0.5 * 2 / 3)
+
+
+def test_only_a_hundred_detections_a_picture_count():
+    boxes = [[x, y, x + 8, y + 8] for x in range(0, 600, 10) for y in (0, 20, 40)]
+    figures = evaluate([frame(boxes, ['柚'] * len(boxes))], [found(boxes, [1] * len(boxes), [0.5] * len(boxes))], NAMES)
+    assert figures['AR100'] == pytest.approx(100 / 180, abs=0.01)  # COCO's own rule

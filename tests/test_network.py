@@ -1,0 +1,217 @@
+"""The flagship: its contract, its assignment and its losses."""
+
+import pytest
+import torch
+
+from konohana.assignment import TaskAlignedAssigner
+from konohana.detectors import build
+from konohana.detectors.konohana import STRIDE
+from konohana.losses import detection_losses, paired_iou, points_in_boxes, quality_focal_loss
+from konohana.settings import UserError
+
+
+@pytest.fixture(params=[False, True], ids=['plain', 'res2'])
+def network(request):
+    torch.manual_seed(0)
+    return build('konohana', 5, (96, 160), use_res2block=request.param)
+
+
+def sample(hw=(96, 160)):
+    target = {
+        'boxes': torch.tensor([[10.0, 8.0, 60.0, 90.0], [80.0, 20.0, 150.0, 70.0]]),
+        'labels': torch.tensor([1, 5]),
+    }
+    return torch.rand(3, *hw), target
+
+
+def test_training_gives_losses_that_reach_every_weight(network):
+    images, targets = zip(*[sample(), sample((50, 90)), (torch.rand(3, 96, 160), empty_target())], strict=True)
+    losses = network.train()(list(images), list(targets))
+    assert set(losses) == {'loss_confidence', 'loss_quality', 'loss_box', 'loss_name'}
+    assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert without == []
+
+
+def empty_target():
+    return {'boxes': torch.zeros(0, 4), 'labels': torch.zeros(0, dtype=torch.int64)}
+
+
+def test_a_batch_without_anybody_still_learns(network):
+    losses = network.train()([torch.rand(3, 96, 160)] * 2, [empty_target()] * 2)
+    assert losses['loss_confidence'] > 0
+    assert losses['loss_box'] == losses['loss_name'] == losses['loss_quality'] == 0
+    sum(losses.values()).backward()
+
+
+def test_training_without_targets_is_an_error(network):
+    with pytest.raises(ValueError, match='targets'):
+        network.train()([torch.rand(3, 96, 160)])
+
+
+def test_detections_keep_the_contract_at_any_size(network):
+    network.eval()
+    network.score_threshold = 0.0
+    sizes = [(96, 160), (200, 60), (1, 1), (33, 500)]
+    with torch.inference_mode():
+        found = network([torch.rand(3, *size) for size in sizes])
+    assert len(found) == len(sizes)
+    for (height, width), one in zip(sizes, found, strict=True):
+        n = len(one['boxes'])
+        assert 0 < n <= network.max_detections
+        assert one['boxes'].shape == (n, 4) and one['labels'].shape == one['scores'].shape == (n,)
+        assert one['labels'].dtype == torch.int64 and one['labels'].min() >= 1 and one['labels'].max() <= 5
+        assert (one['scores'].diff() <= 0).all() and one['scores'].min() >= 0 and one['scores'].max() <= 1
+        assert (one['boxes'] >= 0).all()
+        assert (one['boxes'][:, [0, 2]] <= width + 1e-3).all() and (one['boxes'][:, [1, 3]] <= height + 1e-3).all()
+
+
+def test_one_output_map_of_stride_8_at_640x360():
+    network = build('konohana', 14, (360, 640)).eval()
+    with torch.inference_mode():
+        maps = network.raw_outputs(torch.zeros(1, 3, 360, 640))
+    assert maps['find'].shape == (1, 6, 45, 80) and maps['name'].shape == (1, 14, 45, 80)
+    assert 2.0e6 < sum(p.numel() for p in network.parameters()) < 2.5e6
+
+
+def test_the_result_does_not_depend_on_the_rest_of_the_batch(network):
+    network.eval()
+    network.score_threshold = 0.0
+    image, other = torch.rand(3, 96, 160), torch.rand(3, 96, 160)
+    with torch.inference_mode():
+        alone, together = network([image])[0], network([image, other])[0]
+    torch.testing.assert_close(alone['boxes'], together['boxes'], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(alone['scores'], together['scores'], atol=1e-5, rtol=1e-4)
+
+
+def test_keep_maps_gives_the_maps_of_the_picture_alone(network):
+    network.eval()
+    network.keep_maps = True
+    with torch.inference_mode():
+        found = network([torch.rand(3, 96, 160), torch.rand(3, 96, 96)])
+    assert found[0]['confidence'].shape == found[0]['quality'].shape == (12, 20)
+    assert found[1]['confidence'].shape == (12, 12)
+    assert 0 <= found[0]['confidence'].min() and found[0]['confidence'].max() <= 1
+
+
+def test_decode_and_select_give_back_a_box_written_into_the_maps():
+    network = build('konohana', 5, (96, 160)).eval()
+    find, name = torch.full((1, 6, 12, 20), -9.0), torch.zeros(1, 5, 12, 20)
+    row, column, box = 4, 7, torch.tensor([20.0, 12.0, 100.0, 52.0])
+    x, y = (column + 0.5) * STRIDE, (row + 0.5) * STRIDE
+    sides = torch.tensor([x - box[0], y - box[1], box[2] - x, box[3] - y])
+    find[0, :, row, column] = torch.cat([torch.tensor([9.0, 9.0]), (sides / STRIDE).log()])
+    name[0, 3, row, column] = 20.0
+    predicted = network.decode({'find': find, 'name': name})
+    found = network.select(*(predicted[k][0] for k in ('confidence', 'quality', 'names', 'boxes')), (96, 160))
+    assert found['labels'].tolist() == [4] and found['scores'].item() > 0.99
+    torch.testing.assert_close(found['boxes'][0], box, atol=1e-3, rtol=1e-4)
+
+
+def test_two_names_for_one_place_leave_one_detection():
+    network = build('konohana', 5, (96, 160)).eval()
+    boxes = torch.tensor([[10.0, 10.0, 60.0, 80.0], [12.0, 10.0, 61.0, 80.0], [90.0, 10.0, 150.0, 80.0]])
+    names = torch.eye(5)[[0, 1, 2]] * 9
+    found = network.select(torch.tensor([3.0, 2.0, 1.0]), torch.ones(3) * 3, names, boxes, (96, 160))
+    assert found['labels'].tolist() == [1, 3]
+
+
+def test_bad_sizes_and_names_are_one_line():
+    with pytest.raises(UserError, match='no such detector'):
+        build('konohanna', 3, (96, 160))
+    with pytest.raises(UserError, match='img_hw'):
+        build('konohana', 3, (0, 160))
+
+
+def test_the_same_seed_gives_the_same_weights():
+    def made():
+        torch.manual_seed(3)
+        return build('konohana', 5, (96, 160)).state_dict()
+
+    first, second = made(), made()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+# Assignment
+
+
+def grid(h=12, w=20):
+    ys, xs = torch.meshgrid(torch.arange(h), torch.arange(w), indexing='ij')
+    return (torch.stack([xs, ys], dim=-1).reshape(-1, 2) + 0.5) * STRIDE
+
+
+def test_points_learn_boxes_they_lie_in_and_the_best_reaches_its_iou():
+    points = grid()
+    truth = torch.tensor([[0.0, 0.0, 60.0, 60.0], [100.0, 0.0, 160.0, 96.0]])
+    boxes = torch.cat([points - 20, points + 20], dim=1)
+    index, aim = TaskAlignedAssigner(top_k=5)(torch.full((len(points),), 0.3), boxes, points, truth)
+    for k, box in enumerate(truth):
+        mine = index == k
+        assert mine.sum() == 5
+        assert (points[mine] > box[:2]).all() and (points[mine] < box[2:]).all()
+        best = paired_iou(boxes[mine], box.expand(5, 4)).max()
+        torch.testing.assert_close(aim[mine].max(), best)
+    assert (aim[index < 0] == 0).all()
+
+
+def test_a_point_wanted_twice_goes_to_the_box_it_overlaps_more():
+    points = torch.tensor([[50.0, 50.0]])
+    truth = torch.tensor([[0.0, 0.0, 100.0, 100.0], [40.0, 40.0, 60.0, 60.0]])
+    index, _ = TaskAlignedAssigner()(torch.ones(1) * 0.5, torch.tensor([[41.0, 41.0, 60.0, 60.0]]), points, truth)
+    assert index.tolist() == [1]
+
+
+def test_a_box_smaller_than_a_cell_is_not_forgotten():
+    points = grid()
+    index, _ = TaskAlignedAssigner()(
+        torch.full((len(points),), 0.1),
+        torch.cat([points - 9, points + 9], 1),
+        points,
+        torch.tensor([[9.0, 9.0, 11.0, 11.0]]),
+    )
+    assert (index == 0).sum() == 1
+
+
+def test_nobody_there_assigns_nothing():
+    points = grid()
+    index, aim = TaskAlignedAssigner()(torch.ones(len(points)), torch.zeros(len(points), 4), points, torch.zeros(0, 4))
+    assert (index == -1).all() and (aim == 0).all()
+
+
+# Losses
+
+
+def test_quality_focal_loss_is_zero_at_its_aim_and_grows_away_from_it():
+    aims = torch.tensor([0.3, 0.3, 0.3])
+    logits = torch.logit(torch.tensor([0.3, 0.5, 0.9]))
+    losses = quality_focal_loss(logits, aims)
+    assert losses[0] < 1e-9 < losses[1] < losses[2]
+    by_hand = -(0.3 * torch.log(torch.tensor(0.5)) + 0.7 * torch.log(torch.tensor(0.5))) * 0.2**2
+    torch.testing.assert_close(losses[1], by_hand)
+
+
+def test_nothing_is_learned_in_an_ignored_region():
+    points = grid()
+    logits = torch.zeros(1, len(points), requires_grad=True)
+    predictions = {
+        'confidence': logits,
+        'quality': torch.zeros(1, len(points)),
+        'names': torch.zeros(1, len(points), 3),
+        'boxes': torch.cat([points - 9, points + 9], dim=1)[None],
+        'points': points,
+    }
+    region = torch.tensor([[16.0, 0.0, 90.0, 50.0]])
+    losses = detection_losses(predictions, [{**empty_target(), 'ignored': region}], TaskAlignedAssigner())
+    losses['loss_confidence'].backward()
+    inside = points_in_boxes(points, region)
+    assert inside.sum() > 20
+    assert (logits.grad[0][inside] == 0).all() and (logits.grad[0][~inside] > 0).all()
+
+
+def test_paired_iou_agrees_with_torchvision():
+    from torchvision.ops import box_iou
+
+    torch.manual_seed(0)
+    a, b = (torch.cat([p := torch.rand(50, 2) * 50, p + torch.rand(50, 2) * 50], dim=1) for _ in range(2))
+    torch.testing.assert_close(paired_iou(a, b), box_iou(a, b).diagonal())

@@ -1,0 +1,259 @@
+"""Variables at the top of a script: setting them, wrong names and values, --help, and how a script ends."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from conftest import PROJECT
+from konohana.settings import UserError, override, resolve, run
+
+SCRIPT = '''"""Does things to pictures."""
+from pathlib import Path
+
+from konohana.settings import UserError, override, resolve, run
+
+folder = ''  # where the pictures are
+img_hw = (360, 640)  # height and width
+names = {
+    'a': 'b',
+}  # other spellings
+lr = 1e-3
+CONSTANT = 5  # no variable
+
+
+def main():
+    override(globals())
+    print(f'{folder!r} {img_hw} {resolve(__file__, folder)}')
+    if folder == 'none':
+        raise UserError('none: there is no such folder.')
+    if folder == 'ctrl-c':
+        raise KeyboardInterrupt
+
+
+if __name__ == '__main__':
+    run(main)
+'''
+
+
+def variables():
+    return {
+        '__file__': 'script.py',
+        '_private': 1,
+        'CONSTANT': 1,
+        'function': print,
+        'amp': True,
+        'n_epoch': 50,
+        'lr': 1e-3,
+        'video_in': '',
+        'img_hw': (360, 640),
+        'scale': (0.6, 1.6),
+        'label_names': {'柚': 'Yuzu'},
+        'nothing': None,
+    }
+
+
+@pytest.mark.parametrize(
+    ('argument', 'value'),
+    [
+        ('amp=False', False),
+        ('amp=true', True),
+        ('n_epoch=3', 3),
+        ('--n_epoch=3', 3),
+        ('n_epoch=-3', -3),
+        ('lr=5e-4', 5e-4),
+        ('lr=1', 1.0),
+        ('video_in=my show, part 1.mkv', 'my show, part 1.mkv'),
+        ('video_in=a=b.mkv', 'a=b.mkv'),
+        ('video_in=', ''),
+        ('video_in=0', '0'),
+        ('video_in=007', '007'),
+        ('video_in=1e5', '1e5'),
+        ('video_in=None', 'None'),
+        ('video_in=(1, 2)', '(1, 2)'),
+        ('video_in=木花.mkv', '木花.mkv'),
+        ('video_in=C:\\new\\table\\x41.mkv', 'C:\\new\\table\\x41.mkv'),
+        ('video_in="C:\\new\\Users.mkv"', 'C:\\new\\Users.mkv'),
+        ("video_in='C:\\Users\\new one.mkv'", 'C:\\Users\\new one.mkv'),
+        ("video_in=it's.mkv", "it's.mkv"),
+        ('video_in="', '"'),
+        ('img_hw=(64, 96)', (64, 96)),
+        ('img_hw=64,96', (64, 96)),
+        ('img_hw=[64, 96]', (64, 96)),
+        ('scale=1,2', (1, 2)),
+        ("label_names={'柚': 'Y'}", {'柚': 'Y'}),
+        ('label_names={}', {}),
+        ('nothing=5', 5),
+        ('nothing=text', 'text'),
+        ('nothing=None', None),
+    ],
+)
+def test_value(argument, value):
+    script_globals = variables()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # Python warns of \U and the like in what it takes for a literal
+        returned = override(script_globals, [argument])
+    name = argument.lstrip('-').partition('=')[0]
+    assert script_globals[name] == value
+    assert type(script_globals[name]) is type(value)
+    assert returned[name] == value
+
+
+def test_only_what_is_named_changes():
+    script_globals = variables()
+    returned = override(script_globals, ['n_epoch=3', 'lr=0.1'])
+    assert script_globals == {**variables(), 'n_epoch': 3, 'lr': 0.1}
+    assert set(returned) == {'amp', 'n_epoch', 'lr', 'video_in', 'img_hw', 'scale', 'label_names', 'nothing'}
+
+
+@pytest.mark.parametrize(
+    ('argument', 'words'),
+    [
+        ('n_epoch=2.5', ('n_epoch=2.5', 'whole number')),
+        ('n_epoch=True', ('whole number',)),
+        ('n_epoch=many', ('whole number',)),
+        ('n_epoch=', ('whole number',)),
+        ('lr=fast', ('a number',)),
+        ('lr=True', ('a number',)),
+        ('amp=1', ('True or False',)),
+        ('amp=yes', ('True or False',)),
+        ('img_hw=360', ('brackets', '(360, 640)')),
+        ('img_hw=360x640', ('brackets',)),
+        ('img_hw=(1, 2, 3)', ('2 values',)),
+        ("img_hw=('a', 'b')", ('2 values',)),
+        ('label_names=柚', ('braces',)),
+        ('label_names={1, 2}', ('braces',)),
+        ('lr=__import__("os").getcwd()', ('a number',)),
+    ],
+)
+def test_wrong_type(argument, words):
+    script_globals = variables()
+    with pytest.raises(UserError) as error:
+        override(script_globals, [argument])
+    text = str(error.value)
+    assert argument in text and '\n' not in text
+    assert all(word in text for word in words)
+    assert script_globals == variables()
+
+
+def test_unknown_name_lists_the_valid_ones_and_guesses():
+    with pytest.raises(UserError, match=r"unknown variable 'n_epochs'\. Did you mean n_epoch\?") as error:
+        override(variables(), ['n_epochs=3'])
+    for name in ('amp', 'n_epoch', 'lr', 'video_in', 'img_hw', 'label_names', 'nothing'):
+        assert name in str(error.value).split('Valid names:')[1]
+    for name in ('CONSTANT', '_private', 'function'):
+        assert name not in str(error.value)
+
+
+@pytest.mark.parametrize('argument', ['CONSTANT=2', '_private=2', 'function=2', '__file__=x', '=3', 'zzzzz=1'])
+def test_what_is_no_variable_cannot_be_set(argument):
+    script_globals = variables()
+    with pytest.raises(UserError, match='unknown variable'):
+        override(script_globals, [argument])
+    assert script_globals == variables()
+
+
+@pytest.mark.parametrize('argument', ['lr', 'frames/', '--verbose', ''])
+def test_not_of_the_form_name_value(argument):
+    with pytest.raises(UserError, match='is not of the form name=value') as error:
+        override(variables(), [argument])
+    assert repr(argument) in str(error.value)
+
+
+@pytest.mark.parametrize('flag', ['-h', '--help'])
+def test_help_shows_variables_with_their_comments(tmp_path, capsys, flag):
+    file = tmp_path / 'script.py'
+    file.write_text(SCRIPT, encoding='utf-8')
+    script_globals = {'__file__': str(file), '__name__': 'script'}
+    exec(compile(SCRIPT, str(file), 'exec'), script_globals)
+    with pytest.raises(SystemExit) as ended:
+        override(script_globals, [flag])
+    assert ended.value.code == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert 'Does things to pictures.' in lines
+    assert "folder=''  # where the pictures are" in lines
+    assert 'img_hw=(360, 640)  # height and width' in lines
+    assert "names={'a': 'b'}  # other spellings" in lines
+    assert any(line.startswith('lr=0.001') for line in lines)
+    assert not any('CONSTANT' in line for line in lines)
+
+
+@pytest.mark.parametrize('name', ['_train.py', '_test.py', '_test_with_video.py'])
+def test_every_variable_of_the_scripts_has_a_comment(name, capsys):
+    # main() is not run: this is what --help prints.
+    file = PROJECT / name
+    script_globals = {'__file__': str(file), '__name__': 'script'}
+    exec(compile(file.read_text(encoding='utf-8'), str(file), 'exec'), script_globals)
+    with pytest.raises(SystemExit):
+        override(script_globals, ['--help'])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
+    assert len(lines) > 8
+    assert [line for line in lines if not line.partition('#')[2].strip()] == []
+
+
+def test_resolve(tmp_path, monkeypatch):
+    script = tmp_path / 'project' / 'script.py'
+    monkeypatch.chdir(tmp_path)
+    assert resolve(script, 'data/x') == (tmp_path / 'project' / 'data' / 'x').resolve()
+    assert resolve(script, '../x') == (tmp_path / 'x').resolve()
+    assert resolve(script, '.') == script.parent.resolve()
+    assert resolve(script, tmp_path / 'elsewhere') == tmp_path / 'elsewhere'
+    assert '~' not in str(resolve(script, '~/x'))
+
+
+def start(tmp_path, *arguments):
+    file = tmp_path / 'folder of 脚本' / 'script.py'
+    file.parent.mkdir()
+    file.write_text(SCRIPT, encoding='utf-8')
+    environment = {'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'ascii', 'SYSTEMROOT': 'C:\\Windows'}
+    return subprocess.run(
+        [sys.executable, str(file), *arguments], cwd=tmp_path, env=environment, capture_output=True, encoding='ascii'
+    )
+
+
+@pytest.mark.parametrize(
+    ('argument', 'status', 'line'),
+    [
+        ('folder=none', 2, 'Error: none: there is no such folder.'),
+        ('fodler=x', 2, "Error: unknown variable 'fodler'. Did you mean folder?"),
+        ('img_hw=花', 2, 'Error: img_hw=?: img_hw takes values in brackets, like (360, 640)'),
+        ('folder=ctrl-c', 130, 'Stopped.'),
+    ],
+)
+def test_run_ends_in_one_line(tmp_path, argument, status, line):
+    # The streams are ASCII here, as on an old console: names that cannot be shown must not end a run.
+    result = start(tmp_path, argument)
+    assert result.returncode == status
+    assert result.stderr.startswith(line)
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_run_goes_through(tmp_path):
+    result = start(tmp_path, 'folder=花 1', 'img_hw=1,2')
+    assert (result.returncode, result.stderr) == (0, '')
+    assert result.stdout.startswith("'? 1' (1, 2) ")
+
+
+def test_error_from_a_loader_process_is_one_line(capsys):
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            raise UserError('frame.jpg: damaged. Copy it again.')
+
+    def main():
+        # What DataLoader does with an error in one of its processes.
+        wrapper = torch._utils.ExceptionWrapper
+        try:
+            Broken()[0]
+        except UserError:
+            wrapped = wrapper(where='in DataLoader worker process 0')
+        wrapped.reraise()
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == 'Error: frame.jpg: damaged. Copy it again.\n'

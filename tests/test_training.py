@@ -1,0 +1,268 @@
+"""Training as a user runs it: it learns, it resumes after any interruption, it stops with one clear line."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from konohana import checkpoint, detectors, evaluation, training
+from konohana.data import toy, voc
+from konohana.data.augment import training_transform
+from konohana.data.dataset import EpochBatches, Frames, class_names_of, collate
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+    """Twelve toy frames to learn, four to judge by, small."""
+    folder = tmp_path_factory.mktemp('data') / 'show'
+    toy.write_voc(folder, n_train=12, n_val=4, hw=(90, 160))
+    return folder
+
+
+def command(dataset, run, *overrides):
+    settings = [
+        f'konohana_dataset_path={dataset}',
+        f'checkpoint_path={run}',
+        f'log_path={run / "logs"}',
+        *('img_hw=64,96', 'batch_size=4', 'num_workers=0', 'progress=False', 'device=cpu', *overrides),
+    ]
+    return [sys.executable, str(ROOT / '_train.py'), *settings]
+
+
+def train(dataset, run, *overrides):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'}
+    return subprocess.run(
+        command(dataset, run, *overrides), capture_output=True, text=True, encoding='utf-8', env=env, timeout=300
+    )
+
+
+def same_weights(a, b):
+    a, b = (checkpoint.load(path)['model'] for path in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_learns_writes_its_files_and_finishes(dataset, tmp_path):
+    done = train(dataset, tmp_path, 'n_epoch=2', 'eval_every=1')
+    assert done.returncode == 0, done.stderr
+    assert 'Epoch 2/2' in done.stdout and 'val AP' in done.stdout
+    for name in ('net.pt', 'optim.pt', 'iter.txt', 'net_best.pt'):
+        assert (tmp_path / name).is_file()
+    assert (tmp_path / 'iter.txt').read_text().strip() == '6'
+    content = checkpoint.load(tmp_path / 'net.pt')
+    assert content['detector'] == 'konohana' and content['img_hw'] == [64, 96] and content['epoch'] == 2
+    assert content['class_names'] == sorted(content['class_names']) and 'AP50' in content['figures']
+    assert list((tmp_path / 'logs' / 'net').glob('events*'))
+    assert not list(tmp_path.glob('*.tmp'))
+    again = train(dataset, tmp_path, 'n_epoch=2')
+    assert again.returncode == 0 and 'Raise n_epoch' in again.stdout
+
+
+def wait_for(path, text, process, seconds=120):
+    """Wait until the file at `path` holds a number of at least `text`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        if path.is_file() and (path.read_text().strip() or '0') >= text:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f'{path} did not reach {text}')
+
+
+def test_killed_anywhere_it_continues_the_same_curve(dataset, tmp_path):
+    straight, killed = tmp_path / 'straight', tmp_path / 'killed'
+    # Saving after every batch, so that the kill falls in the middle of an epoch.
+    overrides = ('n_epoch=3', 'eval_every=9', 'save_minutes=0.0')
+    assert train(dataset, straight, *overrides).returncode == 0
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'}
+    process = subprocess.Popen(
+        command(dataset, killed, *overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+    )
+    wait_for(killed / 'iter.txt', '4', process)
+    process.kill()
+    process.communicate()
+    assert int((killed / 'iter.txt').read_text()) < 9
+    done = train(dataset, killed, *overrides)
+    assert done.returncode == 0 and 'Resuming at epoch' in done.stdout, done.stdout + done.stderr
+    assert (killed / 'iter.txt').read_text() == (straight / 'iter.txt').read_text()
+    assert same_weights(straight / 'net.pt', killed / 'net.pt')
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGINT for a single child process')
+def test_ctrl_c_saves_and_says_so(dataset, tmp_path):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'}
+    process = subprocess.Popen(
+        command(dataset, tmp_path, 'n_epoch=500', 'eval_every=1000', 'num_workers=1'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding='utf-8',
+        env=env,
+    )
+    wait_for(tmp_path / 'iter.txt', '3', process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and 'Stopped at iteration' in out and 'Traceback' not in err
+    saved = checkpoint.load(tmp_path / 'optim.pt', needed=('iteration',))['iteration']
+    assert f'Stopped at iteration {saved} ' in out
+
+
+def test_deleting_the_files_starts_afresh(dataset, tmp_path):
+    assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
+    for name in ('net.pt', 'optim.pt', 'iter.txt'):
+        (tmp_path / name).unlink()
+    done = train(dataset, tmp_path, 'n_epoch=1')
+    assert done.returncode == 0 and 'Resuming' not in done.stdout and 'Epoch 1/1' in done.stdout
+
+
+def test_net_without_optim_is_not_overwritten(dataset, tmp_path):
+    assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
+    (tmp_path / 'optim.pt').unlink()
+    before = (tmp_path / 'net.pt').read_bytes()
+    done = train(dataset, tmp_path, 'n_epoch=2')
+    assert done.returncode == 2 and 'optim.pt' in done.stderr and 'init_from' in done.stderr
+    assert (tmp_path / 'net.pt').read_bytes() == before
+
+
+def test_res2_has_files_of_its_own_and_starts_from_plain_weights(dataset, tmp_path):
+    assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
+    done = train(dataset, tmp_path, 'n_epoch=1', 'use_res2block=True', f'init_from={tmp_path / "net.pt"}')
+    assert done.returncode == 0, done.stderr
+    assert 'Not taken from there: backbone.blocks.1.depthwise' in done.stdout
+    for name in ('net_det3.pt', 'optim_det3.pt', 'iter_det3.txt', 'net_det3_best.pt'):
+        assert (tmp_path / name).is_file()
+    assert checkpoint.load(tmp_path / 'net_det3.pt')['options'] == {'use_res2block': True}
+
+
+def test_another_class_list_makes_only_the_class_layer_anew(dataset, tmp_path, capsys):
+    assert train(dataset, tmp_path / 'a', 'n_epoch=1').returncode == 0
+    fewer = tmp_path / 'fewer'
+    toy.write_voc(fewer, n_train=12, n_val=4, hw=(90, 160))
+    for xml in (fewer / 'anns').glob('*.xml'):
+        text = xml.read_text(encoding='utf-8')
+        for name in checkpoint.load(tmp_path / 'a' / 'net.pt')['class_names']:
+            text = text.replace(f'<name>{name}</name>', '<name>raccoon</name>')
+        xml.write_text(text, encoding='utf-8')
+    done = train(fewer, tmp_path / 'b', 'n_epoch=1', 'lr=0.0', f'init_from={tmp_path / "a" / "net.pt"}')
+    assert done.returncode == 0, done.stderr
+    assert 'the class layer starts anew' in done.stdout
+    assert 'Not taken from there: name_layer.bias, name_layer.weight.' in done.stdout
+    old, new = (checkpoint.load(tmp_path / k / 'net.pt') for k in 'ab')
+    assert new['class_names'] == ['raccoon'] and new['model']['name_layer.bias'].shape == (1,)
+    key = 'find_layer.weight'
+    torch.testing.assert_close(old['model'][key], new['model'][key])
+
+
+def test_a_loss_that_is_not_finite_names_the_pictures(dataset, tmp_path):
+    done = train(dataset, tmp_path, 'n_epoch=20', 'lr=1e30', 'warmup_epochs=0.0', 'clip_norm=1e30')
+    assert done.returncode == 2 and 'Traceback' not in done.stderr
+    assert 'not finite' in done.stderr and '.jpg' in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    if (tmp_path / 'net.pt').is_file():
+        assert all(v.isfinite().all() for v in checkpoint.load(tmp_path / 'net.pt')['model'].values())
+
+
+def test_resuming_with_other_classes_is_one_line(dataset, tmp_path):
+    assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
+    (dataset / 'classes.txt').write_text(
+        '\n'.join([*class_names_of(dataset, voc.read_split(dataset, 'train', progress=False)[0]), 'new one']), 'utf-8'
+    )
+    try:
+        done = train(dataset, tmp_path, 'n_epoch=2')
+    finally:
+        (dataset / 'classes.txt').unlink()
+    assert done.returncode == 2 and 'class_names' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_eight_frames_are_learned_by_heart(tmp_path):
+    """The whole chain can learn: after some minutes of seconds, AP50 on the frames it saw is above 0.95."""
+    toy.write_voc(tmp_path, n_train=8, n_val=0, hw=(180, 320), seed=1)
+    frames, problems = voc.read_split(tmp_path, 'train', progress=False)
+    assert not problems
+    names = class_names_of(tmp_path, frames)
+    torch.manual_seed(0)
+    hw = (96, 160)
+    data = Frames(frames, names, training_transform(hw, flip=0, scale=(1.0, 1.0), colour=0.0))
+    loader = torch.utils.data.DataLoader(data, batch_sampler=EpochBatches(8, 8), collate_fn=collate)
+    model = detectors.build('konohana', len(names), hw).to(memory_format=torch.channels_last)
+    ema = training.Ema(model, decay=0.9)
+    optimizer = training.make_optimizer(model, 2e-3, 0.0)
+    scaler = torch.amp.GradScaler('cpu', enabled=False)
+    run = training.Run(tmp_path / 'run', model, ema, optimizer, scaler, {}, {})
+    settings = {
+        **{'lr': 2e-3, 'n_epoch': 160, 'warmup_epochs': 5.0, 'accumulate': 1, 'clip_norm': 10.0, 'amp': False},
+        **{'save_minutes': 99.0, 'batch_size': 8, 'img_hw': hw, 'vram_limit_gib': 0.0, 'progress': False},
+    }
+    first = last = None
+    with training.StopRequest() as stop:
+        for _ in range(settings['n_epoch']):
+            last, _ = training.train_one_epoch(run, loader, torch.device('cpu'), settings, stop, lambda *_: None)
+            first = first or last
+    assert last['loss'] < first['loss'] / 3
+    figures = evaluation.evaluate(
+        frames, evaluation.predict_dataset(ema.model, Frames(frames, names), progress=False), names
+    )
+    assert figures['AP50'] > 0.95, figures
+
+
+def test_accumulating_two_halves_is_one_batch():
+    """Two batches accumulated move the weights as their mean gradient does."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    ema, optimizer = training.Ema(model), torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler('cpu', enabled=False)
+    before = model.weight.detach().clone()
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, images, targets):
+            return {'loss': self.inner(torch.stack(images)).mean()}
+
+    run = training.Run('.', Wrapped(), training.Ema(Wrapped()), optimizer, scaler, {}, {})
+    del ema
+    images = [torch.tensor([255, 0, 0], dtype=torch.uint8), torch.tensor([0, 255, 0], dtype=torch.uint8)]
+    settings = {'accumulate': 2, 'clip_norm': 1e9, 'amp': False}
+    training.train_step(run, images[:1], [{}], torch.device('cpu'), settings, last=False)
+    assert torch.equal(model.weight, before)
+    run.batches_done = 1
+    training.train_step(run, images[1:], [{}], torch.device('cpu'), settings, last=False)
+    torch.testing.assert_close(model.weight, before - 0.1 * torch.tensor([[0.5, 0.5, 0.0]]))
+
+
+def test_learning_rate_warms_up_and_falls_to_a_hundredth():
+    rates = [training.learning_rate(1.0, e, 10, 2.0) for e in (0, 1, 2, 6, 10)]
+    assert rates[0] < 0.01 and rates[1] == 0.5 and rates[2] == 1.0 and 0.4 < rates[3] < 0.6
+    assert math.isclose(rates[4], 0.01)
+
+
+def test_ema_follows_at_first_and_lags_later():
+    model = torch.nn.BatchNorm1d(2)
+    ema = training.Ema(model, decay=0.9)
+    with torch.no_grad():
+        model.weight.fill_(3.0)
+    model.num_batches_tracked.fill_(7)
+    ema.update(model)
+    first = float(ema.model.weight[0].detach())
+    assert 2.5 < first < 3.0 and int(ema.model.num_batches_tracked) == 7
+    ema.updates = 10_000
+    with torch.no_grad():
+        model.weight.fill_(13.0)
+    ema.update(model)
+    assert math.isclose(float(ema.model.weight[0]), first * 0.9 + 1.3, rel_tol=1e-5)
+
+
+def test_memory_cap_needs_room_for_cuda_itself():
+    training.cap_gpu_memory(torch.device('cpu'), 3.0)
+    from konohana.settings import UserError
+
+    with pytest.raises(UserError, match='vram_limit_gib'):
+        training.cap_gpu_memory(torch.device('cuda'), 0.3)
