@@ -123,6 +123,7 @@ def main():
     with (
         logs.Log(resolve(__file__, log_path) / state.net_file.stem, state.iteration) as log,
         training.StopRequest() as stop,
+        training.out_of_memory_explained(chosen_device, settings),
     ):
         while state.epoch < n_epoch:
             losses, rate = training.train_one_epoch(state, loader, chosen_device, settings, stop, log.scalar)

@@ -89,12 +89,16 @@ def load(path, needed=('model', 'detector', 'class_names', 'img_hw')):
 def fit_weights(model, state, skip=()):
     """Load what fits of `state` (a state dict) into `model`: names and shapes must agree.
 
+    A detector may translate the weights of its variants first (`adapt_weights`).
+
     Args:
         skip: names that start with one of these are left alone.
 
     Returns:
         sorted list of the names in the model that were left as they are.
     """
+    if hasattr(model, 'adapt_weights'):
+        state = model.adapt_weights(state)
     own = model.state_dict()
     fitting = {
         key: value

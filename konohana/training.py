@@ -1,5 +1,6 @@
 """The parts of a training run: optimizer, schedule, average of weights, checkpoints, one epoch."""
 
+import contextlib
 import copy
 import math
 import os
@@ -214,36 +215,34 @@ def train_one_epoch(run, loader, device, settings, stop, write_scalar):
         run: a `Run`. device: torch.device.
         loader: DataLoader of (images uint8, targets) over an `EpochBatches` sampler.
         settings: dict of `lr`, `n_epoch`, `warmup_epochs`, `accumulate`, `clip_norm`, `amp`, `save_minutes`,
-            `batch_size`, `img_hw`, `vram_limit_gib`, `progress`.
+            `progress`.
         stop: a `StopRequest`. write_scalar: function of (name, value, iteration), for TensorBoard.
 
     Returns:
         (dict of mean losses over the epoch's part trained here, images a second).
 
     Raises:
-        UserError: a loss that is not finite (the batch's pictures are named), or the GPU memory is used up.
+        UserError: a loss that is not finite; the batch's pictures are named.
     """
     model, optimizer = run.model, run.optimizer
     frames = loader.dataset.frames
     model.train()
     sampler = loader.batch_sampler
     sampler.epoch, sampler.skip = run.epoch, run.batches_done
-    n_batches = run.batches_done + len(sampler)
+    batch_sizes = [len(batch) for batch in sampler.batches()]
+    n_batches, skipped = len(batch_sizes), sum(batch_sizes[: run.batches_done])
     sums, n_images, started = {}, 0, time.monotonic()
     optimizer.zero_grad(set_to_none=True)
     title = f'Epoch {run.epoch + 1}/{settings["n_epoch"]}'
     shown = {'loss': 'loss {formatted_value}', 'parts': '{formatted_value}', 'memory': '{formatted_value}'}
-    with progress_bar(title, n_batches, settings['progress'], unit='batches', **shown) as bar:
+    with progress_bar(title, sum(batch_sizes), settings['progress'], 'images', **shown) as bar:
         for images, targets in loader:
             epochs_done = run.epoch + run.batches_done / n_batches
             lr = learning_rate(settings['lr'], epochs_done, settings['n_epoch'], settings['warmup_epochs'])
             for group in optimizer.param_groups:
                 group['lr'] = lr
             names = [frames[target['image_id']].path.name for target in targets]
-            try:
-                losses = train_step(run, images, targets, device, settings, last=run.batches_done + 1 == n_batches)
-            except torch.cuda.OutOfMemoryError:
-                raise UserError(out_of_memory(device, settings)) from None
+            losses = train_step(run, images, targets, device, settings, last=run.batches_done + 1 == n_batches)
             values = {key: value.item() for key, value in losses.items()}
             total = sum(values.values())
             if not math.isfinite(total):
@@ -261,7 +260,7 @@ def train_one_epoch(run, loader, device, settings, stop, write_scalar):
             write_scalar('train/learning_rate', lr, run.iteration)
             memory = peak_memory_gib(device)
             bar.update(
-                run.batches_done,
+                skipped + n_images,
                 loss=f'{sums["loss"] / n_images:.3f}',
                 parts=' '.join(f'{k.removeprefix("loss_")} {s / n_images:.2f}' for k, s in sums.items() if k != 'loss'),
                 memory='' if memory is None else f'peak {memory:.1f} GiB',
@@ -299,13 +298,17 @@ def train_step(run, images, targets, device, settings, last):
     return losses
 
 
-def out_of_memory(device, settings):
-    """The message for a GPU whose memory is used up: the numbers and the variables to change."""
-    held = torch.cuda.max_memory_reserved(device) / 2**30 + CUDA_CONTEXT_GIB
-    total = torch.cuda.get_device_properties(device).total_memory / 2**30
-    limit = settings['vram_limit_gib'] or total
-    return (
-        f'Out of GPU memory: batch_size={settings["batch_size"]} at img_hw={settings["img_hw"]} wants more than '
-        f'{limit:.1f} GiB (held {held:.2f}, the card has {total:.1f}). Lower batch_size (accumulate=2 makes up for '
-        f'half of it) or img_hw, or raise vram_limit_gib.'
-    )
+@contextlib.contextmanager
+def out_of_memory_explained(device, settings):
+    """Turn running out of GPU memory into a UserError: the numbers, and the variables to change."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        held = torch.cuda.max_memory_reserved(device) / 2**30 + CUDA_CONTEXT_GIB
+        total = torch.cuda.get_device_properties(device).total_memory / 2**30
+        limit = settings['vram_limit_gib'] or total
+        raise UserError(
+            f'Out of GPU memory: batch_size={settings["batch_size"]} at img_hw={settings["img_hw"]} wants more than '
+            f'{limit:.1f} GiB (held {held:.2f}, the card has {total:.1f}). Lower batch_size (accumulate=2 makes up for '
+            f'half of it) or img_hw, or raise vram_limit_gib.'
+        ) from None

@@ -27,6 +27,7 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 
+from konohana.detectors.transform import fit_size
 from konohana.drawing import draw_detections
 from konohana.progress import progress_bar
 from konohana.settings import UserError
@@ -515,13 +516,12 @@ def _detect(model, frames, hw, device):
 def _model_size(info, model):
     """(height, width) at which the model sees the frames: square pixels, reduced to the size that it works at.
 
-    Reducing bytes here is several times as fast as reducing floats in the model; the size is that of
-    `detectors.transform.FrameTransform`, which then leaves the frame as it is.
+    Reducing bytes here is several times as fast as reducing floats in the model, which then leaves the frame as it is.
+    A frame smaller than the model's size is left to the model.
     """
-    width, height = info.width * float(info.sar or 1), info.height
-    hw = getattr(model, 'img_hw', None) or (height, width)
-    scale = min(1.0, min(hw) / min(width, height), max(hw) / max(width, height))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    width, height = max(1, round(info.width * float(info.sar or 1))), info.height
+    fit = fit_size(height, width, getattr(model, 'img_hw', None) or (height, width))
+    return min(fit, (height, width))
 
 
 def annotate_video(

@@ -1,5 +1,6 @@
 """What the tests share: a small toy show, a weights file, running a script as a user does, data beside the project."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -21,14 +22,15 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads would only 
 
 @pytest.fixture(scope='session')
 def toy_dataset(tmp_path_factory):
-    """Folder of a toy show of 8 frames to train and 4 to validate on. All tests share it: copy it before changing it."""
+    """Folder of a toy show of 8 frames to train and 4 to validate on. Shared: copy it before changing it."""
     folder = tmp_path_factory.mktemp('toy') / 'a show 花'
     toy.write_voc(folder, n_train=8, n_val=4, hw=TOY_HW)
     return folder
 
 
-def make_weights(path, **changes):
-    """Write the weights file of an untrained flagship that finds something all the same; returns its content."""
+@functools.cache
+def untrained_state():
+    """State dict of an untrained flagship that finds something all the same. Shared: not to be changed."""
     torch.manual_seed(0)
     model = detectors.build('konohana', len(CLASS_NAMES), IMG_HW)
     with torch.no_grad():
@@ -42,8 +44,13 @@ def make_weights(path, **changes):
                 module.bias += 0.1 * torch.randn_like(module.bias)
                 module.running_mean += 0.1 * torch.randn_like(module.running_mean)
                 module.running_var += 0.1 * torch.rand_like(module.running_var)
+    return model.state_dict()
+
+
+def make_weights(path, **changes):
+    """Write a weights file for `IMG_HW` and the whole cast, with `changes` to its keys; returns its content."""
     content = {
-        'model': model.state_dict(),
+        'model': untrained_state(),
         'detector': 'konohana',
         'options': {'use_res2block': False},
         'class_names': list(CLASS_NAMES),
@@ -73,7 +80,9 @@ def run_script(tmp_path):
 
     def run(name, *overrides):
         source = (PROJECT / name).read_text(encoding='utf-8')
-        quiet = [f'{key}={value}' for key, value in (('progress', 'False'), ('device', 'cpu')) if f'\n{key} = ' in source]
+        quiet = [
+            f'{key}={value}' for key, value in (('progress', 'False'), ('device', 'cpu')) if f'\n{key} = ' in source
+        ]
         elsewhere = tmp_path / 'somewhere else'
         elsewhere.mkdir(exist_ok=True)
         return subprocess.run(

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from konohana import checkpoint
 from konohana.assignment import TaskAlignedAssigner
 from konohana.detectors import build
-from konohana.detectors.konohana import STRIDE
+from konohana.detectors.konohana import BLOCKS, STRIDE
 from konohana.losses import detection_losses, paired_iou, points_in_boxes, quality_focal_loss
 from konohana.settings import UserError
 
@@ -131,6 +132,18 @@ def test_the_same_seed_gives_the_same_weights():
 
     first, second = made(), made()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_res2_takes_the_kernels_of_a_plain_network():
+    plain, res2 = (build('konohana', 5, (96, 160), use_res2block=flag) for flag in (False, True))
+    assert checkpoint.fit_weights(res2, plain.state_dict()) == []
+    kernels = plain.backbone.blocks[1].depthwise[0].weight
+    for group, conv in enumerate(res2.backbone.blocks[1].depthwise.convs, start=1):
+        assert torch.equal(conv[0].weight, kernels.chunk(4)[group])
+    strided = BLOCKS[0]
+    assert strided[1] == 2 and torch.equal(
+        plain.backbone.blocks[0].depthwise[0].weight, res2.backbone.blocks[0].depthwise[0].weight
+    )
 
 
 # Assignment

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 
 from konohana.cast import CLASS_NAMES
 from konohana.data import toy
+from konohana.data.toy_scenes import draw_shot, shoot
 from konohana.settings import UserError
 
 SMALL = (90, 160)
@@ -54,12 +55,12 @@ def test_boxes_are_tight_and_masks_disjoint(frames):
 
 def test_masks_cover_what_was_drawn():
     """A frame without its figures differs from the frame with them inside the masks, and hardly outside."""
-    shot, frame = toy._shoot(toy._generator(11), (180, 320))
+    shot, frame = shoot(np.random.default_rng((11, 1)), (180, 320))
     shot |= {'blur': 0.0}
     for actor in shot['actors']:
         actor['held'] = None
-    full = toy._draw_shot(shot)
-    bare = toy._draw_shot(dict(shot, actors=[]))
+    full = draw_shot(shot)
+    bare = draw_shot(dict(shot, actors=[]))
     changed = np.abs(full['image'].astype(int) - bare['image']).max(2) > 12
     masks = full['masks'].any(0)
     assert frame['labels'] and (changed & masks).sum() > 0.9 * masks.sum()
@@ -124,6 +125,24 @@ def test_voc_resumes(tmp_path):
 
 
 @pytest.mark.parametrize('write', [toy.write_voc, toy.write_coco])
+def test_progress(tmp_path, write, capsys):
+    """A bar for what is drawn, none when nothing is missing or none is wanted."""
+    write(tmp_path / 'a', n_train=0, n_val=2, hw=SMALL)
+    assert 'Toy show, val' in capsys.readouterr().err
+    write(tmp_path / 'a', n_train=0, n_val=2, hw=SMALL)
+    write(tmp_path / 'b', n_train=0, n_val=2, hw=SMALL, progress=False)
+    assert ''.join(capsys.readouterr()) == ''
+
+
+@pytest.mark.parametrize('write', [toy.write_voc, toy.write_coco])
+def test_cannot_be_written(tmp_path, write):
+    for path in ('imgs/toy_val_00000.jpg.part', 'val/000001.jpg.part'):
+        (tmp_path / path).mkdir(parents=True)
+    with pytest.raises(UserError, match=r'\.jpg: cannot be written'):
+        write(tmp_path, n_train=0, n_val=1, hw=SMALL)
+
+
+@pytest.mark.parametrize('write', [toy.write_voc, toy.write_coco])
 def test_another_show_in_the_folder(tmp_path, write):
     write(tmp_path, n_train=0, n_val=1, hw=SMALL)
     with pytest.raises(UserError, match='seed 7'):
@@ -184,8 +203,8 @@ def test_video(tmp_path, name):
 
 
 def test_shots_move():
-    shot = toy._shoot(toy._generator(6), SMALL)[0]
-    first, next_, later = (toy._draw_shot(shot, t)['image'].astype(int) for t in (0.0, 1 / 24, 1.0))
+    shot = shoot(np.random.default_rng((6, 1)), SMALL)[0]
+    first, next_, later = (draw_shot(shot, t)['image'].astype(int) for t in (0.0, 1 / 24, 1.0))
     assert 0 < np.abs(next_ - first).mean() < np.abs(later - first).mean()
 
 

@@ -59,11 +59,12 @@ def measure(model, img_hw):
 
         return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
-    hooks = [hook for name, module in model.named_modules() for hook in watch(name, module)]
+    hooks = [watch(name, module) for name, module in model.named_modules()]
     with torch.no_grad(), counter:
         model.eval()([torch.zeros(3, *img_hw)])
-    for hook in hooks:
-        hook.remove()
+    for before, after in hooks:
+        before.remove()
+        after.remove()
     return measures
 
 
@@ -225,10 +226,10 @@ def anatomy(x, y, res2):
     out = [text(x, y, 'One block of the backbone (inverted residual)', 12.5, blue(1, 2), weight=700)]
     middle = y + 32
     steps = (
-        ('1 × 1', 'expand', 78),
-        ('k × k', 'Res2' if res2 else 'depthwise', 78),
-        ('SE', 'weigh channels', 98),
-        ('1 × 1', 'project', 78),
+        ('1 × 1', 'expand', 76),
+        ('k × k', 'Res2' if res2 else 'depthwise', 76),
+        ('SE', 'weigh channels', 94),
+        ('1 × 1', 'project', 76),
     )
     left = x
     for i, (title, note, width) in enumerate(steps):
@@ -250,14 +251,17 @@ def anatomy(x, y, res2):
     out += [chip(x + 4, second - 4, 'SE'), text(x + 24, second, 'squeeze-and-excitation', 11.5, GREY)]
     out.append(rect(column - 8, second - 11, 24, 14, blue(0, 2), radius=3, opacity=0.35))
     if res2:
-        out += [rect(column - 8 + 6 * k - 1, second - 12, 2, 16, PAPER, radius=0) for k in (1, 2, 3)]
+        out += [rect(column - 8 + 6 * k - 1, second - 12, 2, 16, BACKGROUND, radius=0) for k in (1, 2, 3)]
     out.append(rect(column - 3, second - 8, 14, 8, blue(0, 2), radius=3))
-    note = 'channels: expanded in four groups, out' if res2 else 'channels: expanded, out'
+    note = 'channels: in four groups, out' if res2 else 'channels: expanded, out'
     return [*out, text(column + 24, second, note, 11.5, GREY)]
 
 
 def tower(x, y, width, height, title, question, name, layer, outputs, measures, colour, model):
-    """A tower's layers from top to bottom, its last convolution and what comes out of it."""
+    """A tower's layers from top to bottom, its last convolution and what comes out of it.
+
+    outputs: list of (title, note, height of the box).
+    """
     middle = x + width / 2
     out = [
         rect(x, y, width, height, colour, radius=8, opacity=0.09),
@@ -325,8 +329,9 @@ def draw(model, img_hw):
     out.append(rect(LEFT, y, 176, 26, INK, radius=13))
     out.append(text(LEFT + 88, y + 17.5, f'frame {times((*img_hw, 3))}', 12, BACKGROUND, 'middle', 600))
     out.append(arrow((LEFT + 88, y + 26), (LEFT + 88, y + 46)))
-    out.append(text(238, y + 36, 'channels', 11, GREY, 'middle'))
-    out.append(text(424, y + 36, 'height × width × channels', 11, GREY, 'end'))
+    out.append(text(40, y + 41, 'kernel', 11, GREY))
+    out.append(text(238, y + 41, 'channels', 11, GREY, 'middle'))
+    out.append(text(424, y + 41, 'height × width × channels', 11, GREY, 'end'))
     y += 46
     stem = model.backbone.stem
     out += card(y, 'Stem', 'plain convolutions', len(stem), STEM_COLOUR)
@@ -390,9 +395,9 @@ def draw(model, img_hw):
     out.append(arrow((middle, taps[0] - 57), (middle, line), (find_x, line), (find_x, top)))
     out.append(arrow((find_x, line), (name_x, line), (name_x, top)))
     height = 46 + 50 * max(len(model.find_tower) + 1, len(model.name_tower) + 1) + 3 * 40 + 2 * 4 + 8
-    entry = measures['find_layer']['size'][2]
+    distances = measures['find_layer']['size'][2] - 2
     findings = (('confidence', 'is anybody here?', 40), ('quality', 'does the box fit?', 40))
-    findings += ((f'{entry - 2} distances', "to the box's sides", 40),)
+    findings += ((f'{distances} distances', "to the box's sides", 40),)
     out += tower(
         *(TOWERS_X, top, width, height, 'Finding', 'where is somebody?', 'find_tower', 'find_layer', findings),
         *(measures, FIND, model),
@@ -419,7 +424,7 @@ def draw(model, img_hw):
     ]
     for x, number, note in (
         (WIDTH - 24, f'{total["macs"] / 1e9:.2f} GMAC', f'multiply-adds for a frame of {img_hw[1]} × {img_hw[0]}'),
-        (WIDTH - 270, f'{total["parameters"] / 1e6:.2f} million', 'parameters'),
+        (WIDTH - 300, f'{total["parameters"] / 1e6:.2f} million', 'parameters'),
     ):
         title += [text(x, 46, number, 20, INK, 'end', 700), text(x, 66, note, 12, GREY, 'end')]
     title += anatomy(NECK_X + 14, 110, any(isinstance(block.depthwise, Res2Depthwise) for block in blocks))
@@ -432,7 +437,7 @@ def draw(model, img_hw):
         )
     ):
         title.append(text(LEFT, bottom + 30 + 19 * i, word, 11.5, INK, weight=600))
-        title.append(text(LEFT + 88, bottom + 30 + 19 * i, note, 11.5, GREY))
+        title.append(text(LEFT + 96, bottom + 30 + 19 * i, note, 11.5, GREY))
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
         f'height="{height:g}" font-family="{FONT}" role="img">',
@@ -455,15 +460,20 @@ def main():
         raise UserError(f'img_hw={img_hw}: two whole numbers from 1 to 8192 are needed, like (360, 640).')
     if n_classes < 1:
         raise UserError(f'n_classes={n_classes}: at least one name is needed.')
-    picture = draw(Konohana(n_classes, img_hw, use_res2block), img_hw)
     path = resolve(Path(__file__).resolve().parent, svg_out)
+    if path.suffix.lower() != '.svg':
+        raise UserError(f'svg_out={svg_out}: the picture is an SVG file. Give it the ending .svg.')
+    picture = draw(Konohana(n_classes, img_hw, use_res2block), img_hw)
     temporary = path.with_name(path.name + '.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(picture, encoding='utf-8', newline='\n')
-        temporary.replace(path)
+        try:
+            temporary.write_text(picture, encoding='utf-8', newline='\n')
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f'{path}: cannot be written ({error.strerror}). Change svg_out.') from None
     print(f'Drawn: {path}')
 

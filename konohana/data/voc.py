@@ -93,7 +93,8 @@ def find_split(root, split):
             # An XML without its picture must not be passed over: it goes on as a pair whose picture is missing.
             alone = sorted(set((root / name).glob('*.xml')) - {xml for _, xml in pairs})
             return pairs + [(xml.with_suffix('.jpg'), xml) for xml in alone]
-    side_by_side = sorted(p.name for p in root.iterdir() if p.is_dir() and any(p.glob('*.xml')))
+    folders = {path: {file.suffix.lower() for file in path.iterdir()} for path in root.iterdir() if path.is_dir()}
+    side_by_side = sorted(p.name for p, ends in folders.items() if '.xml' in ends and ends & set(PICTURE_ENDINGS))
     if side_by_side:
         raise UserError(f'{root}: there is no split {split!r}. Splits there: {", ".join(side_by_side)}.')
     raise UserError(

@@ -245,6 +245,24 @@ class Konohana(nn.Module):
             'points': points,
         }
 
+    def adapt_weights(self, state):
+        """Weights of the plain network for a Res2 one: each group's convolution takes its channels' kernels.
+
+        State dict -> state dict; one that needs no change comes back as it is.
+        """
+        adapted = dict(state)
+        for i, block in enumerate(self.backbone.blocks):
+            plain = f'backbone.blocks.{i}.depthwise.'
+            if not isinstance(block.depthwise, Res2Depthwise) or f'{plain}0.weight' not in state:
+                continue
+            for key in [key for key in state if key.startswith(plain)]:
+                part = key.removeprefix(plain)
+                value = adapted.pop(key)
+                groups = value.chunk(Res2Depthwise.GROUPS) if value.ndim else [value] * Res2Depthwise.GROUPS
+                for g, group in enumerate(groups[1:]):
+                    adapted[f'{plain}convs.{g}.{part}'] = group
+        return adapted
+
     def forward(self, images, targets=None):
         if self.training and targets is None:
             raise ValueError('targets are needed in training mode')

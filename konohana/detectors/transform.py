@@ -5,12 +5,21 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as TF
 
 
+def fit_size(height, width, img_hw):
+    """Height and width in pixels of a picture once it is resized for a network, aspect ratio kept.
+
+    The short side becomes min(img_hw), unless the long side would then exceed max(img_hw).
+    """
+    scale = min(min(img_hw) / min(height, width), max(img_hw) / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 class FrameTransform(GeneralizedRCNNTransform):
     """torchvision's transform, resizing with antialiasing.
 
-    The short side becomes min(img_hw), unless the long side would then exceed max(img_hw); the aspect ratio is kept,
-    and a picture that has the size already is not touched. Values go from 0 .. 1 to -1 .. 1; smaller pictures of a
-    batch are padded at the right and at the bottom. `postprocess` takes boxes (and masks) back to the picture's pixels.
+    The size is that of `fit_size`; a picture that has it already is not touched. Values go from 0 .. 1 to -1 .. 1;
+    smaller pictures of a batch are padded at the right and at the bottom. `postprocess` takes boxes (and masks) back
+    to the picture's pixels.
 
     Without antialiasing (torchvision's own resize) a 1080p frame turns into 360 rows by skipping two of three.
 
@@ -26,8 +35,7 @@ class FrameTransform(GeneralizedRCNNTransform):
     def resize(self, image, target=None):
         """3 x H x W and its target -> the same, resized; also resizes `ignored` boxes and `masks`."""
         height, width = image.shape[-2:]
-        scale = min(self.min_size[-1] / min(height, width), self.max_size / max(height, width))
-        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        size = list(fit_size(height, width, (self.min_size[-1], self.max_size)))
         if size == [height, width]:
             return image, target
         image = TF.resize(image, size, antialias=True)

@@ -1,0 +1,296 @@
+"""Weights files that are right, wrong and dangerous, and the detector that konohana.load makes of them."""
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from conftest import IMG_HW, make_weights
+
+import konohana
+from konohana import checkpoint, detectors, inference
+from konohana.cast import CLASS_NAMES
+from konohana.settings import UserError
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / 'new folder' / 'net 花.pt'
+    content = make_weights(path)
+    loaded = checkpoint.load(path)
+    assert loaded.keys() == content.keys()
+    assert all(torch.equal(value, content['model'][key]) for key, value in loaded['model'].items())
+    assert {**loaded, 'model': None} == {**content, 'model': None}
+    assert [file.name for file in path.parent.iterdir()] == ['net 花.pt']
+
+
+@pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), RuntimeError('PytorchStreamWriter failed')])
+def test_a_failing_save_leaves_the_old_file(tmp_path, monkeypatch, error):
+    path = tmp_path / 'net.pt'
+    path.write_bytes(b'old')
+
+    def half(content, file):
+        file.write(b'half')
+        raise error
+
+    monkeypatch.setattr(torch, 'save', half)
+    with pytest.raises(UserError, match='cannot be written') as caught:
+        checkpoint.save({}, path)
+    assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+    assert path.read_bytes() == b'old'
+    assert [file.name for file in tmp_path.iterdir()] == ['net.pt']
+
+
+def test_a_save_that_is_killed_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'net.pt'
+    path.write_bytes(b'old')
+
+    def killed(content, file):
+        file.write(b'half')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, 'save', killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save({}, path)
+    assert path.read_bytes() == b'old'
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').write_bytes(b'')
+    (tmp_path / 'folder.pt').mkdir()
+    for path in (tmp_path / 'file' / 'net.pt', tmp_path / 'folder.pt'):
+        with pytest.raises(UserError, match='cannot be written') as caught:
+            checkpoint.save({}, path)
+        assert str(path) in str(caught.value)
+        with pytest.raises(UserError, match='cannot be written'):
+            checkpoint.write_text(path, 'text')
+    assert sorted(file.name for file in tmp_path.iterdir() if file.suffix != '.tmp') == ['file', 'folder.pt']
+
+
+def test_write_text(tmp_path):
+    for text in ('1\n', '花\n'):
+        checkpoint.write_text(tmp_path / 'iter.txt', text)
+        assert (tmp_path / 'iter.txt').read_text(encoding='utf-8') == text
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+    def __init__(self, path):
+        self.path = path
+
+
+def flip_a_bit(path, name):
+    """Change a byte in the middle of one of the members of a zip file."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        member = next(info for info in archive.infolist() if info.filename.endswith(name))
+        content = archive.read(member)
+    start = bytes(data).index(content[:64], member.header_offset)
+    data[start + len(content) // 2] ^= 16
+    path.write_bytes(bytes(data))
+
+
+def missing(path):
+    path.unlink()
+
+
+def folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def empty(path):
+    path.write_bytes(b'')
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def last_bytes_cut(path):
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def text(path):
+    path.write_text('<html>404: not found</html>', encoding='utf-8')
+
+
+def other_zip(path):
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('word/document.xml', '<xml/>')
+
+
+def wrong_weight(path):
+    flip_a_bit(path, '/data/100')
+
+
+def wrong_pickle(path):
+    flip_a_bit(path, 'data.pkl')
+
+
+def plain_pickle(path):
+    path.write_bytes(pickle.dumps({'model': Evil(str(path.parent / 'executed'))}))
+
+
+def code(path):
+    torch.save({'model': Evil(str(path.parent / 'executed')), 'detector': 'konohana'}, path)
+
+
+def whole_model(path):
+    torch.save(torch.nn.Conv2d(1, 1, 1), path)
+
+
+def bare_state_dict(path):
+    torch.save({'conv.weight': torch.zeros(1)}, path)
+
+
+def a_list(path):
+    torch.save([1, 2], path)
+
+
+def without_names(path):
+    content = torch.load(path, weights_only=True)
+    del content['class_names'], content['img_hw']
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (missing, 'there is no such weights file'),
+        (folder, 'cannot be read'),
+        (empty, 'not a PyTorch weights file'),
+        (cut_in_half, 'truncated'),
+        (last_bytes_cut, 'truncated'),
+        (text, 'not a PyTorch weights file'),
+        (other_zip, 'damaged'),
+        (wrong_weight, 'damaged'),
+        (wrong_pickle, 'damaged'),
+        (plain_pickle, 'not a PyTorch weights file'),
+        (code, 'refused'),
+        (whole_model, 'refused'),
+        (bare_state_dict, 'it has no model, detector, class_names, img_hw'),
+        (a_list, 'not a file of this program'),
+        (without_names, 'it has no class_names, img_hw'),
+    ],
+)
+def test_a_wrong_file_is_one_line(weights_file, change, words):
+    change(weights_file)
+    with pytest.raises(UserError) as caught:
+        konohana.load(weights_file, device='cpu')
+    assert str(weights_file) in str(caught.value)
+    assert words in str(caught.value) and '\n' not in str(caught.value)
+    assert not (weights_file.parent / 'executed').exists()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'class_names': ['柚', '莲']}, 'do not fit'),
+        ({'options': {'use_res2block': True}}, 'do not fit'),
+        ({'options': {'depth': 50}}, 'do not fit'),
+        ({'options': None}, 'do not fit'),
+        ({'model': {}}, 'do not fit'),
+        ({'model': None}, 'do not fit'),
+        ({'class_names': None}, 'do not fit'),
+        ({'img_hw': 'large'}, 'do not fit'),
+        ({'img_hw': [1, 2]}, 'img_hw'),
+        ({'detector': 'yolo'}, 'yolo'),
+        ({'detector': None}, 'None'),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(tmp_path, changes, words):
+    path = tmp_path / 'net.pt'
+    make_weights(path, **changes)
+    with pytest.raises(UserError) as caught:
+        konohana.load(path, device='cpu')
+    assert str(path) in str(caught.value)
+    assert words in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_no_such_device(weights_file):
+    for device in ('cuda:99', 'abacus', 'cpu:x'):
+        with pytest.raises(UserError, match='device=') as caught:
+            konohana.load(weights_file, device=device)
+        assert device in str(caught.value)
+
+
+SIZES = [(7, 9), (9, 7), (64, 96), (160, 90), (1, 50), (1080, 1920), (333, 501)]
+
+
+@pytest.fixture
+def pictures():
+    torch.manual_seed(1)
+    return [torch.rand(3, *hw) for hw in SIZES]
+
+
+def test_load_keeps_the_contract(weights_file, pictures):
+    model = konohana.load(weights_file, device='cpu')
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert tuple(model.class_names) == CLASS_NAMES and tuple(model.img_hw) == IMG_HW
+    together = model(pictures)
+    alone = [model([picture])[0] for picture in pictures]
+    for detections in (together, alone):
+        assert len(detections) == len(pictures)
+        for found, (height, width) in zip(detections, SIZES, strict=True):
+            boxes, labels, scores = found['boxes'], found['labels'], found['scores']
+            assert boxes.shape == (len(labels), 4) and scores.shape == (len(labels),)
+            assert labels.dtype == torch.int64 and ((labels >= 1) & (labels <= len(CLASS_NAMES))).all()
+            assert ((scores >= 0) & (scores <= 1)).all() and (scores[:-1] >= scores[1:]).all()
+            assert (boxes[:, :2] >= 0).all()
+            assert (boxes[:, 2:] <= torch.tensor([width, height]) * (1 + 1e-5)).all()
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+    # Otherwise nothing was tested above.
+    assert sum(len(found['scores']) for found in together) > len(SIZES)
+    assert len({int(label) for found in alone for label in found['labels']}) > 1
+
+
+def test_the_same_picture_twice_gives_the_same(weights_file):
+    image = torch.rand(3, 64, 96)
+    model = konohana.load(weights_file, device='cpu')
+    found = model([image, image])
+    assert all(torch.equal(found[0][key], found[1][key]) for key in ('boxes', 'labels', 'scores'))
+
+
+@pytest.mark.parametrize('use_res2block', [False, True])
+def test_fused_equals_unfused(weights_file, use_res2block, pictures):
+    if use_res2block:
+        torch.manual_seed(0)
+        content = checkpoint.load(weights_file)
+        model = detectors.build('konohana', len(CLASS_NAMES), IMG_HW, use_res2block=True)
+        checkpoint.fit_weights(model, content['model'])
+        checkpoint.save({**content, 'model': model.state_dict(), 'options': {'use_res2block': True}}, weights_file)
+    fused = konohana.load(weights_file, device='cpu')
+    unfused = konohana.load(weights_file, device='cpu', fuse=False)
+    norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()) for model in (fused, unfused)]
+    assert norms[0] == 0 < norms[1]
+    batch = torch.rand(2, 3, *IMG_HW) * 2 - 1
+    maps, same = fused.raw_outputs(batch), unfused.raw_outputs(batch)
+    for key, value in same.items():
+        assert value.std() > 1e-2
+        torch.testing.assert_close(maps[key], value, atol=1e-4, rtol=1e-4)
+    for one, other in zip(fused(pictures[:4]), unfused(pictures[:4]), strict=True):
+        torch.testing.assert_close(one['scores'], other['scores'], atol=1e-4, rtol=0)
+
+
+def test_default_weights_prefers_what_the_user_trained(tmp_path):
+    assert konohana.default_weights(tmp_path) == tmp_path / 'weights' / 'net.pt'
+    (tmp_path / 'net_det3.pt').write_bytes(b'')
+    assert konohana.default_weights(tmp_path) == tmp_path / 'weights' / 'net.pt'
+    assert konohana.default_weights(tmp_path, use_res2block=True) == tmp_path / 'net_det3.pt'
+    (tmp_path / 'net.pt').write_bytes(b'')
+    assert konohana.default_weights(tmp_path) == tmp_path / 'net.pt'
+    assert inference.weights_name(True) == 'net_det3.pt'
+
+
+def test_fit_weights():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
+    ones = {key: torch.ones_like(value) for key, value in model.state_dict().items()}
+    state = {**ones, '1.weight': torch.ones(5, 3), 'unknown': torch.ones(1)}
+    assert checkpoint.fit_weights(model, state, skip=['1.']) == ['1.bias', '1.weight']
+    assert (model[0].weight == 1).all() and not (model[1].bias == 1).any()
+    assert checkpoint.fit_weights(model, state) == ['1.weight']
+    assert (model[1].bias == 1).all()
