@@ -34,7 +34,7 @@ def read_frames(path, splits, ignore_class, skip_bad_files=False, progress=True)
     if path.name == TOY_SHOW:
         # A list that is there may be the user's own, and write_voc would write it anew.
         lacking = [s for s in TOY_FRAMES if s in splits and not (path / 'sets' / f'{s}.txt').is_file()]
-        toy.write_voc(path, **{f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES})
+        toy.write_voc(path, **{f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}, progress=progress)
     frames, problems = [], []
     for split in splits:
         found, wrong = voc.read_split(path, split, ignore_class, progress)
