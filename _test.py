@@ -9,12 +9,12 @@ import torch
 import konohana
 from konohana import drawing
 from konohana.cast import IGNORE_CLASS, ROMANISED
-from konohana.data.dataset import read_frames
+from konohana.data.dataset import read_frames, report
 from konohana.data.voc import Frame, list_pictures
 from konohana.evaluation import evaluate, finding, format_figures, predict, write_results_json
 from konohana.images import load_image, save_image
 from konohana.progress import progress_bar
-from konohana.settings import UserError, override, resolve, run
+from konohana.settings import UserError, override, require, resolve, run
 
 konohana_dataset_path = 'toy_show'  # your dataset's folder; toy_show is drawn when it is not there
 split = 'val'  # which of its splits
@@ -35,7 +35,7 @@ progress = True  # show progress bars
 
 
 def main():
-    override(globals())
+    require(override(globals()), batch_size=(1, None), threshold=(0, 1))
     here = resolve(__file__, '.')
     path = resolve(__file__, weights) if weights else konohana.default_weights(here, use_res2block)
     model = konohana.load(path, device=device)
@@ -44,9 +44,11 @@ def main():
 
     labelled = not pictures_in
     if labelled:
-        (frames,) = read_frames(
-            resolve(__file__, konohana_dataset_path), [split], ignore_class, skip_bad_files, progress
-        )
+        root = resolve(__file__, konohana_dataset_path)
+        (frames,), problems = read_frames(root, [split], ignore_class, progress)
+        report(problems, skip_bad_files)
+        if not frames:
+            raise UserError(f'{root}: no usable frame in split {split!r}.')
     else:
         source = resolve(__file__, pictures_in)
         frames = [Frame(picture) for picture in ([source] if source.is_file() else list_pictures(source))]

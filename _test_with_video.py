@@ -7,7 +7,7 @@ what is done as <name>_partial.
 import time
 
 import konohana
-from konohana.settings import override, resolve, run
+from konohana.settings import override, require, resolve, run
 from konohana.video import CONTAINERS, annotate_video
 
 video_in = ''  # the video; '' draws a toy episode, toy_show.mp4
@@ -25,7 +25,9 @@ font = ''  # font file for the labels; '' looks for one
 
 
 def main():
-    override(globals())
+    require(
+        override(globals()), batch_size=(1, None), threshold=(0, 1), crf=(0, 51), start=(0, None), seconds=(0, None)
+    )
     path = resolve(__file__, weights) if weights else konohana.default_weights(resolve(__file__, '.'), use_res2block)
     model = konohana.load(path, device=device)
 

@@ -10,7 +10,7 @@ from konohana import checkpoint, detectors, evaluation, inference, logs, trainin
 from konohana.cast import IGNORE_CLASS
 from konohana.data.augment import training_transform
 from konohana.data.dataset import EpochBatches, Frames, class_names_of, collate, read_frames, report, unknown_names
-from konohana.settings import override, resolve, run
+from konohana.settings import UserError, override, require, resolve, run
 
 # data
 konohana_dataset_path = 'toy_show'  # your dataset's folder; toy_show is drawn when it is not there
@@ -59,27 +59,41 @@ progress = True  # show progress bars
 
 def main():
     settings = override(globals())
+    require(
+        settings,
+        **dict.fromkeys(('batch_size', 'accumulate', 'n_epoch', 'eval_every'), (1, None)),
+        **dict.fromkeys(('lr', 'warmup_epochs', 'weight_decay', 'save_minutes', 'vram_limit_gib'), (0, None)),
+        **dict.fromkeys(('flip', 'colour', 'ema_decay'), (0, 1)),
+        **{'hue': (0, 0.5), 'num_workers': (0, 256), 'seed': (0, 2**63 - 1), 'clip_norm': (1e-6, None)},
+    )
+    if not 0 < scale[0] <= scale[1]:
+        raise UserError(f'scale={scale}: it takes the lowest and the highest factor, like (0.6, 1.6).')
+    if not train_split:
+        raise UserError("train_split='': name the split to learn, like 'train'.")
     torch.manual_seed(seed)
     chosen_device = inference.pick_device(device)
     training.cap_gpu_memory(chosen_device, vram_limit_gib)
 
     # Frames and class names, with every problem of the data shown before anything starts.
     root = resolve(__file__, konohana_dataset_path)
-    splits = [split for split in (train_split, val_split) if split]
-    train_frames, *rest = read_frames(root, splits, ignore_class, skip_bad_files, progress)
+    splits = [train_split, val_split] if val_split else [train_split]
+    (train_frames, *rest), problems = read_frames(root, splits, ignore_class, progress)
     val_frames = rest[0] if rest else []
     class_names = class_names_of(root, train_frames)
     if extra_dataset_path:
         extra_root = resolve(__file__, extra_dataset_path)
-        (extra_frames,) = read_frames(extra_root, [train_split], ignore_class, skip_bad_files, progress)
+        (extra_frames,), extra_problems = read_frames(extra_root, [train_split], ignore_class, progress)
         class_names += [name for name in class_names_of(extra_root, extra_frames) if name not in class_names]
-        train_frames = train_frames + extra_frames
-    wrong = unknown_names(train_frames + val_frames, class_names)
-    report(wrong, skip_bad_files)
-    if wrong:
-        train_frames, val_frames = (
-            [frame for frame in frames if set(frame.names) <= set(class_names)] for frames in (train_frames, val_frames)
-        )
+        train_frames, problems = train_frames + extra_frames, problems + extra_problems
+    report(problems + unknown_names(train_frames + val_frames, class_names), skip_bad_files)
+    train_frames, val_frames = (
+        [frame for frame in frames if set(frame.names) <= set(class_names)] for frames in (train_frames, val_frames)
+    )
+    for split, frames in zip(splits, (train_frames, val_frames), strict=False):
+        if not frames:
+            raise UserError(f'{root}: no usable frame in split {split!r}.')
+    if not class_names:
+        raise UserError(f'{root}: no frame of split {train_split!r} has a labelled character. Label some.')
 
     transform = training_transform(img_hw, flip, scale, shift, colour, hue)
     train_set = Frames(train_frames, class_names, transform, img_hw if mosaic else None, seed)

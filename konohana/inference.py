@@ -70,6 +70,8 @@ def from_checkpoint(content, path):
         class_names = [str(name) for name in content['class_names']]
         model = build(content['detector'], len(class_names), img_hw, **content.get('options', {}))
         model.load_state_dict(content['model'])
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from None
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = ' '.join(str(error).split())
         raise UserError(f'{path}: its weights do not fit its detector ({reason[:200]}).') from None

@@ -1,11 +1,14 @@
 """What TensorBoard shows of a run: curves, figures, pictures of predictions."""
 
+from pathlib import Path
+
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from konohana.drawing import draw_detections
 from konohana.evaluation import COCO_NUMBERS
 from konohana.images import load_image
+from konohana.settings import UserError
 
 N_PICTURES = 4  # frames of val shown, evenly spread
 PICTURE_THRESHOLD = 0.3
@@ -20,6 +23,10 @@ class Log:
     """
 
     def __init__(self, folder, iteration=0):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'{folder}: logs cannot be kept there ({error.strerror}). Set log_path.') from None
         self.writer = SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None, flush_secs=30)
 
     def __enter__(self):

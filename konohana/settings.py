@@ -120,6 +120,19 @@ def override(script_globals, arguments=None):
     return _variables(script_globals)
 
 
+def require(settings, **ranges):
+    """Check numbers: `require(settings, batch_size=(1, None), flip=(0, 1))`, ends included, None for no end.
+
+    Raises UserError naming the first variable that is outside its range.
+    """
+    for name, (low, high) in ranges.items():
+        value = settings[name]
+        # Written so that nan, which compares with nothing, is refused.
+        if not (value >= low and (high is None or value <= high)):
+            upper = 'up' if high is None else f'to {high}'
+            raise UserError(f'{name}={value}: it must be a number from {low} {upper}.')
+
+
 def resolve(script_file, path):
     """`path` as an absolute Path; a relative one is taken from the script's folder, so scripts run from anywhere."""
     path = Path(path).expanduser()

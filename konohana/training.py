@@ -130,6 +130,12 @@ class Run:
 
     def __init__(self, folder, model, ema, optimizer, scaler, description, order, use_res2block=False):
         folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f'{folder}: weights cannot be kept there ({error.strerror}). Set checkpoint_path.'
+            ) from None
         self.net_file = folder / weights_name(use_res2block)
         self.best_file = self.net_file.with_stem(f'{self.net_file.stem}_best')
         self.optim_file = folder / self.net_file.name.replace('net', 'optim')

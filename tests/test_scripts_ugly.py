@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_test_does_the_good_pictures_and_names_the_bad_one(look, tmp_path):
     for name in made:
         with Image.open(tmp_path / 'out' / name) as picture:
             picture.load()
-            assert min(picture.size) > 64
+            assert picture.width > 64
     check_results(results)
 
 
@@ -164,3 +165,33 @@ def check_results(path):
         farthest[a['image_id']] = max(farthest.get(a['image_id'], 0), (x + w) / width)
     # The untrained network's boxes are wide: in pixels of another size they would not reach across the picture.
     assert len(farthest) >= 3 and min(farthest.values()) > 0.5
+
+
+@pytest.mark.parametrize('wrong', ['batch_size=0', 'flip=2.0', 'scale=(2,1)', 'eval_every=0', "train_split=''"])
+def test_train_with_a_value_that_makes_no_sense(train, wrong):
+    one_line(train(wrong), wrong.split('=')[0])
+
+
+def test_train_where_nothing_usable_is_left(train, broken_dataset):
+    root, _ = broken_dataset
+    for xml in (root / 'anns').glob('toy_train*.xml'):
+        xml.unlink()
+    one_line(train(f'konohana_dataset_path={root}', 'skip_bad_files=True'), "no usable frame in split 'train'")
+
+
+def test_train_where_nobody_is_labelled(train, toy_dataset, tmp_path):
+    root = tmp_path / 'nobody'
+    shutil.copytree(toy_dataset, root)
+    for xml in (root / 'anns').glob('*.xml'):
+        tree = ElementTree.parse(xml)
+        for item in tree.getroot().findall('object'):
+            tree.getroot().remove(item)
+        tree.write(xml, encoding='utf-8')
+    one_line(train(f'konohana_dataset_path={root}'), 'no frame of split', 'labelled')
+
+
+def test_train_with_a_file_where_a_folder_should_be(train, toy_dataset, tmp_path):
+    (tmp_path / 'file').write_text('x', encoding='utf-8')
+    for name in ('checkpoint_path', 'log_path'):
+        overrides = (f'konohana_dataset_path={toy_dataset}', 'skip_bad_files=True', f'{name}={tmp_path / "file"}')
+        one_line(train(*overrides), name)

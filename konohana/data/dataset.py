@@ -15,36 +15,34 @@ TOY_SHOW = 'toy_show'  # a dataset folder of this name is drawn when it is not t
 TOY_FRAMES = {'train': 400, 'val': 40}
 
 
-def read_frames(path, splits, ignore_class, skip_bad_files=False, progress=True):
-    """The frames of several splits of a dataset, all their problems shown together.
+def read_frames(path, splits, ignore_class, progress=True):
+    """The frames of several splits of a dataset, and all that is wrong with them.
 
     Args:
         path: dataset folder; one named `toy_show` is drawn if it lacks the split.
         splits: names of splits.
         ignore_class: name of boxes that mark regions not to be counted.
-        skip_bad_files: go on without the files that have problems, instead of stopping.
 
     Returns:
-        list of lists of `voc.Frame`, one for each split.
+        (list of lists of `voc.Frame`, one for each split, without the frames that have problems; list of problems).
 
     Raises:
-        UserError: problems were found, or a split has no frame left.
+        UserError: see `voc.find_split`.
     """
     path = Path(path)
     if path.name == TOY_SHOW:
         # A list that is there may be the user's own, and write_voc would write it anew.
         lacking = [s for s in TOY_FRAMES if s in splits and not (path / 'sets' / f'{s}.txt').is_file()]
         toy.write_voc(path, **{f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}, progress=progress)
+    # Splits that are not there are known at once, before thousands of pictures are checked.
+    for split in splits:
+        voc.find_split(path, split)
     frames, problems = [], []
     for split in splits:
         found, wrong = voc.read_split(path, split, ignore_class, progress)
         frames.append(found)
         problems.extend(wrong)
-    report(problems, skip_bad_files)
-    for split, found in zip(splits, frames, strict=True):
-        if not found:
-            raise UserError(f'{path}: no usable frame in split {split!r}.')
-    return frames
+    return frames, problems
 
 
 def report(problems, skip):

@@ -292,8 +292,10 @@ class Konohana(nn.Module):
         One character has one name, so a box keeps its likeliest name alone and NMS knows no classes.
         """
         found = (confidence.sigmoid() * quality.sigmoid()).sqrt()
-        keep = found > self.score_threshold
-        found, boxes = found[keep], clip_boxes_to_image(boxes[keep], size)
+        boxes = clip_boxes_to_image(boxes, size)
+        # Cells in a batch's padding see boxes of which nothing lies in the picture.
+        keep = (found > self.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        found, boxes = found[keep], boxes[keep]
         probability, labels = names[keep].softmax(dim=-1).max(dim=-1)
         scores = found * probability
         keep = nms(boxes, found, self.nms_threshold)
