@@ -192,8 +192,8 @@ class Konohana(nn.Module):
     (n, 0 to 1, descending). With `keep_maps = True` also `confidence` and `quality`, the h x w maps in 0 to 1.
     """
 
-    score_threshold = 0.02  # lower scores are dropped before NMS
-    nms_threshold = 0.6  # IoU from which two boxes are one character, whatever their names
+    score_threshold = 0.05  # boxes less sure to be anybody are dropped before NMS
+    nms_threshold = 0.5  # IoU from which two boxes are one character, whatever their names
     max_detections = 100
     keep_maps = False
     channels_last = True  # halves the time of depthwise convolutions on a CPU
@@ -289,15 +289,17 @@ class Konohana(nn.Module):
     def select(self, confidence, quality, names, boxes, size):
         """One image's predictions (P points) -> its detections: threshold, class-agnostic NMS, the best remain.
 
-        One character has one name, so a box keeps its likeliest name alone and NMS knows no classes.
+        One character has one name, so a box keeps its likeliest name alone and NMS knows no classes. The score is the
+        geometric mean of confidence, twice, quality, and the name's probability: of the mixtures tried on val the one
+        with the highest AP.
         """
-        found = (confidence.sigmoid() * quality.sigmoid()).sqrt()
+        found = confidence.sigmoid() ** 2 * quality.sigmoid()
         boxes = clip_boxes_to_image(boxes, size)
         # Cells in a batch's padding see boxes of which nothing lies in the picture.
-        keep = (found > self.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        keep = (found > self.score_threshold**3) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         found, boxes = found[keep], boxes[keep]
         probability, labels = names[keep].softmax(dim=-1).max(dim=-1)
-        scores = found * probability
+        scores = (found * probability) ** 0.25
         keep = nms(boxes, found, self.nms_threshold)
         keep = keep[scores[keep].argsort(descending=True)][: self.max_detections]
         return {'boxes': boxes[keep], 'labels': labels[keep] + 1, 'scores': scores[keep]}
