@@ -14,7 +14,7 @@ video_in = ''  # the video; '' draws a toy episode, toy_show.mp4
 video_out = ''  # .mkv, .mp4 or .mov; '' is test_out/<name of video_in>_annotated
 weights = ''  # weights file; '' takes net.pt of your training, else weights/net.pt
 use_res2block = False  # without a weights file named: net_det3.pt instead of net.pt
-threshold = 0.45  # detections of a lower score are not drawn, 0 to 1
+threshold = 0.3  # detections of a lower score are not drawn, 0 to 1
 batch_size = 4  # frames that the network sees at once
 device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
@@ -22,6 +22,7 @@ start = 0.0  # seconds into the video where to begin
 seconds = 0.0  # length to annotate, 0 for all
 crf = 18  # quality of x264, 0 (lossless) to 51 (worst)
 font = ''  # font file for the labels; '' looks for one
+progress = True  # show the progress bar and what could not be kept
 
 
 def main():
@@ -44,6 +45,7 @@ def main():
     done = annotate_video(
         *(model, source, target, threshold, batch_size, label_names, crf, start, seconds),
         font=resolve(__file__, font) if font else None,
+        progress=progress,
     )
     took = time.monotonic() - started
     print(

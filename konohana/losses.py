@@ -6,9 +6,10 @@ from torchvision.ops import generalized_box_iou_loss
 
 WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 2.0, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
+FOCAL_GAMMA = 2.0  # of the confidence's loss; 0 makes it plain binary cross-entropy
 
 
-def quality_focal_loss(logits, aims, gamma=2.0):
+def quality_focal_loss(logits, aims, gamma=FOCAL_GAMMA):
     """Quality focal loss (Li et al. 2020, Generalized Focal Loss, https://arxiv.org/abs/2006.04388).
 
     Binary cross-entropy towards a soft aim, weighted by how far off the prediction is: |aim - p|^gamma.

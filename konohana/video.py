@@ -528,7 +528,7 @@ def annotate_video(
     model,
     video_in,
     video_out,
-    threshold=0.45,
+    threshold=0.3,
     batch_size=4,
     label_names=None,
     crf=18,

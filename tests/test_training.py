@@ -181,7 +181,7 @@ def test_resuming_with_other_classes_is_one_line(dataset, tmp_path):
 
 
 def test_eight_frames_are_learned_by_heart(tmp_path):
-    """The whole chain can learn: after some minutes of seconds, AP50 on the frames it saw is above 0.95."""
+    """The whole chain can learn: from nothing, AP50 on the frames it saw soon is above 0.95."""
     toy.write_voc(tmp_path, n_train=8, n_val=0, hw=(180, 320), seed=1)
     frames, problems = voc.read_split(tmp_path, 'train', progress=False)
     assert not problems
@@ -191,12 +191,12 @@ def test_eight_frames_are_learned_by_heart(tmp_path):
     data = Frames(frames, names, training_transform(hw, flip=0, scale=(1.0, 1.0), colour=0.0))
     loader = torch.utils.data.DataLoader(data, batch_sampler=EpochBatches(8, 8), collate_fn=collate)
     model = detectors.build('konohana', len(names), hw).to(memory_format=torch.channels_last)
-    ema = training.Ema(model, decay=0.9)
-    optimizer = training.make_optimizer(model, 2e-3, 0.0)
+    ema = training.Ema(model, decay=0.8)
+    optimizer = training.make_optimizer(model, 4e-3, 0.0)
     scaler = torch.amp.GradScaler('cpu', enabled=False)
     run = training.Run(tmp_path / 'run', model, ema, optimizer, scaler, {}, {})
     settings = {
-        **{'lr': 2e-3, 'n_epoch': 160, 'warmup_epochs': 5.0, 'accumulate': 1, 'clip_norm': 10.0, 'amp': False},
+        **{'lr': 4e-3, 'n_epoch': 140, 'warmup_epochs': 5.0, 'accumulate': 1, 'clip_norm': 10.0, 'amp': False},
         **{'save_minutes': 99.0, 'progress': False},
     }
     first = last = None

@@ -63,7 +63,7 @@ class ConvNorm(nn.Sequential):
     def __init__(self, c_in, c_out, kernel=1, stride=1, groups=1, act=True):
         layers = [
             nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-            nn.BatchNorm2d(c_out, eps=1e-3, momentum=0.03),
+            nn.BatchNorm2d(c_out, eps=1e-3),
         ]
         super().__init__(*layers, *([ACTIVATION(inplace=True)] if act else []))
 
