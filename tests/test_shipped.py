@@ -43,7 +43,7 @@ def toy_val(tmp_path_factory):
 def test_they_find_and_name_the_toy_show(name, toy_val):
     figures, seen = figures_of(name, toy_val)
     assert figures['AP50_agnostic'] > 0.8, figures
-    assert seen['f1'] > 0.75 and seen['named'] > 0.7, seen
+    assert seen['f1'] > 0.7 and seen['named'] > 0.7, seen
 
 
 @pytest.mark.parametrize('name', FILES)
