@@ -1,17 +1,23 @@
 """Find and name characters in pictures. Edit the variables below, or set them: python _test.py pictures_in=my_frames
 
-Writes a sheet for each picture (frame, annotated frame, confidence map, quality map) and prints figures where there are
-labels. Without a trained net.pt it uses the shipped weights.
+Writes a sheet for each picture (frame, annotated frame, and the confidence and quality maps of a detector that has
+them) and prints figures, of masks too, where there are labels. Without a trained net.pt it uses the shipped weights.
 """
 
+import os
+from collections import Counter
+from pathlib import Path
+
 import torch
+from torchvision.transforms.v2 import functional as TF
 
 import konohana
 from konohana import drawing
 from konohana.cast import IGNORE_CLASS, ROMANISED
 from konohana.data.dataset import read_frames, report
 from konohana.data.voc import Frame, list_pictures
-from konohana.evaluation import evaluate, finding, format_figures, predict, write_results_json
+from konohana.detectors.transform import fit_size
+from konohana.evaluation import encoded, evaluate, finding, format_figures, predict, write_results_json
 from konohana.images import load_image, save_image
 from konohana.progress import progress_bar
 from konohana.settings import UserError, override, require, resolve, run
@@ -22,9 +28,9 @@ pictures_in = ''  # a folder of pictures, or one picture, instead of a dataset; 
 weights = ''  # weights file; '' takes net.pt of your training, else weights/net.pt
 use_res2block = False  # without a weights file named: net_det3.pt instead of net.pt
 threshold = 0.3  # detections of a lower score are not drawn, 0 to 1
-sheet = True  # four panels at the network's size; False: the annotated picture alone at its own size
+sheet = True  # panels at the network's size; False: the annotated picture alone at its own size
 test_out = ''  # folder for the pictures; '' is test_out, or test_out_det3 with use_res2block
-results_json = ''  # also write all detections to this COCO-style file
+results_json = ''  # also write all detections (boxes, and masks where there are) to this COCO-style file
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
 ignore_class = IGNORE_CLASS  # boxes of this name mark regions that are not counted
 skip_bad_files = False  # go on without files that have problems, instead of stopping
@@ -39,7 +45,8 @@ def main():
     here = resolve(__file__, '.')
     path = resolve(__file__, weights) if weights else konohana.default_weights(here, use_res2block)
     model = konohana.load(path, device=device)
-    model.keep_maps = sheet
+    if hasattr(model, 'keep_maps'):
+        model.keep_maps = sheet
     print(f'Weights: {path}')
 
     labelled = not pictures_in
@@ -70,14 +77,19 @@ def main():
                 frame.height, frame.width = image.shape[:2]
                 save_image(out / names[frame.path], annotated(model, image, found))
                 done.append(frame)
-                detections.append({key: found[key] for key in ('boxes', 'labels', 'scores')})
+                found = encoded(found)
+                detections.append({key: found[key] for key in ('boxes', 'labels', 'scores', 'rles') if key in found})
             bar.update(min(start + batch_size, len(frames)))
 
     print(f'{len(done)} annotated pictures are in {out}')
     if results_json:
         pictures = [(frame.path.name, frame.height, frame.width) for frame in done]
-        write_results_json(resolve(__file__, results_json), pictures, detections, model.class_names)
-        print(f'All detections are in {resolve(__file__, results_json)}')
+        # A COCO data set's own ids, so that its annotations and these detections go together.
+        image_ids = [frame.image_id for frame in done] if all(frame.categories for frame in done) else None
+        categories = done[0].categories if done and image_ids else None
+        path = resolve(__file__, results_json)
+        write_results_json(path, pictures, detections, model.class_names, image_ids, categories)
+        print(f'All detections are in {path}')
     if labelled:
         print_figures(done, detections, model.class_names)
     if unreadable:
@@ -95,14 +107,12 @@ def annotated(model, image, found):
     if not sheet:
         return drawing.draw_detections(image, found, model.class_names, **style)
     # The panels show the frame at the size at which the network sees it.
-    seen, _ = model.transform.resize(torch.from_numpy(image).permute(2, 0, 1).float() / 255)
-    seen = (seen.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-    hw = seen.shape[:2]
+    hw = fit_size(*image.shape[:2], model.img_hw)
+    seen = TF.resize(torch.from_numpy(image).permute(2, 0, 1), hw, antialias=True).permute(1, 2, 0).numpy()
     ratio = torch.tensor([hw[1] / image.shape[1], hw[0] / image.shape[0]] * 2)
-    panels = {
-        'frame': seen,
-        'found': drawing.draw_detections(seen, {**found, 'boxes': found['boxes'] * ratio}, model.class_names, **style),
-    }
+    # Masks are drawn at any size, boxes as they are.
+    shown = {**found, 'boxes': found['boxes'] * ratio}
+    panels = {'frame': seen, 'found': drawing.draw_detections(seen, shown, model.class_names, **style)}
     for key in ('confidence', 'quality'):
         if key in found:
             panels[key] = drawing.heat_map(found[key], hw, background=seen)
@@ -110,12 +120,15 @@ def annotated(model, image, found):
 
 
 def output_names(frames, ending):
-    """{picture: name of its annotated picture}; pictures that differ in their ending alone keep it."""
-    stems = [frame.path.stem for frame in frames]
-    return {
-        frame.path: (frame.path.name if stems.count(frame.path.stem) > 1 else frame.path.stem) + ending
-        for frame in frames
-    }
+    """{picture: name of its annotated picture}; pictures that differ in ending or folder alone keep that in it."""
+    paths = [frame.path for frame in frames]
+    stems, whole = Counter(path.stem for path in paths), Counter(path.name for path in paths)
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    names = {}
+    for path in paths:
+        name = path.stem if stems[path.stem] == 1 else path.name
+        names[path] = ('_'.join(path.relative_to(top).parts) if whole[path.name] > 1 else name) + ending
+    return names
 
 
 def print_figures(frames, detections, class_names):

@@ -1,18 +1,20 @@
 """Annotate a video with a detector. Edit the variables below, or set them: python _test_with_video.py video_in=show.mkv
 
 The result has the picture's size and frame rate, the sound, subtitles, fonts and chapters of the source. Ctrl-C keeps
-what is done as <name>_partial.
+what is done as <name>_partial. With a webcam (video_in=0) it goes on until Ctrl-C, or until its window is closed.
 """
 
 import time
 
 import konohana
-from konohana.settings import override, require, resolve, run
+from konohana.camera import annotate_camera, camera_number
+from konohana.settings import UserError, override, require, resolve, run
 from konohana.video import CONTAINERS, annotate_video
+from konohana.window import open_window
 
-video_in = ''  # the video; '' draws a toy episode, toy_show.mp4
+video_in = ''  # the video, or 0 for the first webcam (1, 2 ...); '' draws a toy episode, toy_show.mp4
 video_out = ''  # .mkv, .mp4 or .mov; '' is test_out/<name of video_in>_annotated
-weights = ''  # weights file; '' takes net.pt of your training, else weights/net.pt
+weights = ''  # weights file (.pt or .onnx); '' takes net.pt of your training, else weights/net.pt
 use_res2block = False  # without a weights file named: net_det3.pt instead of net.pt
 threshold = 0.3  # detections of a lower score are not drawn, 0 to 1
 batch_size = 4  # frames that the network sees at once
@@ -22,6 +24,7 @@ start = 0.0  # seconds into the video where to begin
 seconds = 0.0  # length to annotate, 0 for all
 crf = 18  # quality of x264, 0 (lossless) to 51 (worst)
 font = ''  # font file for the labels; '' looks for one
+show = False  # a window that shows the annotated frames
 progress = True  # show the progress bar and what could not be kept
 
 
@@ -31,6 +34,18 @@ def main():
     )
     path = resolve(__file__, weights) if weights else konohana.default_weights(resolve(__file__, '.'), use_res2block)
     model = konohana.load(path, device=device)
+    style = {'label_names': label_names, 'font': resolve(__file__, font) if font else None, 'progress': progress}
+
+    camera = camera_number(video_in)
+    if camera is not None:
+        if start:
+            raise UserError(f'start={start:g}: a camera has no past; leave start at 0.')
+        moment = time.strftime('%Y%m%d_%H%M%S')
+        target = resolve(__file__, video_out or f'test_out/camera{camera}_{moment}.mkv')
+        with open_window(show, f'camera {camera}') as window:
+            done = annotate_camera(model, camera, target, threshold, crf=crf, seconds=seconds, window=window, **style)
+        print(f'{done["seen"]} pictures seen in {done["seconds"]:.1f} s, recorded at {done["rate"]} fps: {target}')
+        return
 
     source = resolve(__file__, video_in or 'toy_show.mp4')
     if not video_in and not source.is_file():
@@ -42,11 +57,11 @@ def main():
     target = resolve(__file__, video_out or f'test_out/{source.stem}_annotated{ending}')
 
     started = time.monotonic()
-    done = annotate_video(
-        *(model, source, target, threshold, batch_size, label_names, crf, start, seconds),
-        font=resolve(__file__, font) if font else None,
-        progress=progress,
-    )
+    with open_window(show, source.name) as window:
+        done = annotate_video(
+            *(model, source, target, threshold, batch_size),
+            crf=crf, start=start, seconds=seconds, window=window, **style,
+        )  # fmt: skip
     took = time.monotonic() - started
     print(
         f'{done["frames"]} frames ({done["seconds"]:.2f} s, {done["rate"]} fps) in {took:.1f} s, '

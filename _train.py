@@ -1,15 +1,25 @@
 """Train a detector on labelled frames. Edit the variables below, or set them: python _train.py batch_size=8 lr=5e-4
 
-Run it again to resume; delete net.pt, optim.pt and iter.txt to start afresh. See the curves with start_tb.
+Run it again to resume; delete net.pt, optim.pt and iter.txt to start afresh, or give the next run a run_name. See the
+curves in curves.png, or with start_tb.
 """
 
 import torch
 from torch.utils.data import DataLoader
 
-from konohana import checkpoint, detectors, evaluation, inference, logs, training
+from konohana import checkpoint, detectors, distributed, evaluation, inference, logs, training
 from konohana.cast import IGNORE_CLASS
 from konohana.data.augment import training_transform
-from konohana.data.dataset import EpochBatches, Frames, class_names_of, collate, read_frames, report, unknown_names
+from konohana.data.dataset import (
+    EpochBatches,
+    Frames,
+    class_names_of,
+    collate,
+    read_frames,
+    report,
+    unknown_names,
+    upright,
+)
 from konohana.settings import UserError, override, require, resolve, run
 
 # data
@@ -21,15 +31,22 @@ ignore_class = IGNORE_CLASS  # boxes of this name mark regions where nothing is 
 skip_bad_files = False  # go on without files that have problems, instead of stopping
 
 # network
-detector = 'konohana'  # which network
+detector = 'konohana'  # which network: konohana, yolof, solov2_light_r18, fasterrcnn_resnet50_fpn_v2, ...
 img_hw = (360, 640)  # height and width that frames are resized to inside the network
 use_res2block = False  # Res2Net's blocks; the files are then net_det3.pt, optim_det3.pt, iter_det3.txt
+attention = 'se'  # what weighs channels in the flagship's blocks: se, coordinate or none
+activation = 'hardswish'  # of the flagship: hardswish, relu, silu, mish, gelu or acon
+backbone = 'resnet50'  # of YOLOF: any network of torchvision, or of timm, that gives feature maps
+frozen_stages = 1  # of SOLOv2's ResNet: 1 keeps the stem and the first stage as they are, 0 trains all of it
+norm_eval = True  # batch norms of SOLOv2's ResNet keep their averages while training
 init_from = ''  # weights to start from, e.g. 'weights/net.pt', or 'efficientnet_lite0'
+pretrained = None  # start from published weights: True (COCO) or 'backbone' (ImageNet), for detectors that have them
 
 # training
-batch_size = 16  # frames in a batch
+batch_size = 16  # frames in a batch, of all processes together
 accumulate = 1  # batches to sum up before a step, for small memory
 n_epoch = 50  # how often each frame is seen
+max_minutes = 0.0  # minutes to train in the place of n_epoch, evaluation not counted; 0 for n_epoch
 lr = 1e-3  # learning rate after warm-up
 warmup_epochs = 1.0  # epochs in which the learning rate rises
 weight_decay = 0.05  # of AdamW
@@ -37,23 +54,28 @@ clip_norm = 10.0  # gradients are clipped to this norm
 ema_decay = 0.998  # of the moving average of weights that is tested
 vram_limit_gib = 3.0  # cap on this process's GPU memory, 0 for none
 amp = True  # half precision where it is safe, on CUDA
+group_by_aspect = False  # pictures higher than wide get batches of their own, with img_hw turned upright
 seed = 0  # the same seed on the same machine gives the same run
 
 # augmentation
+augment = True  # False turns all of it off
 flip = 0.5  # probability of mirroring left and right
 scale = (0.6, 1.6)  # frames are scaled by a random factor between these
 shift = True  # and put at a random place
 colour = 0.4  # strength of brightness, contrast and saturation jitter, 0 for none
 hue = 0.0  # jitter of the hue, 0 to 0.5
 mosaic = False  # half of the samples are made of four frames
+random_erasing = 0.0  # probability that a rectangle is erased
+trivial_augment = False  # TrivialAugment's changes of colour and sharpness, in the place of colour and hue
 
 # running
 device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
 num_workers = 2  # processes that load frames, 0 for none
 eval_every = 2  # epochs between evaluations on val
 save_minutes = 3.0  # minutes between saves (also after each epoch)
+run_name = ''  # keeps everything of the run in <log_path>/<run_name>, in the place of checkpoint_path
 checkpoint_path = '.'  # folder of net.pt, optim.pt, iter.txt, net_best.pt
-log_path = 'logs'  # folder of TensorBoard's logs
+log_path = 'logs'  # folder of TensorBoard's logs and curves.png
 progress = True  # show progress bars
 
 
@@ -63,15 +85,23 @@ def main():
         settings,
         **dict.fromkeys(('batch_size', 'accumulate', 'n_epoch', 'eval_every'), (1, None)),
         **dict.fromkeys(('lr', 'warmup_epochs', 'weight_decay', 'save_minutes', 'vram_limit_gib'), (0, None)),
-        **dict.fromkeys(('flip', 'colour', 'ema_decay'), (0, 1)),
+        **dict.fromkeys(('flip', 'colour', 'ema_decay', 'random_erasing'), (0, 1)),
         **{'hue': (0, 0.5), 'num_workers': (0, 256), 'seed': (0, 2**63 - 1), 'clip_norm': (1e-6, None)},
+        max_minutes=(0, None),
     )
     if not 0 < scale[0] <= scale[1]:
         raise UserError(f'scale={scale}: it takes the lowest and the highest factor, like (0.6, 1.6).')
     if not train_split:
         raise UserError("train_split='': name the split to learn, like 'train'.")
+    if pretrained not in (None, False, True, 'backbone'):
+        raise UserError(f"pretrained={pretrained!r}: it is None, True (COCO's weights) or 'backbone' (ImageNet's).")
+    if pretrained and init_from:
+        raise UserError(f'pretrained={pretrained!r} and init_from={init_from!r}: choose one of them.')
+    if set(run_name) & set('/\\:*?"<>|') or run_name != run_name.strip(' .'):
+        raise UserError(f'run_name={run_name!r}: it becomes the name of a folder, so without / \\ : * ? " < > |.')
+    options = detectors.options_of(detector, settings)
     torch.manual_seed(seed)
-    chosen_device = inference.pick_device(device)
+    chosen_device = distributed.start(inference.pick_device(device))
     training.cap_gpu_memory(chosen_device, vram_limit_gib)
 
     # Frames and class names, with every problem of the data shown before anything starts.
@@ -95,12 +125,22 @@ def main():
     if not class_names:
         raise UserError(f'{root}: no frame of split {train_split!r} has a labelled character. Label some.')
 
-    transform = training_transform(img_hw, flip, scale, shift, colour, hue)
-    train_set = Frames(train_frames, class_names, transform, img_hw if mosaic else None, seed)
+    model = detectors.build(detector, len(class_names), img_hw, **options)
+    if augment:
+        transform = training_transform(
+            img_hw, flip, scale, shift, colour, hue, random_erasing, trivial_augment, turn=group_by_aspect
+        )
+    else:
+        transform = training_transform(img_hw, flip=0, scale=None, shift=False, colour=0, turn=group_by_aspect)
+    with_masks = getattr(model, 'wants_masks', False)
+    train_set = Frames(
+        train_frames, class_names, transform, img_hw if mosaic and augment else None, seed, with_masks=with_masks
+    )
     val_set = Frames(val_frames, class_names)
+    groups = upright(train_frames) if group_by_aspect else None
     loader = DataLoader(
         train_set,
-        batch_sampler=EpochBatches(len(train_set), batch_size, seed),
+        batch_sampler=EpochBatches(len(train_set), batch_size, seed, groups),
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=chosen_device.type == 'cuda',
@@ -109,45 +149,49 @@ def main():
     )
 
     # Network, optimizer, and what an earlier run left.
-    options = {'use_res2block': use_res2block} if detector == 'konohana' else {}
-    model = detectors.build(detector, len(class_names), img_hw, **options)
     model = model.to(chosen_device, memory_format=torch.channels_last)
     ema = training.Ema(model, ema_decay)
     optimizer = training.make_optimizer(model, lr, weight_decay)
     scaler = torch.amp.GradScaler(chosen_device.type, enabled=amp and chosen_device.type == 'cuda')
     description = {'detector': detector, 'options': options, 'class_names': class_names, 'img_hw': list(img_hw)}
-    order = {'seed': seed, 'batch_size': batch_size, 'frames': len(train_set)}
-    state = training.Run(
-        resolve(__file__, checkpoint_path), model, ema, optimizer, scaler, description, order, use_res2block
-    )
+    n_batches = len(loader.batch_sampler.batches())
+    order = {'seed': seed, 'batch_size': batch_size, 'frames': len(train_set), 'group_by_aspect': group_by_aspect}
+    folder = resolve(__file__, log_path) / run_name if run_name else resolve(__file__, checkpoint_path)
+    state = training.Run(folder, model, ema, optimizer, scaler, description, order, use_res2block)
     message = state.resume()
     if message:
         print(message)
-    if state.iteration == 0 and init_from:
-        print(initialise(model, class_names, train_frames))
+    if state.iteration == 0 and (init_from or pretrained):
+        with distributed.first_rank_first():
+            print(start_from_published(model) if pretrained else initialise(model, class_names, train_frames))
         ema.model.load_state_dict(model.state_dict())
 
     print(
         f'{len(train_frames)} frames to learn from, {len(val_frames)} to judge by, {len(class_names)} names: '
         f'{", ".join(class_names)}. Training {detector} on {chosen_device}.'
     )
-    if state.epoch >= n_epoch:
-        print(f'{state.net_file} has its {state.epoch} epochs already. Raise n_epoch, or delete it to start afresh.')
+    if state.finished(settings):
+        more = f'{state.minutes:.1f} minutes already. Raise max_minutes'
+        if not max_minutes:
+            more = f'{state.epoch} epochs already. Raise n_epoch'
+        print(f'{state.net_file} has its {more}, or delete it to start afresh.')
         return
+    log_folder = folder if run_name else resolve(__file__, log_path) / state.net_file.stem
     with (
-        logs.Log(resolve(__file__, log_path) / state.net_file.stem, state.iteration) as log,
+        logs.Log(log_folder, state.iteration) as log,
         training.StopRequest() as stop,
         training.out_of_memory_explained(chosen_device, settings),
     ):
-        while state.epoch < n_epoch:
+        while not state.finished(settings):
             losses, rate = training.train_one_epoch(state, loader, chosen_device, settings, stop, log.scalar)
             if stop.requested:
                 state.save()
                 print(f'Stopped at iteration {state.iteration} and saved. Run the same command again to go on.')
                 return
-            line = f'Epoch {state.epoch}/{n_epoch}: ' + ', '.join(f'{key} {value:.3f}' for key, value in losses.items())
+            line = f'{state.position(settings)}: ' + ', '.join(f'{key} {value:.3f}' for key, value in losses.items())
             line += f', {rate:.1f} images/s'
-            if val_frames and (state.epoch % eval_every == 0 or state.epoch == n_epoch):
+            figures = None
+            if val_frames and (state.epoch % eval_every == 0 or state.finished(settings)) and not distributed.rank():
                 detections = evaluation.predict_dataset(ema.model, val_set, progress=progress)
                 figures = evaluation.evaluate(val_frames, detections, class_names)
                 state.figures = figures
@@ -156,21 +200,42 @@ def main():
                 log.pictures(val_set, detections, state.iteration)
                 line += f'; val AP {figures["AP"]:.3f}, AP50 {figures["AP50"]:.3f}'
                 line += f', found (AP50) {figures["AP50_agnostic"]:.3f}'
+                if 'mask_AP' in figures:
+                    line += f', mask AP {figures["mask_AP"]:.3f}'
             print(line)
+            log.epoch(state.epoch + state.batches_done / n_batches, state.iteration, losses, figures)
             state.save()
     print(f'Done. Weights: {state.net_file}' + (f', the best on val: {state.best_file}' if val_frames else ''))
+    print(f'Logs and curves.png: {log_folder}')
+
+
+def start_from_published(model):
+    """Start from weights that others have published; returns what was done, as text."""
+    if not hasattr(model, 'load_pretrained'):
+        raise UserError(
+            f'pretrained={pretrained!r}: no weights are published for detector={detector!r}. Leave it None; '
+            f"init_from='weights/net.pt' or 'efficientnet_lite0' are starts for the flagship."
+        )
+    return model.load_pretrained(pretrained)
 
 
 def initialise(model, class_names, frames):
     """Start from other weights; returns what was done, as text."""
     if init_from == 'efficientnet_lite0':
+        if detector != 'konohana':
+            raise UserError(f"init_from={init_from!r} is a start for detector='konohana', not for {detector!r}.")
         from konohana import pretrained
 
         return pretrained.start_from_lite0(model, [frame.path for frame in frames], batch_size, seed, progress)
     path = resolve(__file__, init_from)
     content = checkpoint.load(path)
     same_classes = content['class_names'] == class_names
-    left = checkpoint.fit_weights(model, content['model'], skip=() if same_classes else model.class_layers)
+    anew = () if same_classes else getattr(model, 'class_layers', ())
+    left = checkpoint.fit_weights(model, content['model'], skip=anew)
+    if len(left) == len(model.state_dict()):
+        raise UserError(
+            f'{path}: nothing in it fits; it is of detector={content["detector"]!r}, and to be trained is {detector!r}.'
+        )
     text = f'Starting from {path}.'
     if not same_classes:
         text += f' Its classes were {", ".join(content["class_names"])}, so the class layer starts anew.'

@@ -1,76 +1,165 @@
-"""How fast the flagship is, in its variants, side by side: python benchmarks/speed.py
+"""How fast detectors are, side by side: python benchmarks/speed.py detector="konohana, yolof, yolo11n"
 
-Forward and post-processing of one frame, no loading and no drawing. The variants take turns in one run, since a busy
-machine slows all of them alike: look at the ratios, not at the milliseconds.
+Forward and post-processing of one picture, no loading and no drawing. The detectors take turns in one run, since a
+busy machine slows all of them alike: look at the ratios, not at the milliseconds. Networks are untrained unless a
+weights file is named, so their post-processing has little to do; a two-stage detector's has always much.
 """
 
+import ast
 import statistics
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.detectors import build
-from konohana.inference import fuse_batch_norms, pick_device
-from konohana.settings import override, run
+import konohana
+from konohana import checkpoint, onnx_file
+from konohana.data.toy import draw_frame
+from konohana.detectors import build, options_of
+from konohana.inference import from_checkpoint, fuse_batch_norms, pick_device
+from konohana.profile import count_macs, count_parameters, time_models
+from konohana.settings import UserError, override, require, resolve, run
 
-img_hw = (360, 640)  # height and width of the frame
+# The detectors, with commas between them: a detector's name, a YOLO of ultralytics where that is installed (yolo26n,
+# yolo11n), or a weights file (.pt or .onnx); then maybe the detector's own variables, fuse=False (batch norms stay) or
+# channels_last=False, as in 'konohana, konohana use_res2block=True, fasterrcnn_resnet50_fpn_v2 fuse=False'.
+detector = 'konohana, konohana fuse=False, konohana channels_last=False, konohana use_res2block=True'
+img_hw = (360, 640)  # height and width of the picture
 n_classes = 14  # number of names
-n_runs = 50  # timed runs of each variant, after three to warm up
+n_runs = 50  # timed runs of each detector, after some to warm up
+onnx = False  # time each detector in onnxruntime too (on the CPU, or on CUDA with onnxruntime-gpu)
 threads = 0  # threads to use, 0 for torch's choice
 device = 'cpu'  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
 
-VARIANTS = {
-    # name: options of the network, batch norms fused, channels_last
-    'flagship': ({}, True, True),
-    'flagship, batch norms not fused': ({}, False, True),
-    'flagship, not channels_last': ({}, True, False),
-    'flagship with Res2': ({'use_res2block': True}, True, True),
-}
+
+class Yolo(nn.Module):
+    """A YOLO of ultralytics, untrained, with its own post-processing, under the contract of the detectors here."""
+
+    stride = 32
+
+    def __init__(self, name, fuse):
+        super().__init__()
+        try:
+            from ultralytics import YOLO
+            from ultralytics.utils.nms import non_max_suppression
+        except ImportError:
+            raise UserError(f'detector={name!r} needs a recent ultralytics: pip install ultralytics') from None
+        try:
+            self.network = YOLO(f'{name}.yaml', task='detect', verbose=False).model.eval()
+        except (OSError, KeyError, ValueError) as error:
+            raise UserError(f'detector={name!r}: ultralytics has no such network ({error}).') from None
+        if fuse:
+            self.network.fuse(verbose=False)
+        self.select = non_max_suppression
+
+    def forward(self, images):
+        batch = torch.stack(list(images))
+        height, width = batch.shape[-2:]
+        # Its networks take sides that are multiples of 32; its own loader pads with grey, too.
+        batch = nn.functional.pad(batch, (0, -width % self.stride, 0, -height % self.stride), value=114 / 255)
+        found = self.select(self.network(batch))
+        return [{'boxes': f[:, :4], 'scores': f[:, 4], 'labels': f[:, 5].long() + 1} for f in found]
 
 
-@torch.inference_mode()
+def parse(text):
+    """One of the detectors of `detector` -> (its name, dict of its variables)."""
+    name, *words = text.split()
+    # A path may hold spaces: what is no name=value belongs to it.
+    while words and '=' not in words[0]:
+        name = f'{name} {words.pop(0)}'
+    options = {}
+    for word in words:
+        key, equals, value = word.partition('=')
+        if not equals:
+            raise UserError(f'detector={text!r}: {word!r} is not of the form name=value.')
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return name, options
+
+
+def make(text, chosen, folder):
+    """One of the detectors -> list of (row's name, detector, parameters, multiply-adds); None for what is not known."""
+    name, options = parse(text)
+    fuse, last = options.pop('fuse', True), options.pop('channels_last', None)
+    if name.endswith('.onnx'):
+        return [
+            (Path(name).name, konohana.load(resolve(Path(__file__).resolve().parent, name), chosen.type), None, None)
+        ]
+    if name.endswith('.pt'):
+        path = resolve(Path(__file__).resolve().parent, name)
+        content = checkpoint.load(path)
+        model, kind, own = from_checkpoint(content, path), content['detector'], content.get('options', {})
+    elif name.startswith('yolo') and name != 'yolof':
+        model, kind, own = Yolo(name, fuse), '', {}
+    else:
+        kind, own = name, options_of(name, options)
+        model = build(kind, n_classes, img_hw, **own)
+        model.class_names, model.img_hw = [f'name {i}' for i in range(1, n_classes + 1)], img_hw
+    unknown = sorted(set(options) - set(own if kind == name else {}))
+    if unknown:
+        raise UserError(
+            f'detector={text!r}: it has no variable {", ".join(unknown)}. Known: {", ".join(own) or "none"}.'
+        )
+    model.eval().requires_grad_(False)
+    parameters, macs = count_parameters(model), count_macs(model, img_hw)
+    if fuse:
+        fuse_batch_norms(model)
+    rows = []
+    if onnx and kind:
+        file = Path(folder) / f'{len(list(Path(folder).iterdir()))}.onnx'
+        onnx_file.export(model, file, kind, own, frame(), post_processing=True)
+        rows.append((f'{text}, onnxruntime', onnx_file.load(file, chosen.type), parameters, macs))
+    if last is not None:
+        model.channels_last = last
+    layout = torch.channels_last if getattr(model, 'channels_last', False) else torch.contiguous_format
+    return [(text, model.to(chosen, memory_format=layout), parameters, macs), *rows]
+
+
+def frame():
+    """The picture that they look at."""
+    return torch.from_numpy(draw_frame(3, img_hw)['image']).permute(2, 0, 1).float() / 255
+
+
+def table(rows, times):
+    """What was measured, as Markdown. rows: {name: (parameters, multiply-adds)}; times: {name: list of seconds}."""
+    lines = [
+        '| detector | M parameters | GMAC | ms a picture | pictures a second | against the first |',
+        '|---|---|---|---|---|---|',
+    ]
+    first = next(iter(times))
+    for name, (parameters, macs) in rows.items():
+        seconds = statistics.median(times[name])
+        # The ratio of two runs that followed one another, so that both saw the same machine.
+        ratio = statistics.median(a / b for a, b in zip(times[name], times[first], strict=True))
+        size = '–' if parameters is None else f'{parameters / 1e6:.2f}'
+        work = '–' if macs is None else f'{macs / 1e9:.2f}'
+        lines.append(f'| {name} | {size} | {work} | {seconds * 1e3:.1f} | {1 / seconds:.1f} | {ratio:.2f} |')
+    return '\n'.join(lines)
+
+
 def main():
-    override(globals())
+    require(override(globals()), n_runs=(1, None), n_classes=(1, None), threads=(0, None))
     if threads:
         torch.set_num_threads(threads)
     chosen = pick_device(device)
-    frame = torch.rand(3, *img_hw, device=chosen)
+    names = [' '.join(text.split()) for text in detector.split(',') if text.strip()]
+    if not names:
+        raise UserError("detector='': name at least one, like detector='konohana, yolof'.")
     models, rows = {}, {}
-    for name, (options, fused, last) in VARIANTS.items():
-        torch.manual_seed(0)
-        model = build('konohana', n_classes, img_hw, **options).eval()
-        parameters = sum(p.numel() for p in model.parameters())
-        with FlopCounterMode(display=False) as counter:
-            model.raw_outputs(torch.zeros(1, 3, *img_hw))
-        if fused:
-            fuse_batch_norms(model)
-        if not last:
-            model.channels_last = False
-        models[name] = model.to(chosen, memory_format=torch.channels_last if last else torch.contiguous_format)
-        rows[name] = (parameters / 1e6, counter.get_total_flops() / 2e9)
-
-    times = {name: [] for name in models}
-    for i in range(n_runs + 3):
-        for name, model in models.items():
-            started = time.perf_counter()
-            model([frame])
-            if chosen.type == 'cuda':
-                torch.cuda.synchronize()
-            if i >= 3:
-                times[name].append(time.perf_counter() - started)
-
-    first = next(iter(times))
+    with tempfile.TemporaryDirectory() as folder:
+        for text in dict.fromkeys(names):
+            torch.manual_seed(0)
+            for name, model, parameters, macs in make(text, chosen, folder):
+                models[name], rows[name] = model, (parameters, macs)
+    times = time_models(models, frame().to(chosen), n_runs)
     print(f'{img_hw[0]} x {img_hw[1]}, {chosen}, {torch.get_num_threads()} threads, median of {n_runs} runs')
-    print('| network | M parameters | GMAC | ms a frame | against the first |\n|---|---|---|---|---|')
-    for name, (parameters, macs) in rows.items():
-        # The ratio of two runs that followed one another, so that both saw the same machine.
-        ratio = statistics.median(a / b for a, b in zip(times[name], times[first], strict=True))
-        print(f'| {name} | {parameters:.2f} | {macs:.2f} | {statistics.median(times[name]) * 1e3:.0f} | {ratio:.2f} |')
+    print(table(rows, times))
 
 
 if __name__ == '__main__':

@@ -15,6 +15,8 @@ import torch
 
 from konohana.settings import UserError
 
+OLDER_FORMAT = bytes.fromhex('80028a0a6cfc9c46f9206aa85019')  # how files of torch.save began before they were zip files
+
 
 def save(content, path):
     """torch.save to a temporary name beside `path`, then rename: the file is the old one or the new one, never half.
@@ -38,19 +40,26 @@ def save(content, path):
 
 def write_text(path, text):
     """A small text file, written like `save` does."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path, data):
+    """A file of any kind, written like `save` does."""
     temporary = Path(path).with_name(Path(path).name + '.tmp')
     try:
-        temporary.write_text(text, encoding='utf-8')
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error}). Is there space and permission?') from None
 
 
-def load(path, needed=('model', 'detector', 'class_names', 'img_hw')):
+def load(path, needed=('model', 'detector', 'class_names', 'img_hw'), foreign=False):
     """Read a file that `save` wrote, on the CPU, with weights_only=True (no code in it is run).
 
     Args:
         needed: keys the file must have.
+        foreign: whether the file is another program's, perhaps in torch.save's format of before 2020.
 
     Raises:
         UserError: missing, truncated, no checkpoint at all, one with code in it, or not of this program.
@@ -62,22 +71,24 @@ def load(path, needed=('model', 'detector', 'class_names', 'img_hw')):
         raise UserError(f'{path}: there is no such weights file.') from None
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}).') from None
-    if not zipfile.is_zipfile(io.BytesIO(data)):
+    older = foreign and data.startswith(OLDER_FORMAT)
+    if not older and not zipfile.is_zipfile(io.BytesIO(data)):
         why = 'truncated' if data[:2] == b'PK' else 'not a PyTorch weights file'
         raise UserError(f'{path}: {why}. Copy or train it again.')
     try:
-        # torch.load does not compare checksums: a flipped bit would be a wrong weight.
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(f'wrong checksum of {damaged}')
+        if not older:
+            # torch.load does not compare checksums: a flipped bit would be a wrong weight.
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise zipfile.BadZipFile(f'wrong checksum of {damaged}')
         content = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:
+        hint = 'Save its weights alone.' if foreign else 'Only files that _train.py wrote are loaded.'
         raise UserError(
-            f'{path}: it holds more than weights (Python objects, maybe code) and is refused. '
-            'Only files that _train.py wrote are loaded.'
+            f'{path}: it holds more than weights (Python objects, maybe code) and is refused. {hint}'
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, TypeError, zipfile.BadZipFile) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, OSError, TypeError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f'{path}: damaged ({reason}). Copy or train it again.') from None
     missing = [key for key in needed if not isinstance(content, dict) or key not in content]

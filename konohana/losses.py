@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import generalized_box_iou_loss
 
+from konohana import distributed
+
 WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 2.0, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
 FOCAL_GAMMA = 2.0  # of the confidence's loss; 0 makes it plain binary cross-entropy
@@ -67,7 +69,7 @@ def detection_losses(predictions, targets, assigner):
     chosen = {key: torch.cat(parts) for key, parts in chosen.items()}
     aims, counted = torch.stack(aims), torch.stack(counted)
     weight = chosen['weight']
-    total = aims.sum().clamp(min=1.0)
+    total = distributed.normaliser(aims.sum(), len(targets))
 
     confidence = quality_focal_loss(predictions['confidence'], aims) * counted
     box = generalized_box_iou_loss(chosen['box'], chosen['true_box']) * weight

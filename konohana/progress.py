@@ -5,6 +5,8 @@ import sys
 
 import progressbar
 
+from konohana import distributed
+
 
 @contextlib.contextmanager
 def progress_bar(title, total, shown=True, unit='pictures', **variables):
@@ -37,7 +39,7 @@ def progress_bar(title, total, shown=True, unit='pictures', **variables):
     ]
     for name, text in variables.items():
         widgets += [' ', progressbar.Variable(name, format=text)]
-    if not shown:
+    if not shown or distributed.rank():
         yield progressbar.NullBar()
         return
     terminal = sys.stderr.isatty()

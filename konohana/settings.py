@@ -7,7 +7,9 @@ variables, so the list of settings is the script's own head. Here values are che
 import ast
 import difflib
 import io
+import os
 import sys
+import time
 import tokenize
 from pathlib import Path
 
@@ -150,6 +152,9 @@ def run(main):
     except UserError as error:
         # From a process that loads frames the error comes with that process's traceback before it.
         text = str(error).rpartition(f'{__name__}.UserError: ')[2].rstrip()
+        if int(os.environ.get('RANK', 0)):
+            # Under torchrun the first process mostly has the same to say; this one is ended before it says it again.
+            time.sleep(10)
         print(f'Error: {text}', file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from konohana import checkpoint
+from konohana import checkpoint, detectors, distributed
 from konohana.inference import weights_name
 from konohana.progress import progress_bar
 from konohana.settings import UserError
@@ -52,15 +52,25 @@ def make_optimizer(model, lr, weight_decay):
     return torch.optim.AdamW(groups, lr=lr)
 
 
-def learning_rate(lr, epochs_done, n_epoch, warmup_epochs):
+def learning_rate(lr, epochs_done, n_epoch, warmup_epochs, time_used=None):
     """Linear warm-up to `lr`, then a cosine to a hundredth of it (Loshchilov and Hutter 2017, 1608.03983).
 
     It is a function of the position alone (`epochs_done` counts parts of epochs), so resuming needs no state.
+
+    Args:
+        time_used: None, or the part of the run's time that is used up, 0 to 1: then the cosine follows it in the place
+            of n_epoch, and warm-up ends where the two meet, if an epoch takes that long.
     """
-    if epochs_done < warmup_epochs:
-        return lr * max(epochs_done / warmup_epochs, 0.001)
-    part = min(1.0, (epochs_done - warmup_epochs) / max(n_epoch - warmup_epochs, 1e-9))
-    return lr * (0.01 + 0.99 * (1 + math.cos(math.pi * part)) / 2)
+
+    def cosine(part):
+        return 0.01 + 0.99 * (1 + math.cos(math.pi * min(part, 1.0))) / 2
+
+    rising = max(epochs_done / warmup_epochs, 0.001) if epochs_done < warmup_epochs else 1.0
+    if time_used is not None:
+        return lr * min(rising, cosine(time_used))
+    if rising < 1:
+        return lr * rising
+    return lr * cosine((epochs_done - warmup_epochs) / max(n_epoch - warmup_epochs, 1e-9))
 
 
 def cap_gpu_memory(device, limit_gib):
@@ -116,11 +126,24 @@ def ignore_interrupts(_worker_id):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def is_finished(state, settings):
+    """Whether a run has had its time.
+
+    Args:
+        state: dict of `epoch` and `minutes` done (`optim.pt` holds them), or {} for a run that has not begun.
+        settings: dict of `max_minutes` and `n_epoch`; the first counts if it is not 0.
+    """
+    if settings['max_minutes']:
+        return state.get('minutes', 0.0) >= settings['max_minutes']
+    return state.get('epoch', 0) >= settings['n_epoch']
+
+
 class Run:
     """Everything of a training run that must survive an interruption, and its files.
 
     `net.pt` holds the averaged weights for testing, `optim.pt` all that is needed to go on, `iter.txt` the number of
     iterations to read at a glance, `net_best.pt` the weights that were best on val. (With Res2: `net_det3.pt` ...)
+    Of several processes (see `distributed`) only rank 0 writes them.
 
     Args:
         folder: where the files are. model, ema, optimizer, scaler: what is saved.
@@ -141,10 +164,22 @@ class Run:
         self.optim_file = folder / self.net_file.name.replace('net', 'optim')
         self.iter_file = (folder / self.net_file.name.replace('net', 'iter')).with_suffix('.txt')
         self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, scaler
+        self.network = distributed.wrap(model)  # what is called in training
         self.description, self.order = description, order
         self.epoch = self.batches_done = self.iteration = 0  # batches_done counts within the epoch
+        self.minutes = 0.0  # of training, without evaluation
         self.best, self.figures = -1.0, {}
         self.saved_at = time.monotonic()
+
+    def finished(self, settings):
+        """Whether the minutes of `max_minutes` (if that is not 0) or the `n_epoch` epochs are done."""
+        return is_finished(vars(self), settings)
+
+    def position(self, settings):
+        """How far the run is, as text."""
+        if settings['max_minutes']:
+            return f'{self.minutes:.1f} of {settings["max_minutes"]:g} minutes, epoch {self.epoch}'
+        return f'Epoch {self.epoch}/{settings["n_epoch"]}'
 
     def weights(self):
         """The content of a weights file."""
@@ -152,6 +187,9 @@ class Run:
 
     def save(self):
         """Write all files. `optim.pt` comes first and is complete in itself, so a kill between files is harmless."""
+        self.saved_at = time.monotonic()
+        if distributed.rank():
+            return
         state = {
             'model': self.model.state_dict(),
             'ema': self.ema.model.state_dict(),
@@ -162,6 +200,7 @@ class Run:
             'epoch': self.epoch,
             'batches_done': self.batches_done,
             'iteration': self.iteration,
+            'minutes': self.minutes,
             'best': self.best,
             'figures': self.figures,
             'order': self.order,
@@ -170,7 +209,6 @@ class Run:
         checkpoint.save(state, self.optim_file)
         checkpoint.save(self.weights(), self.net_file)
         checkpoint.write_text(self.iter_file, f'{self.iteration}\n')
-        self.saved_at = time.monotonic()
 
     def save_best(self, value):
         """Keep the present weights as the best if `value` is higher than any before."""
@@ -194,8 +232,12 @@ class Run:
                 f'{self.net_file.name} away to start afresh, or to start from it: init_from=<where you moved it>.'
             )
         state = checkpoint.load(self.optim_file, needed=('model', 'ema', 'optimizer', 'description', 'order'))
+        before = dict(state['description'])
+        if before.get('detector') == self.description.get('detector'):
+            # Options that the detector has gained since then had what is now their default.
+            before['options'] = detectors.options_of(before['detector'], before['options'])
         for key in ('detector', 'options', 'class_names'):
-            old, new = state['description'][key], self.description[key]
+            old, new = before[key], self.description[key]
             if old != new:
                 raise UserError(
                     f'{self.optim_file}: it is of a run with {key}={old}, now it is {new}. Move {self.net_file.name} '
@@ -208,21 +250,24 @@ class Run:
         self.scaler.load_state_dict(state['scaler'])
         torch.set_rng_state(state['random'])
         self.epoch, self.iteration = state['epoch'], state['iteration']
+        self.minutes = state.get('minutes', 0.0)  # older files have none
         self.best, self.figures = state['best'], state['figures']
         # With another batch size, seed or data the order is another: then the epoch begins anew.
-        self.batches_done = state['batches_done'] if state['order'] == self.order else 0
+        same_order = all(state['order'].get(key, False) == value for key, value in self.order.items())
+        self.batches_done = state['batches_done'] if same_order else 0
         return f'Resuming at epoch {self.epoch + 1}, iteration {self.iteration}.'
 
 
 def train_one_epoch(run, loader, device, settings, stop, write_scalar):
-    """Train from `run.batches_done` to the end of the epoch, or until a stop is requested.
+    """Train from `run.batches_done` to the end of the epoch, or until a stop is requested or `max_minutes` are over.
 
     Args:
         run: a `Run`. device: torch.device.
         loader: DataLoader of (images uint8, targets) over an `EpochBatches` sampler.
-        settings: dict of `lr`, `n_epoch`, `warmup_epochs`, `accumulate`, `clip_norm`, `amp`, `save_minutes`,
-            `progress`.
-        stop: a `StopRequest`. write_scalar: function of (name, value, iteration), for TensorBoard.
+        settings: dict of `lr`, `n_epoch`, `max_minutes`, `warmup_epochs`, `accumulate`, `clip_norm`, `amp`,
+            `save_minutes`, `progress`.
+        stop: a `StopRequest`; one made to any of several processes counts for all.
+        write_scalar: function of (name, value, iteration), for TensorBoard.
 
     Returns:
         (dict of mean losses over the epoch's part trained here, images a second).
@@ -230,38 +275,40 @@ def train_one_epoch(run, loader, device, settings, stop, write_scalar):
     Raises:
         UserError: a loss that is not finite; the batch's pictures are named.
     """
-    model, optimizer = run.model, run.optimizer
+    optimizer, max_minutes = run.optimizer, settings['max_minutes']
     frames = loader.dataset.frames
-    model.train()
+    run.network.train()
     sampler = loader.batch_sampler
     sampler.epoch, sampler.skip = run.epoch, run.batches_done
     batch_sizes = [len(batch) for batch in sampler.batches()]
     n_batches, skipped = len(batch_sizes), sum(batch_sizes[: run.batches_done])
-    sums, n_images, started = {}, 0, time.monotonic()
+    sums, n_images, started, minutes_before = {}, 0, time.monotonic(), run.minutes
     optimizer.zero_grad(set_to_none=True)
-    title = f'Epoch {run.epoch + 1}/{settings["n_epoch"]}'
+    title = f'Epoch {run.epoch + 1}' + ('' if max_minutes else f'/{settings["n_epoch"]}')
     shown = {'loss': 'loss {formatted_value}', 'parts': '{formatted_value}', 'memory': '{formatted_value}'}
     with progress_bar(title, sum(batch_sizes), settings['progress'], 'images', **shown) as bar:
         for images, targets in loader:
             epochs_done = run.epoch + run.batches_done / n_batches
-            lr = learning_rate(settings['lr'], epochs_done, settings['n_epoch'], settings['warmup_epochs'])
+            time_used = run.minutes / max_minutes if max_minutes else None
+            lr = learning_rate(settings['lr'], epochs_done, settings['n_epoch'], settings['warmup_epochs'], time_used)
             for group in optimizer.param_groups:
                 group['lr'] = lr
-            names = [frames[target['image_id']].path.name for target in targets]
-            losses = train_step(run, images, targets, device, settings, last=run.batches_done + 1 == n_batches)
-            values = {key: value.item() for key, value in losses.items()}
+            batch_names = [frames[target['image_id']].path.name for target in targets]
+            values = train_step(run, images, targets, device, settings, last=run.batches_done + 1 == n_batches)
             total = sum(values.values())
             if not math.isfinite(total):
+                names = distributed.gathered(batch_names)
                 shown_losses = ', '.join(f'{key} {value:g}' for key, value in values.items())
                 raise UserError(
                     f'The loss is not finite ({shown_losses}) at iteration {run.iteration} with {", ".join(names)}. '
                     f'Look at these pictures and their boxes, or lower lr={settings["lr"]}. The last save is untouched.'
                 )
+            batch_size = batch_sizes[run.batches_done]  # of all processes together
             run.batches_done += 1
             run.iteration += 1
-            n_images += len(images)
+            n_images += batch_size
             for key, value in (*values.items(), ('loss', total)):
-                sums[key] = sums.get(key, 0.0) + value * len(images)
+                sums[key] = sums.get(key, 0.0) + value * batch_size
                 write_scalar(f'train/{key}', value, run.iteration)
             write_scalar('train/learning_rate', lr, run.iteration)
             memory = peak_memory_gib(device)
@@ -271,7 +318,10 @@ def train_one_epoch(run, loader, device, settings, stop, write_scalar):
                 parts=' '.join(f'{k.removeprefix("loss_")} {s / n_images:.2f}' for k, s in sums.items() if k != 'loss'),
                 memory='' if memory is None else f'peak {memory:.1f} GiB',
             )
-            if stop.requested:
+            minutes = minutes_before + (time.monotonic() - started) / 60
+            stopped, run.minutes = distributed.highest([stop.requested, minutes], device)
+            stop.requested = bool(stopped)
+            if stop.requested or (max_minutes and run.minutes >= max_minutes):
                 break
             if time.monotonic() - run.saved_at > settings['save_minutes'] * 60:
                 run.save()
@@ -282,7 +332,10 @@ def train_one_epoch(run, loader, device, settings, stop, write_scalar):
 
 
 def train_step(run, images, targets, device, settings, last):
-    """Forward, backward and, every `accumulate` batches or at the epoch's `last`, the optimizer's step -> losses."""
+    """Forward, backward and, every `accumulate` batches or at the epoch's `last`, the optimizer's step.
+
+    Returns dict of the losses of the batch (of all processes together) as floats.
+    """
     model, optimizer, scaler, accumulate = run.model, run.optimizer, run.scaler, settings['accumulate']
     images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True).float() / 255 for image in images]
     targets = [
@@ -290,10 +343,14 @@ def train_step(run, images, targets, device, settings, last):
         for target in targets
     ]
     with torch.autocast(device.type, dtype=torch.float16, enabled=settings['amp'] and device.type == 'cuda'):
-        losses = model(images, targets)
-    total = sum(losses.values())
-    if torch.isfinite(total):
-        scaler.scale(total / accumulate).backward()
+        losses = run.network(images, targets)
+    weight = distributed.weight(len(images), device)
+    losses = {key: value * weight for key, value in losses.items()}
+    values = distributed.means(losses)
+    # All processes judge by the same numbers: none is left waiting for another's gradients.
+    if math.isfinite(sum(values.values())):
+        total = sum(losses.values()) / accumulate + distributed.zero_of(model)
+        scaler.scale(total).backward()
         if (run.batches_done + 1) % accumulate == 0 or last:
             scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(model.parameters(), settings['clip_norm'])
@@ -301,7 +358,7 @@ def train_step(run, images, targets, device, settings, last):
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             run.ema.update(model)
-    return losses
+    return values
 
 
 @contextlib.contextmanager

@@ -494,8 +494,11 @@ def _notes(info):
     return notes
 
 
-def _detect(model, frames, hw, device):
-    """Detections of uint8 H x W x 3 frames, with boxes in pixels of the frames; the model sees them at size `hw`."""
+def _detect(model, frames, hw, device, threshold):
+    """Detections of uint8 H x W x 3 frames, boxes in pixels of the frames; the model sees the frames at size `hw`.
+
+    Masks stay at that size, and what will not be drawn is dropped here: masks of full size would fill the memory.
+    """
     frame_h, frame_w = frames[0].shape[:2]
     if hw != (frame_h, frame_w):
         frames = [cv2.resize(frame, hw[::-1], interpolation=cv2.INTER_AREA) for frame in frames]
@@ -503,14 +506,16 @@ def _detect(model, frames, hw, device):
         # To the device as bytes, a quarter of the floats.
         found = model([torch.from_numpy(frame).to(device).permute(2, 0, 1).float().div(255) for frame in frames])
     scale = np.array([frame_w / hw[1], frame_h / hw[0]] * 2, np.float32)
-    return [
-        {
-            'boxes': torch.as_tensor(d['boxes']).cpu().float().numpy().reshape(-1, 4) * scale,
-            'labels': torch.as_tensor(d['labels']).cpu().numpy(),
-            'scores': torch.as_tensor(d['scores']).cpu().float().numpy(),
-        }
-        for d in found
-    ]
+    detections = []
+    for d in found:
+        scores = torch.as_tensor(d['scores'])
+        shown = scores >= threshold
+        boxes = torch.as_tensor(d['boxes'])[shown].cpu().float().numpy().reshape(-1, 4) * scale
+        detections.append({'boxes': boxes, 'scores': scores[shown].cpu().float().numpy()})
+        for key in ('labels', 'masks'):
+            if key in d:
+                detections[-1][key] = torch.as_tensor(d[key])[shown].cpu().numpy()
+    return detections
 
 
 def _model_size(info, model):
@@ -537,6 +542,7 @@ def annotate_video(
     font=None,
     class_names=None,
     progress=True,
+    window=None,
 ):
     """Write a copy of a video in which every frame shows the detections of a model.
 
@@ -544,8 +550,9 @@ def annotate_video(
 
     Args:
         model: callable, list of float 3 x H x W RGB 0..1 tensors -> list of {boxes n x 4 x1, y1, x2, y2 in pixels,
-            labels n (k names class_names[k - 1]), scores n}. If it has `img_hw` (height, width), larger frames are
-            reduced to about that size for it; if it has `parameters()`, inputs are put on their device.
+            labels n (k names class_names[k - 1]), scores n and maybe masks n x H x W}. If it has `img_hw` (height,
+            width), larger frames are reduced to about that size for it; if it has `parameters()`, inputs are put on
+            their device.
         video_in: file of any kind that ffmpeg reads.
         video_out: file to write, .mkv, .mp4, .m4v or .mov. Its folder is created.
         threshold: detections of a lower score are not drawn, 0..1.
@@ -556,6 +563,7 @@ def annotate_video(
         font: path of a font file for the labels.
         class_names: names of the classes; None takes `model.class_names`.
         progress: show a progress bar and print what could not be kept.
+        window: a `window.Window` that shows each annotated frame, or None.
 
     Returns:
         dict: video_out (Path), frames, seconds (length), rate (Fraction), width, height, notes (list of lines about
@@ -594,12 +602,24 @@ def annotate_video(
     with scratch as folder:
         return _annotate(
             *(model, info, video_out, Path(folder), threshold, batch_size, label_names, crf, seconds, font),
-            *(class_names, progress),
+            *(class_names, progress, window),
         )
 
 
 def _annotate(
-    model, info, video_out, folder, threshold, batch_size, label_names, crf, seconds, font, class_names, progress
+    model,
+    info,
+    video_out,
+    folder,
+    threshold,
+    batch_size,
+    label_names,
+    crf,
+    seconds,
+    font,
+    class_names,
+    progress,
+    window,
 ):
     """`annotate_video` once its arguments are checked; `folder` takes the unfinished files."""
     ext = video_out.suffix
@@ -623,8 +643,18 @@ def _annotate(
         return [frame for frame in frames if frame is not None]
 
     def write_batch(frames, found):
+        drawn = []
         for frame, detections in zip(frames, found, strict=True):
-            writer.write(draw_detections(frame, detections, class_names, label_names, threshold, font))
+            frame = draw_detections(frame, detections, class_names, label_names, threshold, font)
+            writer.write(frame)
+            if window:
+                drawn.append(frame)
+        return drawn
+
+    def finish_oldest():
+        """Wait for the batch that was drawn first; windows are for the main thread, so it is shown here."""
+        for frame in writing.popleft().result():
+            window.show(frame)
 
     def end():
         """Seconds from the origin to the end of the last frame written."""
@@ -644,12 +674,12 @@ def _annotate(
             upcoming = readers.submit(read_batch)
             while frames := upcoming.result():
                 upcoming = readers.submit(read_batch)
-                writing.append(writers.submit(write_batch, frames, _detect(model, frames, hw, device)))
+                writing.append(writers.submit(write_batch, frames, _detect(model, frames, hw, device, threshold)))
                 if len(writing) > 2:
-                    writing.popleft().result()
+                    finish_oldest()
                 bar.update(min(writer.frames, total))
             while writing:
-                writing.popleft().result()
+                finish_oldest()
             bar.max_value = max(1, writer.frames)
         writer.close()
         if not writer.frames:

@@ -146,9 +146,26 @@ def test_masks_are_tinted_in_the_class_colour():
     assert abs(out[150, 350] - (0.55 * 128 + 0.45 * np.array(class_colour(1)))).max() <= 1
     assert (out[255:, 505:] == 128).all()
     with pytest.raises(ValueError, match='masks'):
-        draw_detections(GREY, detections((0, 0, 9, 9), masks=masks[:, :50]), ['a'])
+        draw_detections(GREY, detections((0, 0, 9, 9), masks=masks[[0, 0]]), ['a'])
     draw_detections(GREY, detections(masks=np.zeros((0, 360, 640), bool)), ['a'])
     draw_detections(GREY, detections((1, 1, 9, 9), masks=masks * 0), ['a'])
+
+
+@pytest.mark.parametrize('kind', [bool, np.float32])
+def test_masks_of_another_size_are_scaled(kind):
+    full = np.zeros((1, 360, 640), bool)
+    full[0, 100:220, 300:420] = True
+    d = detections((300, 100, 420, 220), labels=[1])
+    expected = draw_detections(GREY, {**d, 'masks': full}, ['a']).astype(int)
+    for height, width in ((180, 320), (360, 160), (1080, 1280), (90, 128)):
+        # Every pixel of the smaller mask lies within one of these or outside.
+        y, x = (np.arange(height) + 0.5) * 360 / height, (np.arange(width) + 0.5) * 640 / width
+        masks = ((100 < y) & (y < 220))[:, None] & ((300 < x) & (x < 420))
+        out = draw_detections(GREY, {**d, 'masks': masks[None].astype(kind)}, ['a'])
+        assert (np.abs(out - expected).max(2) > 60).mean() < 2e-3
+    for masks in (np.ones((1, 2, 2), kind), np.ones((1, 1, 1), kind)):
+        out = draw_detections(GREY, {**d, 'masks': masks}, ['a'])
+        assert (out[5:-5, 5:-5] != 128).any(2).all()
 
 
 # Fonts

@@ -197,6 +197,7 @@ def test_eight_frames_are_learned_by_heart(tmp_path):
     run = training.Run(tmp_path / 'run', model, ema, optimizer, scaler, {}, {})
     settings = {
         **{'lr': 4e-3, 'n_epoch': 140, 'warmup_epochs': 5.0, 'accumulate': 1, 'clip_norm': 10.0, 'amp': False},
+        'max_minutes': 0.0,
         **{'save_minutes': 99.0, 'progress': False},
     }
     first = last = None
@@ -281,3 +282,64 @@ def test_out_of_gpu_memory_is_one_line_with_numbers_and_variables(monkeypatch):
     ):
         raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
     assert '\n' not in str(caught.value)
+
+
+def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch):
+    """The learning rate follows the minutes used down to the end; a stop in between changes nothing."""
+    from types import SimpleNamespace
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(1, 1)
+
+        def forward(self, images, targets):
+            return {'loss': self.inner(torch.stack(images)).mean()}
+
+    clock = [1000.0]
+
+    def batches():
+        for _ in range(4):
+            clock[0] += 6.0  # a tenth of a minute each
+            yield [torch.ones(1, dtype=torch.uint8)], [{'image_id': 0}]
+
+    class Loader:
+        dataset = SimpleNamespace(frames=[SimpleNamespace(path=Path('a.jpg'))])
+        batch_sampler = EpochBatches(8, 2)
+
+        def __iter__(self):
+            return batches()
+
+    monkeypatch.setattr(training.time, 'monotonic', lambda: clock[0])
+    settings = {
+        **{'lr': 1.0, 'n_epoch': 1, 'max_minutes': 1.0, 'warmup_epochs': 0.5, 'accumulate': 1, 'clip_norm': 1e9},
+        **{'amp': False, 'save_minutes': 99.0, 'progress': False},
+    }
+    rates, epochs = [], []
+
+    def begin():
+        model = Model()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        scaler = torch.amp.GradScaler('cpu', enabled=False)
+        description = {'detector': 'none', 'options': {}, 'class_names': []}
+        monkeypatch.setattr(training.detectors, 'options_of', lambda _, options: options)
+        return training.Run(tmp_path, model, training.Ema(model), optimizer, scaler, description, {})
+
+    def write(name, value, _):
+        if name == 'train/learning_rate':
+            rates.append(value)
+
+    run = begin()
+    while not run.finished(settings):
+        stop = SimpleNamespace(requested=False)
+        training.train_one_epoch(run, Loader(), torch.device('cpu'), settings, stop, write)
+        epochs.append(run.epoch)
+        run.save()
+        clock[0] += 5000  # evaluation, or the night: it is not counted
+        run = begin()
+        assert 'Resuming' in run.resume()
+    assert math.isclose(run.minutes, 1.0, abs_tol=1e-6) and len(rates) == 10 and epochs == [1, 2, 2]
+    assert rates[:3] == [0.001, 0.5, max(rates)] and rates[2:] == sorted(rates[2:], reverse=True)
+    expected = [0.01 + 0.99 * (1 + math.cos(math.pi * part)) / 2 for part in (0.2, 0.9)]
+    assert math.isclose(rates[2], expected[0], rel_tol=1e-5) and math.isclose(rates[9], expected[1], rel_tol=1e-5)
+    assert training.is_finished({}, settings) is False and '1.0 of 1 minutes, epoch 2' in run.position(settings)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import konohana.video
+from konohana.drawing import class_colour
 from konohana.settings import UserError
 from konohana.video import FrameReader, annotate_video, probe
 
@@ -242,6 +243,31 @@ def test_boxes_come_back_from_the_size_of_the_network(clip, tmp_path):
     annotate(clip, tmp_path / 'full.mkv', crf=8)
     small, full = frames(tmp_path / 'small.mkv')[12], frames(tmp_path / 'full.mkv')[12]
     assert np.abs(small.astype(int) - full).mean() < 1
+
+
+def test_masks_are_drawn_at_the_size_of_the_video(clip, tmp_path):
+    class Masks:
+        class_names = NAMES
+        img_hw = (45, 80)
+
+        def __call__(self, images):
+            found = one_box(images)
+            for d, image in zip(found, images, strict=True):
+                h, w = image.shape[1:]
+                # A second, unsure detection has a mask of everything.
+                d['masks'] = torch.ones(2, h, w, dtype=torch.bool)
+                d['masks'][0, :, w // 2 :] = False
+                for key in ('boxes', 'labels'):
+                    d[key] = d[key][[0, 0]]
+                d['scores'] = torch.tensor([0.9, 0.1])
+            return found
+
+    annotate_video(Masks(), clip, tmp_path / 'masks.mkv', crf=8, progress=False)
+    annotate(clip, tmp_path / 'boxes.mkv', crf=8)
+    tinted, plain = (frames(tmp_path / name)[12].astype(int) for name in ('masks.mkv', 'boxes.mkv'))
+    expected = 0.55 * plain + 0.45 * np.array(class_colour(0))
+    assert np.abs(tinted - expected)[30:60, 50:76].mean() < 6
+    assert np.abs(tinted - plain)[30:60, 84:110].mean() < 3
 
 
 def test_video_of_a_turned_phone(tmp_path):

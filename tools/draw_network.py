@@ -15,13 +15,15 @@ from torchvision.ops.misc import SqueezeExcitation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.detectors.konohana import FEATURES, Konohana, Res2Depthwise
+from konohana.detectors.konohana import FEATURES, CoordinateAttention, Konohana, Res2Depthwise
 from konohana.settings import UserError, override, resolve, run
 
 svg_out = 'docs/network.svg'  # file to write; a relative path starts at the repository's root
 img_hw = (360, 640)  # height and width of the frame that is sent through the network
 n_classes = 14  # number of names
 use_res2block = False  # draw the network with Res2Net's blocks
+attention = 'se'  # what weighs channels in its blocks: se, coordinate or none
+activation = 'hardswish'  # of the network; acon has parameters of its own
 
 WIDTH = 920
 LEFT, ROW, HEADER = 24, 22, 26  # left edge, height of a block's row and of a card's header
@@ -31,6 +33,7 @@ BAR_X, BAR_WIDTH, SIGNS_X = 138, 104, 290  # in the rows of the backbone
 INK, GREY, LINE, CARD, PAPER = '#1f2937', '#6b7280', '#8b93a1', '#f4f5f8', '#ffffff'
 BACKGROUND = '#fcfcfd'
 STEM_COLOUR, NECK, FIND, NAME = '#64748b', '#7c5cc4', '#b8630f', '#c93a73'
+ATTENTION = {SqueezeExcitation: ('SE', 'squeeze-and-excitation'), CoordinateAttention: ('CA', 'coordinate attention')}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -205,8 +208,8 @@ def block_row(y, block, entry, colour, widest):
         out.append(half(SIGNS_X, y + 11))
     if block.residual:
         out.append(plus(SIGNS_X, y + 11))
-    if isinstance(block.squeeze, SqueezeExcitation):
-        out.append(chip(SIGNS_X + 28, y + 11, 'SE'))
+    if type(block.squeeze) in ATTENTION:
+        out.append(chip(SIGNS_X + 28, y + 11, ATTENTION[type(block.squeeze)][0]))
     return [*out, text(424, y + 15, times(entry['size']), anchor='end')]
 
 
@@ -221,21 +224,24 @@ def card(y, title, note, rows, colour):
     ]
 
 
-def anatomy(x, y, res2):
-    """How a block of the backbone works, and what the signs mean; about 130 high."""
+def anatomy(x, y, res2, attention):
+    """How a block of the backbone works, and what the signs mean; about 130 high.
+
+    attention: (sign, name), or None where no block has any.
+    """
     out = [text(x, y, 'One block of the backbone (inverted residual)', 12.5, blue(1, 2), weight=700)]
     middle = y + 32
     steps = (
         ('1 × 1', 'expand', 76),
         ('k × k', 'Res2' if res2 else 'depthwise', 76),
-        ('SE', 'weigh channels', 94),
+        *([(attention[0], 'weigh channels', 94)] if attention else []),
         ('1 × 1', 'project', 76),
     )
     left = x
     for i, (title, note, width) in enumerate(steps):
         out += box(left, middle - 18, width, 36, title, note, blue(0, 2))
         left += width
-        out.append(arrow((left, middle), (left + (16 if i < 3 else 18), middle)))
+        out.append(arrow((left, middle), (left + (16 if i < len(steps) - 1 else 18), middle)))
         left += 16
     below = middle + 28
     skip = arrow((x - 6, middle), (x - 6, below), (left + 12, below), (left + 12, middle + 8))
@@ -248,7 +254,8 @@ def anatomy(x, y, res2):
     column = x + 216
     out += [half(x + 4, first - 4), text(x + 24, first, 'halves height and width', 11.5, GREY)]
     out += [plus(column + 4, first - 4), text(column + 24, first, 'adds its own input (dashed)', 11.5, GREY)]
-    out += [chip(x + 4, second - 4, 'SE'), text(x + 24, second, 'squeeze-and-excitation', 11.5, GREY)]
+    if attention:
+        out += [chip(x + 4, second - 4, attention[0]), text(x + 24, second, attention[1], 11.5, GREY)]
     out.append(rect(column - 8, second - 11, 24, 14, blue(0, 2), radius=3, opacity=0.35))
     if res2:
         out += [rect(column - 8 + 6 * k - 1, second - 12, 2, 16, BACKGROUND, radius=0) for k in (1, 2, 3)]
@@ -427,7 +434,9 @@ def draw(model, img_hw):
         (WIDTH - 300, f'{total["parameters"] / 1e6:.2f} million', 'parameters'),
     ):
         title += [text(x, 46, number, 20, INK, 'end', 700), text(x, 66, note, 12, GREY, 'end')]
-    title += anatomy(NECK_X + 14, 110, any(isinstance(block.depthwise, Res2Depthwise) for block in blocks))
+    res2 = any(isinstance(block.depthwise, Res2Depthwise) for block in blocks)
+    attentions = [ATTENTION[type(block.squeeze)] for block in blocks if type(block.squeeze) in ATTENTION]
+    title += anatomy(NECK_X + 14, 110, res2, attentions[0] if attentions else None)
     separable = kernels(model.neck.smooths[0])
     for i, (word, note) in enumerate(
         (
@@ -463,7 +472,7 @@ def main():
     path = resolve(Path(__file__).resolve().parent, svg_out)
     if path.suffix.lower() != '.svg':
         raise UserError(f'svg_out={svg_out}: the picture is an SVG file. Give it the ending .svg.')
-    picture = draw(Konohana(n_classes, img_hw, use_res2block), img_hw)
+    picture = draw(Konohana(n_classes, img_hw, use_res2block, attention, activation), img_hw)
     temporary = path.with_name(path.name + '.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
 """Augmentation of training frames, on torchvision.transforms.v2 and its tensors.
 
 A sample is a pair of a picture (tv_tensors.Image, uint8, 3 x H x W, RGB) and a target: `boxes` (BoundingBoxes, n x 4;
-x1, y1, x2, y2), `labels` (n, int64) and `ignored` (BoundingBoxes, m x 4). All randomness is torch's.
+x1, y1, x2, y2), `labels` (n, int64), `ignored` (BoundingBoxes, m x 4) and, for detectors that learn masks, `masks`
+(Mask, uint8 n x H x W). All randomness is torch's.
 """
 
 import torch
-from torchvision import tv_tensors
+from torchvision import transforms, tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -20,14 +21,19 @@ class ScaleShift:
 
     Scale jitter in the sense of Ghiasi et al. 2021 (2012.07177): 1 makes the frame just fit the window, aspect ratio
     kept. Characters cut down to less than a quarter become ignored regions. (None for `scale` fits the frame, centred.)
+    Masks go the same way; a character whose mask has no pixel left is treated as one cut down. With `turn` the window
+    lies or stands as the picture does.
     """
 
-    def __init__(self, img_hw, scale=(0.6, 1.6), shift=True):
-        self.img_hw, self.scale, self.shift = img_hw, scale, shift
+    def __init__(self, img_hw, scale=(0.6, 1.6), shift=True, turn=False):
+        self.img_hw, self.scale, self.shift, self.turn = img_hw, scale, shift, turn
 
     def __call__(self, image, target):
         window_h, window_w = self.img_hw
         height, width = image.shape[-2:]
+        if self.turn and (height > width) != (window_h > window_w):
+            window_h, window_w = window_w, window_h
+        window = (window_h, window_w)
         scale = 1.0
         if self.scale is not None:
             # Evenly in the logarithm: half as large is as likely as twice as large.
@@ -37,27 +43,38 @@ class ScaleShift:
         new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
         top, left = self._offset(window_h - new_h), self._offset(window_w - new_w)
 
+        masks = target.get('masks')
         if (new_h, new_w) != (height, width):
             image = TF.resize(image, [new_h, new_w], antialias=True)
+            if masks is not None:
+                # A Mask would be resized by plain 'nearest', which shifts it by up to half a pixel.
+                masks = masks.as_subclass(torch.Tensor)
+                masks = TF.resize(masks, [new_h, new_w], interpolation=TF.InterpolationMode.NEAREST_EXACT)
         if (top, left, new_h, new_w) != (0, 0, window_h, window_w):
             padding = [max(0, left), max(0, top), max(0, window_w - left - new_w), max(0, window_h - top - new_h)]
-            image = TF.crop(image, max(0, -top), max(0, -left), min(window_h, new_h), min(window_w, new_w))
-            image = TF.pad(image, padding, fill=GREY)[..., :window_h, :window_w]
+            part = (max(0, -top), max(0, -left), min(window_h, new_h), min(window_w, new_w))
+            image = TF.pad(TF.crop(image, *part), padding, fill=GREY)[..., :window_h, :window_w]
+            if masks is not None:
+                masks = TF.pad(TF.crop(masks, *part), padding)[..., :window_h, :window_w]
 
         ratio = torch.tensor([new_w / width, new_h / height] * 2)
         offset = torch.tensor([left, top] * 2, dtype=torch.float32)
         whole = target['boxes'].as_subclass(torch.Tensor) * ratio + offset
-        cut = _cut(whole, self.img_hw)
+        cut = _cut(whole, window)
         visible = _area(cut) / _area(whole).clamp(min=1e-6)
         large = (cut[:, 2:] - cut[:, :2]).amin(dim=1) >= 1 if len(cut) else torch.zeros(0, dtype=torch.bool)
         keep = (visible >= MIN_VISIBLE) & large
+        if masks is not None:
+            keep &= masks.bool().flatten(1).any(dim=1)
         slivers = cut[~keep & (visible > 0)]
-        ignored = _cut(target['ignored'].as_subclass(torch.Tensor) * ratio + offset, self.img_hw)
+        ignored = _cut(target['ignored'].as_subclass(torch.Tensor) * ratio + offset, window)
         target = {
-            'boxes': _boxes(cut[keep], self.img_hw),
+            'boxes': _boxes(cut[keep], window),
             'labels': target['labels'][keep],
-            'ignored': _boxes(torch.cat([ignored[_area(ignored) > 0], slivers]), self.img_hw),
+            'ignored': _boxes(torch.cat([ignored[_area(ignored) > 0], slivers]), window),
         }
+        if masks is not None:
+            target['masks'] = tv_tensors.Mask(masks[keep])
         return tv_tensors.Image(image), target
 
     def _offset(self, room):
@@ -89,7 +106,71 @@ def _boxes(boxes, img_hw):
     return tv_tensors.BoundingBoxes(boxes.reshape(-1, 4), format='XYXY', canvas_size=tuple(img_hw))
 
 
-def training_transform(img_hw, flip=0.5, scale=(0.6, 1.6), shift=True, colour=0.4, hue=0.0):
+GEOMETRIC = ('ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate')  # of TrivialAugment's operations
+
+
+class PhotometricTrivialAugment(v2.TrivialAugmentWide):
+    """TrivialAugment (Müller and Hutter 2021, 2103.10158) without its geometric operations.
+
+    Shearing and turning would leave boxes that no longer fit their characters. The target is handed through.
+    """
+
+    _AUGMENTATION_SPACE = {  # noqa: RUF012 (torchvision's own attribute)
+        name: how for name, how in v2.TrivialAugmentWide._AUGMENTATION_SPACE.items() if name not in GEOMETRIC
+    }
+
+    def forward(self, image, target):
+        # Given boxes, torchvision's transform refuses, whatever its operations.
+        return super().forward(image), target
+
+
+class Erase:
+    """Random erasing (Zhong et al. 2017, 1708.04896): a rectangle of the picture turns grey.
+
+    Characters of whom less than a quarter is left become ignored regions, as those that `ScaleShift` cuts off.
+
+    Args:
+        p: probability. scale: lowest and highest part of the picture's area. ratio: of height to width.
+    """
+
+    def __init__(self, p, scale=(0.02, 0.2), ratio=(0.3, 3.3)):
+        self.p, self.scale, self.ratio = p, scale, ratio
+
+    def __call__(self, image, target):
+        if torch.rand(()) >= self.p:
+            return image, target
+        top, left, height, width, _ = transforms.RandomErasing.get_params(image, self.scale, self.ratio, [GREY])
+        if (height, width) == tuple(image.shape[-2:]):  # no rectangle of this kind fits a very flat picture
+            return image, target
+        grey = torch.full((3, height, width), GREY, dtype=image.dtype)
+        image = TF.erase(image, top, left, height, width, grey)
+        boxes, ignored = (target[key].as_subclass(torch.Tensor) for key in ('boxes', 'ignored'))
+        low = torch.maximum(boxes[:, :2], torch.tensor([left, top]))
+        high = torch.minimum(boxes[:, 2:], torch.tensor([left + width, top + height]))
+        keep = (high - low).clamp(min=0).prod(dim=1) <= (1 - MIN_VISIBLE) * _area(boxes)
+        img_hw = tuple(image.shape[-2:])
+        target = {
+            **target,
+            'boxes': _boxes(boxes[keep], img_hw),
+            'labels': target['labels'][keep],
+            'ignored': _boxes(torch.cat([ignored, boxes[~keep]]), img_hw),
+        }
+        if 'masks' in target:
+            target['masks'] = tv_tensors.Mask(target['masks'].as_subclass(torch.Tensor)[keep])
+        return image, target
+
+
+def training_transform(
+    img_hw,
+    flip=0.5,
+    scale=(0.6, 1.6),
+    shift=True,
+    colour=0.4,
+    hue=0.0,
+    random_erasing=0.0,
+    trivial_augment=False,
+    turn=False,
+):
     """The augmentation of a training sample; picture and target in, the same at `img_hw` out.
 
     Args:
@@ -99,13 +180,20 @@ def training_transform(img_hw, flip=0.5, scale=(0.6, 1.6), shift=True, colour=0.
         shift: whether the frame is put at a random place of the window.
         colour: strength of brightness, contrast and saturation jitter, 0 for none.
         hue: jitter of the hue, 0 to 0.5. The cast is told apart by colour, and it costs three times all the rest.
+        random_erasing: probability that a rectangle is erased.
+        trivial_augment: one random photometric change of random strength, in the place of `colour` and `hue`.
+        turn: pictures higher than wide get an upright window: the same two sides, the other way round.
     """
-    steps = [ScaleShift(img_hw, scale, shift)]
+    steps = [ScaleShift(img_hw, scale, shift, turn)]
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
-    if colour or hue:
+    if trivial_augment:
+        steps.append(PhotometricTrivialAugment())
+    elif colour or hue:
         steps.append(v2.RandomApply([v2.ColorJitter(colour, colour, colour, hue)], p=0.8))
         steps.append(v2.RandomGrayscale(0.02))
+    if random_erasing:
+        steps.append(Erase(random_erasing))
     return v2.Compose(steps)
 
 
@@ -118,14 +206,14 @@ def mosaic(samples, img_hw):
     centre_y = int(height * float(torch.empty(()).uniform_(0.35, 0.65)))
     centre_x = int(width * float(torch.empty(()).uniform_(0.35, 0.65)))
     canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
-    parts = {'boxes': [], 'labels': [], 'ignored': []}
+    parts = {'boxes': [], 'labels': [], 'ignored': [], 'masks': []}
     corners = [(0, 0), (0, centre_x), (centre_y, 0), (centre_y, centre_x)]
     for (top, left), (image, target) in zip(corners, samples, strict=True):
         bottom = centre_y if top == 0 else height
         right = centre_x if left == 0 else width
         part_hw = (bottom - top, right - left)
         # Scale 1 just fits; covering the part takes the larger of the two ratios.
-        fit = sorted((part_hw[0] / height, part_hw[1] / width))
+        fit = sorted((part_hw[0] / image.shape[-2], part_hw[1] / image.shape[-1]))
         cover = fit[1] / fit[0]
         image, target = ScaleShift(part_hw, (cover, cover))(image, target)
         canvas[:, top:bottom, left:right] = image
@@ -133,8 +221,13 @@ def mosaic(samples, img_hw):
         parts['labels'].append(target['labels'])
         for key in ('boxes', 'ignored'):
             parts[key].append(target[key].as_subclass(torch.Tensor) + move)
-    return tv_tensors.Image(canvas), {
+        if 'masks' in target:
+            parts['masks'].append(TF.pad(target['masks'], [left, top, width - right, height - bottom]))
+    whole = {
         'boxes': _boxes(torch.cat(parts['boxes']), img_hw),
         'labels': torch.cat(parts['labels']),
         'ignored': _boxes(torch.cat(parts['ignored']), img_hw),
     }
+    if parts['masks']:
+        whole['masks'] = tv_tensors.Mask(torch.cat(parts['masks']))
+    return tv_tensors.Image(canvas), whole

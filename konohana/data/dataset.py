@@ -6,12 +6,14 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from torchvision import tv_tensors
 
-from konohana.data import toy, voc
+from konohana import distributed, masks
+from konohana.data import coco, toy, voc
 from konohana.data.augment import mosaic
 from konohana.images import load_image
 from konohana.settings import UserError
 
 TOY_SHOW = 'toy_show'  # a dataset folder of this name is drawn when it is not there
+TOY_SHOW_COCO = 'toy_show_coco'  # the same show as COCO instances, with masks
 TOY_FRAMES = {'train': 400, 'val': 40}
 
 
@@ -19,7 +21,8 @@ def read_frames(path, splits, ignore_class, progress=True):
     """The frames of several splits of a dataset, and all that is wrong with them.
 
     Args:
-        path: dataset folder; one named `toy_show` is drawn if it lacks the split.
+        path: dataset folder, of Pascal VOC or COCO as its content says; one named `toy_show` (boxes) or
+            `toy_show_coco` (boxes and masks) is drawn if it lacks the split.
         splits: names of splits.
         ignore_class: name of boxes that mark regions not to be counted.
 
@@ -27,19 +30,27 @@ def read_frames(path, splits, ignore_class, progress=True):
         (list of lists of `voc.Frame`, one for each split, without the frames that have problems; list of problems).
 
     Raises:
-        UserError: see `voc.find_split`.
+        UserError: see `voc.find_split` and `coco.read_split`.
     """
     path = Path(path)
-    if path.name == TOY_SHOW:
-        # A list that is there may be the user's own, and write_voc would write it anew.
-        lacking = [s for s in TOY_FRAMES if s in splits and not (path / 'sets' / f'{s}.txt').is_file()]
-        toy.write_voc(path, **{f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}, progress=progress)
+    with distributed.first_rank_first():
+        if path.name == TOY_SHOW:
+            # A list that is there may be the user's own, and write_voc would write it anew.
+            lacking = [s for s in TOY_FRAMES if s in splits and not (path / 'sets' / f'{s}.txt').is_file()]
+            counts = {f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}
+            toy.write_voc(path, **counts, progress=progress)
+        if path.name == TOY_SHOW_COCO:
+            lists = {s: path / f'annotations/instances_{s}.json' for s in splits}
+            lacking = [s for s in TOY_FRAMES if s in splits and not lists[s].is_file()]
+            counts = {f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}
+            toy.write_coco(path, **counts, progress=progress)
+    kind = coco if coco.is_coco(path) else voc
     # Splits that are not there are known at once, before thousands of pictures are checked.
     for split in splits:
-        voc.find_split(path, split)
+        kind.find_split(path, split)
     frames, problems = [], []
     for split in splits:
-        found, wrong = voc.read_split(path, split, ignore_class, progress)
+        found, wrong = kind.read_split(path, split, ignore_class, progress)
         frames.append(found)
         problems.extend(wrong)
     return frames, problems
@@ -58,10 +69,15 @@ def report(problems, skip):
 
 
 def class_names_of(path, frames):
-    """Class names of a dataset: the lines of its classes.txt if there is one, else the names in `frames`, sorted."""
+    """Class names of a dataset, in the order of their labels.
+
+    The lines of its classes.txt if there is one; else COCO's categories in the order of their ids; else the names in
+    `frames`, sorted.
+    """
     listed = Path(path) / 'classes.txt'
     if not listed.is_file():
-        return sorted({name for frame in frames for name in frame.names})
+        listed_names = {name: None for frame in frames for name in frame.categories or ()}
+        return list(listed_names) or sorted({name for frame in frames for name in frame.names})
     try:
         lines = listed.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError:
@@ -93,18 +109,31 @@ class Frames(Dataset):
     Args:
         frames: list of `voc.Frame`; `class_names`: every name in them must be in this list.
         transform: None, or a function of (image, target), see `augment`.
-        mosaic_hw: None, or (height, width): half of the samples are then mosaics of four.
+        mosaic_hw: None, or (height, width): half of the samples are then mosaics of four, of this size (or turned, as
+            `transform` turns the first of the four).
         seed: of the augmentation. A sample depends on (seed, epoch, index) alone, whatever process loads it and
             whatever was loaded before: so a resumed run sees what the uninterrupted one would have seen.
+        with_masks: whether targets have `masks` too (uint8 n x H x W of 0 and 1, in the order of the boxes). They are
+            kept encoded and decoded anew for each sample, since those of a whole data set would fill the memory.
+
+    Raises:
+        UserError: masks are asked for, but there are objects that have none.
 
     `dataset[epoch, index]` (or `dataset[index]`, epoch 0) -> (uint8 3 x H x W RGB, target with `boxes`, `labels`
     (1 is the first name), `ignored` and `image_id`, the index).
     """
 
-    def __init__(self, frames, class_names, transform=None, mosaic_hw=None, seed=0):
+    def __init__(self, frames, class_names, transform=None, mosaic_hw=None, seed=0, with_masks=False):
+        lacking = [frame for frame in frames if not frame.has_masks] if with_masks else []
+        if lacking:
+            raise UserError(
+                f'{lacking[0].path}: this detector learns masks, but there are none for this picture (nor for '
+                f'{len(lacking) - 1} others of {len(frames)}). Take COCO data with masks, such as '
+                f'konohana_dataset_path={TOY_SHOW_COCO}, or a detector that learns boxes.'
+            )
         self.frames, self.class_names = frames, list(class_names)
         self.label_of = {name: i for i, name in enumerate(self.class_names, start=1)}
-        self.transform, self.mosaic_hw, self.seed = transform, mosaic_hw, seed
+        self.transform, self.mosaic_hw, self.seed, self.with_masks = transform, mosaic_hw, seed, with_masks
 
     def __len__(self):
         return len(self.frames)
@@ -125,7 +154,9 @@ class Frames(Dataset):
         if self.mosaic_hw is None or torch.rand(()) < 0.5:
             return self.transform(*self.load(index))
         others = torch.randint(len(self), (3,)).tolist()
-        return mosaic([self.transform(*self.load(i)) for i in (index, *others)], self.mosaic_hw)
+        samples = [self.transform(*self.load(i)) for i in (index, *others)]
+        # As large as the first, so that the pictures of a batch stay of one shape where it is theirs.
+        return mosaic(samples, tuple(samples[0][0].shape[-2:]))
 
     def load(self, index):
         """The picture and target of frame `index` as they are on disk, as tv_tensors."""
@@ -137,7 +168,10 @@ class Frames(Dataset):
             for b in (frame.boxes, frame.ignored)
         )
         labels = torch.tensor([self.label_of[name] for name in frame.names], dtype=torch.int64)
-        return tv_tensors.Image(image), {'boxes': boxes, 'labels': labels, 'ignored': ignored}
+        target = {'boxes': boxes, 'labels': labels, 'ignored': ignored}
+        if self.with_masks:
+            target['masks'] = tv_tensors.Mask(masks.decode(frame.masks or [], size))
+        return tv_tensors.Image(image), target
 
 
 class EpochBatches(Sampler):
@@ -145,26 +179,60 @@ class EpochBatches(Sampler):
 
     `epoch` and `skip` (batches already done in this epoch) are set before each pass. The last batch may be smaller,
     unless it would hold a single frame, on which batch norm learns nothing: that one joins the batch before.
+
+    Where several processes train together (see `distributed`), `batches` lists the batches of all, and each process
+    iterates over its share of them. A last batch with less than a frame for each joins the batch before as well.
+
+    Args:
+        n: number of frames. batch_size: frames in a batch, of all processes together.
+        groups: None, or what group each frame is in, a list of n values: then a batch holds frames of one group, as in
+            torchvision's references (`upright` groups by aspect ratio). Only what is left over of a group too small
+            for a batch of its own joins another's.
+
+    Raises:
+        UserError: fewer frames, or frames in a batch, than there are processes.
     """
 
-    def __init__(self, n, batch_size, seed=0):
+    def __init__(self, n, batch_size, seed=0, groups=None):
         self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.groups = [0] * n if groups is None else list(groups)
         self.epoch = self.skip = 0
+        if min(n, batch_size) < distributed.n_ranks():
+            raise UserError(
+                f'{n} frames in batches of batch_size={batch_size} cannot be shared by {distributed.n_ranks()} '
+                'processes: each needs a frame of every batch.'
+            )
 
     def batches(self):
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
         order = torch.randperm(self.n, generator=generator).tolist()
-        batches = [order[i : i + self.batch_size] for i in range(0, self.n, self.batch_size)]
-        if len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [batches[-2] + batches[-1]]
+        smallest = max(2, distributed.n_ranks())
+        batches, left = [], []
+        for group in sorted(set(self.groups)):
+            members = [index for index in order if self.groups[index] == group]
+            own = [members[i : i + self.batch_size] for i in range(0, len(members), self.batch_size)]
+            if len(own[-1]) < smallest:
+                (own[-2] if len(own) > 1 else left).extend(own.pop())
+            batches += own
+        if len(left) >= smallest or not batches:
+            batches.append(left)
+        else:
+            batches[-1].extend(left)
+        if len(set(self.groups)) > 1:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
         return batches
 
     def __iter__(self):
         for batch in self.batches()[self.skip :]:
-            yield [(self.epoch, index) for index in batch]
+            yield [(self.epoch, index) for index in distributed.share(batch)]
 
     def __len__(self):
         return len(self.batches()) - self.skip
+
+
+def upright(frames):
+    """`voc.Frame`s -> list of bool: the picture is higher than wide. The groups of aspect-ratio grouped batches."""
+    return [bool(frame.height > frame.width) for frame in frames]
 
 
 def collate(samples):

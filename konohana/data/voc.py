@@ -33,7 +33,12 @@ EDGE_TOLERANCE = 2.0
 
 @dataclass
 class Frame:
-    """One picture and its labels. Boxes are float32 n x 4, x1, y1, x2, y2 in pixels (x2, y2 exclusive)."""
+    """One picture and its labels. Boxes are float32 n x 4, x1, y1, x2, y2 in pixels (x2, y2 exclusive).
+
+    What Pascal VOC does not know comes from COCO files, see coco.py: `masks` has a compressed RLE (masks.py) for each
+    box, or None where an object has none; `ignored_names` the only name for which a region is not counted, or None for
+    all; `ignored_masks` the region's own shape, or None for its whole box.
+    """
 
     path: Path
     height: int = 0
@@ -42,6 +47,16 @@ class Frame:
     names: list = field(default_factory=list)
     difficult: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     ignored: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))  # regions not to be counted
+    masks: list | None = None
+    ignored_names: list | None = None
+    ignored_masks: list | None = None
+    image_id: int | str | None = None  # as the data set counts its pictures
+    categories: dict | None = None  # name -> id of all classes of the data set, in its order
+
+    @property
+    def has_masks(self):
+        """Whether every object has a mask (a frame without objects lacks none)."""
+        return len(self.boxes) == 0 or (self.masks is not None and all(mask is not None for mask in self.masks))
 
 
 def list_pictures(folder):
@@ -167,7 +182,7 @@ def read_annotation(path, ignore_class=None):
             problems.append(f'{what}: {shown} is inverted.')
         elif x2 == x1 or y2 == y1:
             problems.append(f'{what}: {shown} is empty.')
-        elif not (_along(x1, x2, frame.width) and _along(y1, y2, frame.height)):
+        elif not (along(x1, x2, frame.width) and along(y1, y2, frame.height)):
             of = f' of {frame.width} x {frame.height}' if frame.width and frame.height else ''
             problems.append(f'{what}: {shown} reaches outside the picture{of}.')
         else:
@@ -179,19 +194,19 @@ def read_annotation(path, ignore_class=None):
                 boxes.append(box)
                 frame.names.append(name)
                 difficult.append((item.findtext('difficult') or '').strip() == '1')
-    frame.boxes = _clipped(boxes, frame)
-    frame.ignored = _clipped(ignored, frame)
+    frame.boxes = clipped(boxes, frame)
+    frame.ignored = clipped(ignored, frame)
     frame.difficult = np.array(difficult, bool)
     return frame, problems
 
 
-def _along(low, high, side):
+def along(low, high, side):
     """Whether low..high (from 1, inclusive) lies within 1..side, give or take; a side of 0 is not known."""
     side = side or math.inf
     return low >= 1 - EDGE_TOLERANCE and high <= side + EDGE_TOLERANCE and high > 0 and low - 1 < side
 
 
-def _clipped(boxes, frame):
+def clipped(boxes, frame):
     """List of boxes -> float32 n x 4, cut at the picture's edges (as far as its size is known)."""
     boxes = np.array(boxes, np.float32).reshape(-1, 4).clip(min=0)
     if frame.width and frame.height:
@@ -216,10 +231,10 @@ def _read_frame(pair, ignore_class):
     elif not (frame.width and frame.height) and not problems:
         frame.height, frame.width = height, width
         for x1, y1, x2, y2 in np.concatenate([frame.boxes, frame.ignored]):
-            if not (_along(x1 + 1, x2, width) and _along(y1 + 1, y2, height)):
+            if not (along(x1 + 1, x2, width) and along(y1 + 1, y2, height)):
                 shown = f'a box up to x {x2:g}, y {y2:g}'
                 problems.append(f'{xml}: {shown} reaches outside the picture of {width} x {height}.')
-        frame.boxes, frame.ignored = _clipped(frame.boxes, frame), _clipped(frame.ignored, frame)
+        frame.boxes, frame.ignored = clipped(frame.boxes, frame), clipped(frame.ignored, frame)
     return frame, problems
 
 

@@ -24,6 +24,7 @@ from torchvision.ops.misc import SqueezeExcitation
 from konohana.assignment import TaskAlignedAssigner
 from konohana.detectors.transform import FrameTransform
 from konohana.losses import detection_losses
+from konohana.settings import UserError
 
 # The stem: dense 3x3 convolutions.      stride, channels, activation
 STEM = (
@@ -32,7 +33,7 @@ STEM = (
     (1, 24, False),
 )
 
-# Inverted residuals.   kernel, stride, expanded channels, channels, squeeze-and-excitation
+# Inverted residuals.   kernel, stride, expanded channels, channels, attention (squeeze-and-excitation, if not chosen)
 BLOCKS = (
     (5, 2, 96, 40, False),  # stride 8
     (5, 1, 120, 40, False),
@@ -54,18 +55,90 @@ FEATURES = (1, 7, 11, 13)  # blocks whose outputs are fused: strides 8, 16, 32, 
 NECK_CHANNELS = 96
 TOWER_DEPTH = 2  # depthwise-separable 5x5 convolutions in each of the two towers
 STRIDE = 8  # of the output map
-ACTIVATION = nn.Hardswish
+
+
+class AconC(nn.Module):
+    """ACON-C (Ma et al. 2021, Activate or Not, 2009.04759): (p1 - p2) x * sigmoid(beta (p1 - p2) x) + p2 x.
+
+    p1, p2 and beta are learned for each channel: from a line (beta = 0) to a maximum of two lines. It starts as SiLU,
+    so that weights of a network with another smooth activation are a start. N x c x H x W -> the same shape.
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        # Vectors, so that the optimizer does not let them decay.
+        self.p1 = nn.Parameter(torch.ones(channels))
+        self.p2 = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x):
+        p1, p2, beta = (p[:, None, None] for p in (self.p1, self.p2, self.beta))
+        bent = (p1 - p2) * x
+        return bent * (beta * bent).sigmoid() + p2 * x
+
+
+# By the name of the variable `activation`: function of the number of channels.
+ACTIVATIONS = {
+    'hardswish': lambda channels: nn.Hardswish(inplace=True),
+    'relu': lambda channels: nn.ReLU(inplace=True),
+    'silu': lambda channels: nn.SiLU(inplace=True),
+    'mish': lambda channels: nn.Mish(inplace=True),
+    'gelu': lambda channels: nn.GELU(),
+    'acon': AconC,
+}
+
+
+class CoordinateAttention(nn.Module):
+    """Coordinate attention (Hou et al. 2021, 2103.02907): which channels count in which rows and in which columns.
+
+    The means of all rows and of all columns go through one narrow 1x1 convolution; from it come a gate for each channel
+    and row and one for each channel and column. N x c x H x W -> the same shape.
+    """
+
+    def __init__(self, channels, squeezed):
+        super().__init__()
+        self.conv = ConvNorm(channels, squeezed, act='hardswish')
+        self.rows, self.columns = nn.Conv2d(squeezed, channels, 1), nn.Conv2d(squeezed, channels, 1)
+        for layer in (self.rows, self.columns):
+            # The gates start nearly open, so the block starts as one without them.
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, 3.0)
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        rows, columns = x.mean(dim=3, keepdim=True), x.mean(dim=2, keepdim=True).transpose(2, 3)
+        rows, columns = self.conv(torch.cat([rows, columns], dim=2)).split([height, width], dim=2)
+        return x * self.rows(rows).sigmoid() * self.columns(columns.transpose(2, 3)).sigmoid()
+
+
+def squeeze_and_excitation(channels, squeezed):
+    """torchvision's layer (Hu et al. 2018, 1709.01507) with a gate that starts open: hardsigmoid(3) = 1."""
+    layer = SqueezeExcitation(channels, squeezed, scale_activation=nn.Hardsigmoid)
+    nn.init.zeros_(layer.fc2.weight)
+    nn.init.constant_(layer.fc2.bias, 3.0)
+    return layer
+
+
+# By the name of the variable `attention`: function of the numbers of channels, outside and inside.
+ATTENTIONS = {
+    'se': squeeze_and_excitation,
+    'coordinate': CoordinateAttention,
+    'none': lambda channels, squeezed: nn.Identity(),
+}
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution and batch norm, N x c_in x H x W -> N x c_out x H/stride x W/stride, then maybe the activation."""
+    """Convolution and batch norm, N x c_in x H x W -> N x c_out x H/stride x W/stride, then maybe the activation.
 
-    def __init__(self, c_in, c_out, kernel=1, stride=1, groups=1, act=True):
+    act: a name in ACTIVATIONS, None for no activation.
+    """
+
+    def __init__(self, c_in, c_out, kernel=1, stride=1, groups=1, act=None):
         layers = [
             nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
             nn.BatchNorm2d(c_out, eps=1e-3),
         ]
-        super().__init__(*layers, *([ACTIVATION(inplace=True)] if act else []))
+        super().__init__(*layers, *([ACTIVATIONS[act](c_out)] if act else []))
 
 
 class Res2Depthwise(nn.Module):
@@ -77,10 +150,12 @@ class Res2Depthwise(nn.Module):
 
     GROUPS = 4
 
-    def __init__(self, channels, kernel):
+    def __init__(self, channels, kernel, act):
         super().__init__()
         width = channels // self.GROUPS
-        self.convs = nn.ModuleList(ConvNorm(width, width, kernel, groups=width) for _ in range(self.GROUPS - 1))
+        self.convs = nn.ModuleList(
+            ConvNorm(width, width, kernel, groups=width, act=act) for _ in range(self.GROUPS - 1)
+        )
 
     def forward(self, x):
         first, *rest = x.chunk(self.GROUPS, dim=1)
@@ -91,26 +166,21 @@ class Res2Depthwise(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV3's block: 1x1 expansion, depthwise convolution, squeeze-and-excitation, linear 1x1 projection.
+    """MobileNetV3's block: 1x1 expansion, depthwise convolution, attention, linear 1x1 projection.
 
     N x c_in x H x W -> N x c_out x H/stride x W/stride; with a residual connection where the shapes agree.
     """
 
-    def __init__(self, c_in, kernel, stride, expanded, c_out, squeeze, use_res2block):
+    def __init__(self, c_in, kernel, stride, expanded, c_out, attention, use_res2block, act):
         super().__init__()
         self.residual = stride == 1 and c_in == c_out
-        self.expand = ConvNorm(c_in, expanded)
+        self.expand = ConvNorm(c_in, expanded, act=act)
         if use_res2block and stride == 1:
-            self.depthwise = Res2Depthwise(expanded, kernel)
+            self.depthwise = Res2Depthwise(expanded, kernel, act)
         else:
-            self.depthwise = ConvNorm(expanded, expanded, kernel, stride, groups=expanded)
-        self.squeeze = nn.Identity()
-        if squeeze:
-            self.squeeze = SqueezeExcitation(expanded, expanded // 8, scale_activation=nn.Hardsigmoid)
-            # The gate starts open (hardsigmoid(3) = 1), so the block starts as one without it.
-            nn.init.zeros_(self.squeeze.fc2.weight)
-            nn.init.constant_(self.squeeze.fc2.bias, 3.0)
-        self.project = ConvNorm(expanded, c_out, act=False)
+            self.depthwise = ConvNorm(expanded, expanded, kernel, stride, groups=expanded, act=act)
+        self.squeeze = ATTENTIONS[attention](expanded, expanded // 8)
+        self.project = ConvNorm(expanded, c_out)
 
     def forward(self, x):
         y = self.project(self.squeeze(self.depthwise(self.expand(x))))
@@ -120,27 +190,30 @@ class InvertedResidual(nn.Module):
 class Separable(nn.Sequential):
     """Depthwise 5x5 and pointwise convolution, N x c x H x W -> the same shape."""
 
-    def __init__(self, channels):
+    def __init__(self, channels, act):
         super().__init__(
-            ConvNorm(channels, channels, 5, groups=channels, act=False),
-            ConvNorm(channels, channels),
+            ConvNorm(channels, channels, 5, groups=channels),
+            ConvNorm(channels, channels, act=act),
         )
 
 
 class Backbone(nn.Module):
     """Stem and inverted residuals; N x 3 x H x W -> list of feature maps of strides 8, 16, 32 and 64."""
 
-    def __init__(self, use_res2block=False):
+    def __init__(self, use_res2block=False, attention='se', activation='hardswish'):
         super().__init__()
         channels = 3
         stem = []
-        for stride, c_out, act in STEM:
-            stem.append(ConvNorm(channels, c_out, 3, stride, act=act))
+        for stride, c_out, active in STEM:
+            stem.append(ConvNorm(channels, c_out, 3, stride, act=activation if active else None))
             channels = c_out
         self.stem = nn.Sequential(*stem)
         self.blocks = nn.ModuleList()
-        for kernel, stride, expanded, c_out, squeeze in BLOCKS:
-            self.blocks.append(InvertedResidual(channels, kernel, stride, expanded, c_out, squeeze, use_res2block))
+        for kernel, stride, expanded, c_out, attentive in BLOCKS:
+            chosen = attention if attentive else 'none'
+            self.blocks.append(
+                InvertedResidual(channels, kernel, stride, expanded, c_out, chosen, use_res2block, activation)
+            )
             channels = c_out
 
     def forward(self, x):
@@ -159,10 +232,10 @@ class Neck(nn.Module):
     List of feature maps, finest first -> one map of NECK_CHANNELS at the finest size.
     """
 
-    def __init__(self):
+    def __init__(self, activation='hardswish'):
         super().__init__()
-        self.laterals = nn.ModuleList(ConvNorm(BLOCKS[i][3], NECK_CHANNELS, act=False) for i in FEATURES)
-        self.smooths = nn.ModuleList(Separable(NECK_CHANNELS) for _ in FEATURES)
+        self.laterals = nn.ModuleList(ConvNorm(BLOCKS[i][3], NECK_CHANNELS) for i in FEATURES)
+        self.smooths = nn.ModuleList(Separable(NECK_CHANNELS, activation) for _ in FEATURES)
 
     def forward(self, features):
         fused = None
@@ -183,6 +256,8 @@ class Konohana(nn.Module):
         n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
         img_hw: (height, width) that frames are resized to inside (short and long side, aspect ratio kept).
         use_res2block: Res2Net's split in the place of the depthwise convolution of the stride-1 blocks.
+        attention: what weighs channels in the blocks that have a mark in BLOCKS, a name in ATTENTIONS.
+        activation: between layers, a name in ACTIVATIONS.
 
     Training: `model(images, targets)` -> dict of scalar losses `loss_confidence`, `loss_quality`, `loss_box`,
     `loss_name`. `images` is a list of float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes`
@@ -199,14 +274,17 @@ class Konohana(nn.Module):
     channels_last = True  # halves the time of depthwise convolutions on a CPU
     class_layers = ('name_layer.',)  # what is made anew for another list of classes
 
-    def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False):
+    def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='hardswish'):
         super().__init__()
+        for name, value, known in (('attention', attention, ATTENTIONS), ('activation', activation, ACTIVATIONS)):
+            if value not in known:
+                raise UserError(f'{name}={value!r}: there is no such choice. Known: {", ".join(known)}.')
         self.n_classes = n_classes
         self.transform = FrameTransform(img_hw, size_divisible=STRIDE)
-        self.backbone = Backbone(use_res2block)
-        self.neck = Neck()
-        self.find_tower = nn.Sequential(*(Separable(NECK_CHANNELS) for _ in range(TOWER_DEPTH)))
-        self.name_tower = nn.Sequential(*(Separable(NECK_CHANNELS) for _ in range(TOWER_DEPTH)))
+        self.backbone = Backbone(use_res2block, attention, activation)
+        self.neck = Neck(activation)
+        self.find_tower = nn.Sequential(*(Separable(NECK_CHANNELS, activation) for _ in range(TOWER_DEPTH)))
+        self.name_tower = nn.Sequential(*(Separable(NECK_CHANNELS, activation) for _ in range(TOWER_DEPTH)))
         self.find_layer = nn.Conv2d(NECK_CHANNELS, 6, 1)  # confidence, quality, left, top, right, bottom
         self.name_layer = nn.Conv2d(NECK_CHANNELS, n_classes, 1)
         self.distance_scale = nn.Parameter(torch.ones(()))

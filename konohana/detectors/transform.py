@@ -32,10 +32,14 @@ class FrameTransform(GeneralizedRCNNTransform):
     def __init__(self, img_hw, size_divisible, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
         super().__init__(min(img_hw), max(img_hw), list(mean), list(std), size_divisible=size_divisible)
 
+    def size_of(self, height, width):
+        """Height and width in pixels of a picture in the network, given those of the file."""
+        return fit_size(height, width, (self.min_size[-1], self.max_size))
+
     def resize(self, image, target=None):
         """3 x H x W and its target -> the same, resized; also resizes `ignored` boxes and `masks`."""
         height, width = image.shape[-2:]
-        size = list(fit_size(height, width, (self.min_size[-1], self.max_size)))
+        size = list(self.size_of(height, width))
         if size == [height, width]:
             return image, target
         image = TF.resize(image, size, antialias=True)

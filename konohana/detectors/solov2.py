@@ -1,0 +1,469 @@
+"""SOLOv2: instance masks without boxes (Wang et al. 2020, https://arxiv.org/abs/2003.10152).
+
+The picture is cut into grids of 40, 36, 24, 16 and 12 cells a side, the fine ones for small objects. Each cell says
+what object has its centre there (`cate`) and gives the 1x1 convolution (`kernel`) that turns one map of features,
+shared by all (`mask_feats`, stride 4), into that object's mask:
+
+    pyramid, five levels -> resized to the five grids -> towers of convolutions -> categories, kernels
+    pyramid, four levels -> brought to stride 4, summed                         -> mask features
+    mask features convolved with the kernels of the likely cells -> masks -> matrix NMS
+
+Layers and numbers are MMDetection's (https://github.com/open-mmlab/mmdetection, 3.x), so that its weights can be used:
+see tools/convert_mmdet.py. "Light" has smaller pictures, half of the depth and half of the channels.
+"""
+
+import math
+import re
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from konohana import distributed
+from konohana.detectors.backbones import make_backbone
+from konohana.losses import points_in_boxes
+from konohana.settings import UserError
+
+GRIDS = (40, 36, 24, 16, 12)  # cells a side
+LEAST_AREAS = (8, 8, 16, 32, 32)  # a mask of a grid must have more pixels than this, at stride 4
+MASK_STRIDE = 4  # pixels a side that a pixel of the mask features stands for
+PYRAMID_CHANNELS = 256
+SIZE_DIVISIBLE = 32  # what the batch's height and width are padded to
+
+# Which grids learn an object, by the square root of its box's area in pixels of the batch: small objects the first.
+SCALES = ((0, 96), (48, 192), (96, 384), (192, 768), (384, math.inf))
+SCALES_LIGHT = ((0, 56), (28, 112), (56, 224), (112, 448), (224, math.inf))
+CENTRE = 0.2  # the part of an object's box, around its centre of mass, whose cells learn it
+
+WEIGHTS = {'loss_category': 1.0, 'loss_mask': 3.0}
+
+
+class ConvGroupNorm(nn.Sequential):
+    """Convolution, group norm of 32 groups, ReLU: N x c_in x H x W -> N x c_out x H x W."""
+
+    def __init__(self, c_in, c_out, kernel=3):
+        super().__init__(
+            nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False),
+            nn.GroupNorm(32, c_out),
+            nn.ReLU(inplace=True),
+        )
+
+
+def with_coordinates(x):
+    """N x c x H x W -> N x (c + 2) x H x W: where each pixel lies across and down, from -1 to 1 (CoordConv)."""
+    n, _, height, width = x.shape
+    across = torch.linspace(-1, 1, width, device=x.device, dtype=x.dtype).expand(n, 1, height, width)
+    down = torch.linspace(-1, 1, height, device=x.device, dtype=x.dtype)[:, None].expand(n, 1, height, width)
+    return torch.cat([x, across, down], dim=1)
+
+
+def resize(x, size):
+    """Bilinear, N x c x H x W -> N x c x size; a map of that size already comes back as it is."""
+    # A traced network (ONNX) takes maps of any size, so it always interpolates.
+    if tuple(x.shape[-2:]) == tuple(size) and not torch.jit.is_tracing():
+        return x
+    return F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
+
+
+class MaskBranch(nn.Module):
+    """Four levels of the pyramid (strides 4 to 32) -> mask features N x c_out x H/4 x W/4.
+
+    Level k goes through k convolutions, each followed by doubling (the first level through one, without); their sum
+    through a last one. The coarsest level knows its coordinates, so that two alike objects get different masks.
+    """
+
+    def __init__(self, c_out, width=128):
+        super().__init__()
+        self.levels = nn.ModuleList()
+        for level in range(4):
+            c_in = PYRAMID_CHANNELS + (2 if level == 3 else 0)
+            convs = [ConvGroupNorm(c_in, width)] + [ConvGroupNorm(width, width) for _ in range(level - 1)]
+            self.levels.append(nn.ModuleList(convs))
+        self.last = ConvGroupNorm(width, c_out, kernel=1)
+
+    def forward(self, pyramid):
+        total = self.levels[0][0](pyramid[0])
+        for level in range(1, 4):
+            x = with_coordinates(pyramid[level]) if level == 3 else pyramid[level]
+            for conv in self.levels[level]:
+                x = F.interpolate(conv(x), scale_factor=2.0, mode='bilinear', align_corners=False)
+            total = total + x
+        return self.last(total)
+
+
+class SOLOv2(nn.Module):
+    """SOLOv2, under torchvision's contract.
+
+    Args:
+        n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
+        img_hw: (height, width) that pictures are resized to inside (short and long side, aspect ratio kept).
+        backbone: see `backbones.make_backbone`. depth, width: convolutions and channels of the two towers.
+        mask_channels: of the mask features. scales: see `SCALES`.
+        frozen_stages: 1 keeps a ResNet's stem and first stage as they are while training, 2 the second stage too,
+            0 trains all.
+        norm_eval: the backbone's batch norms stay in evaluation mode while training.
+
+    Training: `model(images, targets)` -> dict of scalar losses `loss_category` and `loss_mask`. `images` is a list of
+    float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes` (n x 4; x1, y1, x2, y2 in pixels),
+    `labels` (n, int64), `masks` (n x H x W, 0 or 1) and maybe `ignored` (m x 4: no category is learned there).
+    UserError for a target without masks.
+
+    Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, the masks' boxes, in pixels of the image given),
+    `labels` (n), `scores` (n, 0 to 1, descending) and `masks` (n x H x W bool, of the size of the image given).
+    """
+
+    wants_masks = True
+    class_layers = ('cate_layer.',)  # what is made anew for another list of classes
+    score_threshold = 0.1  # cells less sure of their category are dropped before anything else
+    mask_threshold = 0.5  # a pixel likelier than this belongs to the mask
+    n_candidates = 2000  # so many cells at most have their masks computed, the surest first
+    n_before_nms = 500  # and so many of these, by score, take part in NMS
+    nms_kernel, nms_sigma = 'gaussian', 2.0  # see `matrix_nms`
+    final_threshold = 0.05  # after NMS
+    max_detections = 100
+
+    def __init__(
+        self,
+        n_classes,
+        img_hw=(448, 768),
+        backbone='resnet18',
+        depth=2,
+        width=256,
+        mask_channels=128,
+        scales=SCALES_LIGHT,
+        frozen_stages=1,
+        norm_eval=True,
+    ):
+        super().__init__()
+        self.n_classes, self.scales = n_classes, scales
+        self.backbone = make_backbone(backbone, (4, 8, 16, 32), frozen_stages, norm_eval)
+        self.transform = self.backbone.transform(img_hw, SIZE_DIVISIBLE)
+        self.neck = FeaturePyramidNetwork(self.backbone.channels, PYRAMID_CHANNELS, LastLevelMaxPool())
+        self.mask_branch = MaskBranch(mask_channels)
+        rest = [ConvGroupNorm(width, width) for _ in range(depth - 1)]
+        self.cate_tower = nn.Sequential(ConvGroupNorm(PYRAMID_CHANNELS, width), *rest)
+        rest = [ConvGroupNorm(width, width) for _ in range(depth - 1)]
+        self.kernel_tower = nn.Sequential(ConvGroupNorm(PYRAMID_CHANNELS + 2, width), *rest)
+        self.cate_layer = nn.Conv2d(width, n_classes, 3, padding=1)
+        self.kernel_layer = nn.Conv2d(width, mask_channels, 3, padding=1)
+        for part in (self.mask_branch, self.cate_tower, self.kernel_tower, self.cate_layer, self.kernel_layer):
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.normal_(module.weight, std=0.01)
+        nn.init.zeros_(self.kernel_layer.bias)
+        nn.init.constant_(self.cate_layer.bias, -math.log(99))  # 1 %: nearly every cell is background (RetinaNet)
+
+    def raw_outputs(self, batch):
+        """Normalised N x 3 x H x W, both sides multiples of 32 -> dict of what the network says.
+
+        `mask_feats` (N x mask_channels x H/4 x W/4), and for grid i of S = `GRIDS[i]` cells a side `kernel_i`
+        (N x mask_channels x S x S) and `cate_i` (N x n_classes x S x S, logits).
+        """
+        levels = OrderedDict((str(i), x) for i, x in enumerate(self.backbone(batch)))
+        pyramid = list(self.neck(levels).values())
+        maps = {'mask_feats': self.mask_branch(pyramid)}
+        # The ends of the pyramid take their neighbours' sizes before the grid's: the finest would skip pixels.
+        pyramid[0] = resize(pyramid[0], pyramid[1].shape[-2:])
+        pyramid[4] = resize(pyramid[4], pyramid[3].shape[-2:])
+        for i, (x, cells) in enumerate(zip(pyramid, GRIDS, strict=True)):
+            # Coordinates are put on before resizing: resized ones no longer reach -1 and 1.
+            x = resize(with_coordinates(x), (cells, cells))
+            maps[f'kernel_{i}'] = self.kernel_layer(self.kernel_tower(x))
+            maps[f'cate_{i}'] = self.cate_layer(self.cate_tower(x[:, :-2]))
+        return maps
+
+    def decode(self, maps):
+        """Maps of `raw_outputs` -> (scores, kernels) per cell, grid after grid and row by row (P cells).
+
+        `scores` is N x P x n_classes, 0 to 1, and 0 for a cell with a surer one among its upper and left neighbours;
+        `kernels` is N x P x mask_channels.
+        """
+        scores, kernels = [], []
+        for i in range(len(GRIDS)):
+            score = maps[f'cate_{i}'].float().sigmoid()
+            best = F.max_pool2d(score, 2, stride=1, padding=1)[:, :, :-1, :-1]
+            scores.append((score * (score == best)).flatten(2).transpose(1, 2))
+            kernels.append(maps[f'kernel_{i}'].flatten(2).transpose(1, 2))
+        return torch.cat(scores, dim=1), torch.cat(kernels, dim=1)
+
+    def select(self, scores, kernels, mask_feats):
+        """One image's cells (P x n_classes, P x c) and mask features (c x h x w) -> its instances after NMS.
+
+        Returns dict of `labels` (n), `scores` (n, descending) and `soft_masks` (n x h x w, 0 to 1). A score is the
+        category's, times how sure the mask is of its pixels, times what matrix NMS leaves of it.
+        """
+        cells, labels = (scores > self.score_threshold).nonzero(as_tuple=True)
+        chosen = scores[cells, labels].argsort(descending=True, stable=True)[: self.n_candidates]
+        cells, labels = cells[chosen], labels[chosen]
+        soft = torch.matmul(kernels[cells].float(), mask_feats.flatten(1).float()).sigmoid()
+        masks = soft > self.mask_threshold
+        areas = masks.sum(dim=1)
+        least = torch.cat([torch.full((n * n,), area) for n, area in zip(GRIDS, LEAST_AREAS, strict=True)])
+        keep = areas > least.to(areas.device)[cells]
+        cells, labels, soft, masks, areas = (x[keep] for x in (cells, labels, soft, masks, areas))
+        sure = (soft * masks).sum(dim=1) / areas
+        values = scores[cells, labels] * sure
+        keep = values.argsort(descending=True, stable=True)[: self.n_before_nms]
+        values = matrix_nms(masks[keep], labels[keep], values[keep], self.nms_kernel, self.nms_sigma)
+        order = values.argsort(descending=True, stable=True)[: self.max_detections]
+        order = order[values[order] >= self.final_threshold]
+        keep, values = keep[order], values[order]
+        soft = soft[keep].unflatten(1, mask_feats.shape[1:])
+        return {'labels': labels[keep] + 1, 'scores': values, 'soft_masks': soft}
+
+    def finish(self, found, size, original_size):
+        """Instances of `select` -> detections at the size of the image given.
+
+        Args:
+            size: (height, width) of the image inside the batch. original_size: those of the image given.
+        """
+        soft = found.pop('soft_masks')
+        batch_hw = [side * MASK_STRIDE for side in soft.shape[1:]]
+        # As floats, all masks of a large picture would fill the memory. A traced network (ONNX) has no loop of any length.
+        parts = [soft] if torch.jit.is_tracing() else soft.split(16)
+        masks = [
+            resize(resize(part[None], batch_hw)[:, :, : size[0], : size[1]], original_size)[0] > self.mask_threshold
+            for part in parts
+            if len(part)
+        ]
+        masks = torch.cat(masks) if masks else soft.new_zeros((0, *original_size), dtype=torch.bool)
+        # What lies in the batch's padding, or is lost in a smaller picture, is nothing.
+        there = masks.flatten(1).any(dim=1)
+        masks = masks[there]
+        return {'boxes': mask_boxes(masks), **{key: value[there] for key, value in found.items()}, 'masks': masks}
+
+    def forward(self, images, targets=None):
+        if self.training:
+            if targets is None:
+                raise ValueError('targets are needed in training mode')
+            if any('masks' not in target for target in targets):
+                raise UserError('SOLOv2 learns masks, and this data has boxes alone. Use COCO data with segmentations.')
+        original_sizes = [tuple(image.shape[-2:]) for image in images]
+        batch, targets = self.transform(images, targets)
+        maps = self.raw_outputs(batch.tensors)
+        if self.training:
+            return self.losses(maps, targets, batch.tensors.shape[-2:])
+        scores, kernels = self.decode(maps)
+        return [
+            self.finish(self.select(scores[i], kernels[i], maps['mask_feats'][i]), size, original)
+            for i, (size, original) in enumerate(zip(batch.image_sizes, original_sizes, strict=True))
+        ]
+
+    def load_pretrained(self, pretrained):
+        """Start from published weights; returns what was done, as one line of text.
+
+        Args:
+            pretrained: 'backbone' or True: ImageNet's weights of the backbone. (Those of the whole network come from
+                MMDetection, by tools/convert_mmdet.py.)
+
+        Raises:
+            UserError: see `Backbone.load_imagenet`.
+        """
+        return self.backbone.load_imagenet()
+
+    def losses(self, maps, targets, batch_hw):
+        """Losses of a batch: `loss_category` (focal, Lin et al. 2017, 1708.02002) and `loss_mask` (dice), weighted.
+
+        Args:
+            maps: of `raw_outputs`. targets: of each image `boxes`, `labels`, `masks` and maybe `ignored`, in pixels of
+                the batch. batch_hw: its height and width.
+        """
+        device = maps['mask_feats'].device
+        logits = torch.cat([maps[f'cate_{i}'].flatten(2).transpose(1, 2) for i in range(len(GRIDS))], dim=1).float()
+        kernels = torch.cat([maps[f'kernel_{i}'].flatten(2).transpose(1, 2) for i in range(len(GRIDS))], dim=1)
+        centres = cell_centres(batch_hw, device)
+        aims, counted = torch.zeros_like(logits), torch.ones(logits.shape[:2], dtype=torch.bool, device=device)
+        dice = []
+        for i, target in enumerate(targets):
+            cells, objects = self.assign(target, batch_hw)
+            counted[i] = ~points_in_boxes(centres, target.get('ignored', target['boxes'][:0]))
+            counted[i, cells] = True
+            aims[i, cells, target['labels'][objects] - 1] = 1.0
+            if len(cells):
+                features = maps['mask_feats'][i]
+                true = shrink_masks(target['masks'], features.shape[-2:])[objects]
+                dice.append(dice_loss(torch.matmul(kernels[i, cells], features.flatten(1)), true.flatten(1)))
+        category = sigmoid_focal_loss(logits, aims, alpha=0.25, gamma=2.0) * counted[..., None]
+        # Without any object there is no mask to learn, but every parameter still has a gradient (of zero).
+        dice = torch.cat(dice) if dice else (maps['mask_feats'].sum() + kernels.sum()).float()[None] * 0.0
+        n_cells = distributed.normaliser(aims.sum(), len(targets))
+        return {
+            'loss_category': WEIGHTS['loss_category'] * category.sum() / n_cells,
+            'loss_mask': WEIGHTS['loss_mask'] * dice.sum() / n_cells,
+        }
+
+    @torch.no_grad()
+    def assign(self, target, batch_hw):
+        """Which cells of one image learn which object.
+
+        An object is learned by the grids of its scale, in the cells that the middle of its box touches, moved to the
+        mask's centre of mass; at most three by three. A cell wanted by several learns the smallest.
+
+        Args:
+            target: `boxes` (n x 4) and `masks` (n x H x W), in pixels of the batch. batch_hw: its (height, width).
+
+        Returns:
+            cells: k int64, numbers of cells, counted as in `decode`, ascending. objects: k int64, what each learns.
+        """
+        boxes, masks = target['boxes'], target['masks']
+        owner, first = {}, 0
+        if len(boxes):
+            sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
+            scales = sides.prod(dim=1).sqrt().tolist()
+            centres = centres_of_mass(masks)
+            # In parts of the batch, so that a grid of S cells takes them times S.
+            whole = torch.tensor([batch_hw[1], batch_hw[0]], device=boxes.device)
+            middle = (centres / whole).tolist()
+            half = (sides / 2 * CENTRE / whole).tolist()
+            largest_first = sorted(range(len(boxes)), key=lambda i: -scales[i])
+        for cells, (low, high) in zip(GRIDS, self.scales, strict=True):
+            for i in largest_first if len(boxes) else ():
+                if not low <= scales[i] <= high or math.isnan(middle[i][0]):
+                    continue
+                (columns, rows) = (self._span(m, h, cells) for m, h in zip(middle[i], half[i], strict=True))
+                owner.update({first + row * cells + column: i for row in rows for column in columns})
+            first += cells * cells
+        numbers = sorted(owner)
+        return (
+            torch.tensor(numbers, dtype=torch.int64, device=boxes.device),
+            torch.tensor([owner[n] for n in numbers], dtype=torch.int64, device=boxes.device),
+        )
+
+    @staticmethod
+    def _span(middle, half, cells):
+        """Cells from `middle - half` to `middle + half` (in 0 .. 1), no further than one from the middle's own."""
+        own = min(int(middle * cells), cells - 1)
+        low = max(own - 1, int(max(0.0, middle - half) * cells))
+        high = min(own + 1, int((middle + half) * cells), cells - 1)
+        return range(low, high + 1)
+
+
+def cell_centres(batch_hw, device=None):
+    """Centres of all cells as P x 2 (x, y in pixels of the batch), in the order of `SOLOv2.decode`."""
+    points = []
+    for cells in GRIDS:
+        part = (torch.arange(cells, device=device) + 0.5) / cells
+        points.append(torch.stack(torch.meshgrid(part * batch_hw[1], part * batch_hw[0], indexing='xy'), -1))
+    return torch.cat([p.reshape(-1, 2) for p in points])
+
+
+def centres_of_mass(masks):
+    """n x H x W -> n x 2 (x, y); nan for an empty mask."""
+    masks = masks.float()
+    columns, rows = masks.sum(dim=1), masks.sum(dim=2)
+    x = (columns * (torch.arange(columns.shape[1], device=masks.device) + 0.5)).sum(dim=1)
+    y = (rows * (torch.arange(rows.shape[1], device=masks.device) + 0.5)).sum(dim=1)
+    return torch.stack([x, y], dim=1) / columns.sum(dim=1, keepdim=True)
+
+
+def shrink_masks(masks, size):
+    """n x H x W masks of a picture -> n x size at a quarter, float 0 or 1: whether half of the pixels or more are set.
+
+    A mask so thin that nothing would be left keeps every pixel that it touches. A picture that is smaller than the
+    batch (`size` times four) is padded at the right and at the bottom.
+    """
+    height, width = (side * MASK_STRIDE for side in size)
+    padded = F.pad(masks.float(), (0, width - masks.shape[2], 0, height - masks.shape[1]))
+    parts = F.avg_pool2d(padded, MASK_STRIDE)
+    shrunk = parts >= 0.5
+    lost = ~shrunk.flatten(1).any(dim=1)
+    return torch.where(lost[:, None, None], parts > 0, shrunk).float()
+
+
+def dice_loss(logits, masks):
+    """Dice loss of V-Net (Milletari et al. 2016, 1606.04797), squares in the denominator as SOLO has it.
+
+    k x P logits, k x P masks (0 or 1) -> k losses, 0 (the same) to 1 (nothing in common).
+    """
+    soft = logits.float().sigmoid()
+    common = 2 * (soft * masks).sum(dim=1)
+    return 1 - common / (soft.square().sum(dim=1) + masks.square().sum(dim=1) + 2e-3)
+
+
+def matrix_nms(masks, labels, scores, kernel='gaussian', sigma=2.0):
+    """Matrix NMS (SOLOv2, section 3.5): lowers the score of what a better mask of the same label covers, all at once.
+
+    The decay of mask j is the least, over the better masks i of its label, of f(iou of i and j) / f(the largest iou of
+    i with masks better than itself): what is itself covered has little say. f(u) is exp(-sigma * u^2) for the gaussian
+    kernel and 1 - u for the linear one.
+
+    Args:
+        masks: n x ... bool, of one picture. labels: n. scores: n, 0 to 1, in any order; of equal ones the first counts
+            as better.
+        kernel: 'gaussian' or 'linear'.
+
+    Returns:
+        n lowered scores, in the order given. ValueError for another kernel.
+    """
+    if kernel not in ('gaussian', 'linear'):
+        raise ValueError(f"kernel={kernel!r}: it is 'gaussian' or 'linear'")
+    if len(scores) == 0:
+        return scores
+    order = scores.argsort(descending=True, stable=True)
+    flat, labels = masks[order].flatten(1).float(), labels[order]
+    common, areas = flat @ flat.T, flat.sum(dim=1)
+    union = areas[:, None] + areas[None, :] - common
+    iou = common / union.clamp(min=1)
+    # Row i, column j: i is better than j and of its label.
+    iou = (iou * (labels[:, None] == labels[None, :])).triu(diagonal=1)
+    covered = iou.amax(dim=0)[:, None]
+    if kernel == 'gaussian':
+        decay = torch.exp(sigma * (covered.square() - iou.square()))
+    else:
+        decay = (1 - iou) / (1 - covered).clamp(min=1e-6)
+    lowered = scores[order] * decay.amin(dim=0)
+    return torch.empty_like(scores).scatter_(0, order, lowered)
+
+
+def mask_boxes(masks):
+    """n x H x W bool, none empty -> n x 4 float boxes; x1, y1, x2, y2 in pixels, x2 and y2 exclusive."""
+    columns, rows = masks.any(dim=1).int(), masks.any(dim=2).int()
+    first = (columns.argmax(dim=1), rows.argmax(dim=1))
+    last = (masks.shape[2] - columns.flip(1).argmax(dim=1), masks.shape[1] - rows.flip(1).argmax(dim=1))
+    return torch.stack([*first, *last], dim=1).float()
+
+
+def solov2_light_r18(n_classes, img_hw=(448, 768), frozen_stages=1, norm_eval=True):
+    """SOLOv2-light on a ResNet-18; see `SOLOv2`."""
+    return SOLOv2(n_classes, img_hw, 'resnet18', frozen_stages=frozen_stages, norm_eval=norm_eval)
+
+
+def solov2_light_r34(n_classes, img_hw=(448, 768), frozen_stages=1, norm_eval=True):
+    """SOLOv2-light on a ResNet-34; see `SOLOv2`."""
+    return SOLOv2(n_classes, img_hw, 'resnet34', frozen_stages=frozen_stages, norm_eval=norm_eval)
+
+
+def solov2_r50(n_classes, img_hw=(800, 1333), frozen_stages=1, norm_eval=True):
+    """SOLOv2 on a ResNet-50; see `SOLOv2`."""
+    return SOLOv2(n_classes, img_hw, 'resnet50', 4, 512, 256, SCALES, frozen_stages, norm_eval)
+
+
+# MMDetection's names and ours; the first rule that fits is applied.
+MMDET_NAMES = (
+    (r'neck\.lateral_convs\.(\d)\.conv\.', r'neck.inner_blocks.\1.0.'),
+    (r'neck\.fpn_convs\.(\d)\.conv\.', r'neck.layer_blocks.\1.0.'),
+    (r'mask_head\.cls_convs\.(\d)\.', r'cate_tower.\1.'),
+    (r'mask_head\.kernel_convs\.(\d)\.', r'kernel_tower.\1.'),
+    (r'mask_head\.conv_cls\.', 'cate_layer.'),
+    (r'mask_head\.conv_kernel\.', 'kernel_layer.'),
+    (r'mask_head\.mask_feature_head\.convs_all_levels\.(\d)\.conv(\d)\.', r'mask_branch.levels.\1.\2.'),
+    (r'mask_head\.mask_feature_head\.conv_pred\.', 'mask_branch.last.'),
+    (r'backbone\.', 'backbone.body.'),
+)
+
+
+def convert_mmdet_state(state):
+    """State dict of MMDetection 3.x's SOLOv2 -> the same weights under our names; a name without a rule stays."""
+    converted = {}
+    for key, value in state.items():
+        for pattern, ours in MMDET_NAMES:
+            if re.match(pattern, key):
+                key = re.sub(pattern, ours, key, count=1)
+                if not key.startswith(('backbone.', 'neck.')):
+                    key = re.sub(r'\.(conv|gn)\.', lambda part: {'conv': '.0.', 'gn': '.1.'}[part[1]], key)
+                break
+        converted[key] = value
+    return converted

@@ -1,0 +1,174 @@
+"""torchvision's detectors by name, under the same contract as our own.
+
+Faster R-CNN (Ren et al. 2015, 1506.01497) and its second version (Li et al. 2021, 2111.11429), Mask R-CNN (He et al.
+2017, 1703.06870), RetinaNet (Lin et al. 2017, 1708.02002), FCOS (Tian et al. 2019, 1904.01355), SSD (Liu et al. 2015,
+1512.02325) and SSDlite (Howard et al. 2019, 1905.02244): networks, losses and post-processing are torchvision's. Here
+they get the head for the data's classes, the size of frames, and published weights.
+"""
+
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models import detection
+
+from konohana import checkpoint
+from konohana.detectors import hub
+from konohana.detectors.transform import FrameTransform
+from konohana.settings import UserError
+
+# ImageNet weights of the backbones that torchvision's detectors have, found by what is in their names.
+BACKBONE_WEIGHTS = {
+    'resnet50': models.ResNet50_Weights.IMAGENET1K_V1,
+    'mobilenet_v3_large': models.MobileNet_V3_Large_Weights.IMAGENET1K_V1,
+    'vgg16': models.VGG16_Weights.IMAGENET1K_FEATURES,
+}
+
+SSD300_SMALLEST = 268  # pixels; a smaller side leaves nothing for its last convolution
+
+
+def box_detectors():
+    """Names of torchvision's detectors whose results are boxes with names (and maybe masks)."""
+    return [name for name in models.list_models(module=detection) if not name.startswith('keypoint')]
+
+
+def refuse_others(detector, known):
+    """UserError unless `detector` is one of `box_detectors()`; `known` are the names to list."""
+    if detector in box_detectors():
+        return
+    if detector in models.list_models(module=detection):
+        raise UserError(f'detector={detector!r}: it learns key points, which the labels here do not have.')
+    raise UserError(f'detector={detector!r}: there is no such detector. Known: {", ".join(known)}.')
+
+
+class FixedTransform(FrameTransform):
+    """`FrameTransform` for SSD, whose anchors are made for one size: every picture becomes exactly height x width."""
+
+    def __init__(self, img_hw, mean, std):
+        super().__init__(img_hw, 1, mean, std)
+        self.img_hw = img_hw
+
+    def size_of(self, height, width):
+        return self.img_hw
+
+
+class TorchvisionDetector(nn.Module):
+    """One of torchvision's detectors, under the contract that all detectors here keep.
+
+    Args:
+        detector: a name in `box_detectors()`.
+        n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
+        img_hw: (height, width) that frames are resized to inside: short and long side, aspect ratio kept; SSD and
+            SSDlite squeeze frames to exactly this size. Unlike torchvision's, the resizing is antialiased.
+
+    Training: `model(images, targets)` -> dict of scalar losses, named as torchvision names them. Of targets it takes
+    `boxes`, `labels` and, Mask R-CNN alone, `masks` (n x H x W); frames without objects are welcome. `ignored` regions
+    are not known to torchvision's losses: what stands there is learned as background.
+
+    Evaluation: `model(images)` -> list of dicts `boxes` (n x 4; x1, y1, x2, y2 in pixels of the image given), `labels`
+    (n), `scores` (n, 0 to 1, descending), and of Mask R-CNN `masks` (n x H x W, bool).
+
+    Raises:
+        UserError: ssd300_vgg16 at less than 268 pixels; training SSDlite on a single frame, or Mask R-CNN on targets
+            without masks.
+    """
+
+    channels_last = True
+
+    def __init__(self, detector, n_classes, img_hw=(360, 640)):
+        super().__init__()
+        self.detector, self.n_classes = detector, n_classes
+        if detector == 'ssd300_vgg16' and min(img_hw) < SSD300_SMALLEST:
+            raise UserError(f'img_hw={img_hw}: {detector} needs at least {SSD300_SMALLEST} pixels, like (300, 300).')
+        # All of them count the background, though FCOS and RetinaNet have no use for its output.
+        self.model = models.get_model(detector, weights=None, weights_backbone=None, num_classes=n_classes + 1)
+        usual = self.model.transform
+        if isinstance(self.model, detection.ssd.SSD):
+            self.model.transform = FixedTransform(img_hw, usual.image_mean, usual.image_std)
+            if tuple(img_hw) != (usual.fixed_size[1], usual.fixed_size[0]):
+                # Distances between anchors in pixels hold for the usual size alone; without them the maps tell.
+                self.model.anchor_generator.steps = None
+        else:
+            self.model.transform = FrameTransform(img_hw, usual.size_divisible, usual.image_mean, usual.image_std)
+
+    @property
+    def transform(self):
+        """What resizes and normalises frames; a `FrameTransform`."""
+        return self.model.transform
+
+    @property
+    def wants_masks(self):
+        """Whether it trains on masks, and gives them."""
+        return isinstance(self.model, detection.MaskRCNN)
+
+    @property
+    def class_layers(self):
+        """Prefixes of the weights whose shape depends on the number of classes."""
+        names = [
+            'roi_heads.box_predictor',
+            'roi_heads.mask_predictor.mask_fcn_logits',
+            'head.classification_head.cls_logits',
+        ]
+        if isinstance(self.model, detection.ssd.SSD):
+            for i, layer in enumerate(self.model.head.classification_head.module_list):
+                # SSDlite has a depthwise convolution before the one that names.
+                last = f'.{len(layer) - 1}' if isinstance(layer, nn.Sequential) else ''
+                names.append(f'head.classification_head.module_list.{i}{last}')
+        return tuple(f'model.{name}.' for name in names)
+
+    def forward(self, images, targets=None):
+        if not self.training:
+            return [self._contracted(found) for found in self.model(images)]
+        if targets is None:
+            raise ValueError('targets are needed in training mode')
+        wanted = ('boxes', 'labels', 'masks') if self.wants_masks else ('boxes', 'labels')
+        if any(key not in target for target in targets for key in wanted):
+            raise UserError(
+                f'detector={self.detector!r} learns from masks, and the data has none. Use data with masks (COCO), or '
+                f'a detector of boxes such as fasterrcnn_resnet50_fpn_v2.'
+            )
+        if len(images) == 1 and self.detector.startswith('ssdlite'):
+            # Its coarsest maps have a single cell, of which batch norm cannot take a variance.
+            raise UserError(f'detector={self.detector!r} cannot train on a single frame: batch_size=2 at the least.')
+        targets = [{key: target[key].as_subclass(torch.Tensor) for key in wanted} for target in targets]
+        return self.model(images, targets)
+
+    def _contracted(self, found):
+        """torchvision's detections of one image -> those of the contract."""
+        # An untrained FCOS or RetinaNet may see the background as a name.
+        keep = found['labels'] > 0
+        detections = {key: found[key][keep] for key in ('boxes', 'labels', 'scores')}
+        if 'masks' in found:
+            detections['masks'] = found['masks'][keep, 0] > 0.5
+        return detections
+
+    def load_pretrained(self, pretrained):
+        """Start from torchvision's published weights.
+
+        Args:
+            pretrained: True for the detector's COCO weights (all but the class layers), 'backbone' for ImageNet's.
+
+        Returns:
+            what was done, as one line of text.
+
+        Raises:
+            UserError: see `hub.state_dict`.
+        """
+        if pretrained == 'backbone':
+            weights = next(enum for name, enum in BACKBONE_WEIGHTS.items() if name in self.detector)
+            hub.state_dict(weights)  # for its clear words when the file is missing; what follows reads the same file
+            donor = models.get_model(self.detector, weights=None, weights_backbone=weights, num_classes=2)
+            state = {key: value for key, value in donor.state_dict().items() if key.startswith('backbone.')}
+        else:
+            weights = models.get_model_weights(self.detector).DEFAULT
+            state = hub.state_dict(weights)
+        state = {f'model.{key}': value for key, value in state.items()}
+        left = checkpoint.fit_weights(self, state, skip=self.class_layers)
+        # Frozen batch norms, with which the oldest of these weights were trained, do not count batches.
+        left = [key for key in left if not key.endswith('num_batches_tracked')]
+        return f'Starting from {weights} ({len(state)} tensors); new are {parts(left)}.'
+
+
+def parts(keys):
+    """Names of weights -> the modules they belong to, shortened to three levels, as text."""
+    modules = dict.fromkeys('.'.join(key.removeprefix('model.').split('.')[:-1][:3]) for key in keys)
+    return ', '.join(modules) or 'none'

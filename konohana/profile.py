@@ -1,0 +1,69 @@
+"""What a detector costs: multiply-adds, and the time a picture takes."""
+
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+WARM_UP = 3  # runs that are not counted: caches, memory and cuDNN's choices settle
+
+
+def count_parameters(model):
+    """Number of parameters of a model, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def count_macs(model, img_hw):
+    """Multiply-adds of convolutions and matrix products for one picture, by torch.utils.flop_counter.
+
+    Counted is `raw_outputs` (the network without post-processing) where the model has it, on the batch its `transform`
+    makes of the picture; else the whole forward pass. In a two-stage detector (Faster R-CNN) the second stage's share
+    depends on how many regions the first proposes, so the picture is noise, always the same.
+
+    Args:
+        model: a detector, on any device; it is in evaluation mode meanwhile.
+        img_hw: height and width in pixels of the picture, as given to the detector.
+
+    Returns:
+        int.
+    """
+    device = next(model.parameters()).device
+    picture = torch.rand(3, *img_hw, generator=torch.Generator().manual_seed(0)).to(device)
+    was_training = model.training
+    model.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            if hasattr(model, 'raw_outputs') and hasattr(model, 'transform'):
+                model.raw_outputs(model.transform([picture])[0].tensors)
+            else:
+                model([picture])
+    finally:
+        model.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+@torch.inference_mode()
+def time_models(models, frame, n_runs):
+    """Seconds of forward plus post-processing of one picture, of several models that take turns.
+
+    A busy machine slows all of them alike when they take turns: compare medians, or ratios of runs that followed one
+    another (the lists keep the order).
+
+    Args:
+        models: dict of name -> detector in evaluation mode, or any function of a list of pictures.
+        frame: float 3 x H x W RGB in 0 to 1, on the models' device. n_runs: timed runs of each, after `WARM_UP` more.
+
+    Returns:
+        dict of name -> list of n_runs times in seconds.
+    """
+    times = {name: [] for name in models}
+    for i in range(n_runs + WARM_UP):
+        for name, model in models.items():
+            started = time.perf_counter()
+            model([frame])
+            if frame.device.type != 'cpu':
+                getattr(torch, frame.device.type).synchronize()
+            if i >= WARM_UP:
+                times[name].append(time.perf_counter() - started)
+    return times

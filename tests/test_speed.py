@@ -1,0 +1,103 @@
+"""benchmarks/speed.py: what it measures and writes, what it refuses. Times themselves are not tested."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from konohana.detectors import build
+from konohana.profile import count_macs, count_parameters
+from konohana.settings import UserError
+
+SCRIPT = Path(__file__).resolve().parent.parent / 'benchmarks' / 'speed.py'
+
+
+@pytest.fixture
+def speed():
+    """The script as a module of its own for each test, so that its variables can be set."""
+    spec = importlib.util.spec_from_file_location('speed', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.img_hw, module.n_runs = (64, 96), 2
+    return module
+
+
+def run(speed, monkeypatch, *overrides):
+    monkeypatch.setattr('sys.argv', ['speed.py', *overrides])
+    speed.main()
+
+
+def rows_of(text):
+    """{name: list of the row's cells} of the Markdown table in `text`."""
+    lines = [line for line in text.splitlines() if line.startswith('|')]
+    assert len({line.count('|') for line in lines}) == 1 and lines[1].strip('|-') == ''
+    return {cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip('|').split('|')] for line in lines[2:])}
+
+
+def test_several_side_by_side(speed, monkeypatch, capsys):
+    names = 'konohana,  konohana fuse=False, konohana use_res2block=True channels_last=False'
+    run(speed, monkeypatch, f'detector={names}, ssdlite320_mobilenet_v3_large', 'img_hw=(64, 96)', 'n_classes=5')
+    said = capsys.readouterr().out
+    assert said.startswith('64 x 96, cpu, ')
+    rows = rows_of(said)
+    assert list(rows) == [*(' '.join(name.split()) for name in names.split(',')), 'ssdlite320_mobilenet_v3_large']
+    model = build('konohana', 5, (64, 96))
+    # Counted before batch norms are folded, so that both rows say the same.
+    for row in list(rows.values())[:2]:
+        assert row[0] == f'{count_parameters(model) / 1e6:.2f}' and row[1] == f'{count_macs(model, (64, 96)) / 1e9:.2f}'
+    assert rows['konohana'][-1] == '1.00'
+    for _, _, milliseconds, per_second, ratio in rows.values():
+        assert float(milliseconds) > 0 and float(per_second) > 0 and float(ratio) > 0
+
+
+def test_weights_files_and_onnxruntime(speed, monkeypatch, capsys, weights_file):
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    from konohana import inference, onnx_file
+
+    model = inference.load(weights_file, 'cpu')
+    onnx_file.export(model, weights_file.with_suffix('.onnx'), 'konohana', {}, torch.rand(3, 64, 96))
+    # A path with a space in it.
+    names = [str(weights_file), str(weights_file.with_suffix('.onnx'))]
+    run(speed, monkeypatch, f'detector={", ".join(names)}', 'img_hw=(64, 96)', 'onnx=True')
+    rows = rows_of(capsys.readouterr().out)
+    torch_row, onnx_row, file_row = rows.values()
+    assert list(rows) == [names[0], f'{names[0]}, onnxruntime', weights_file.with_suffix('.onnx').name]
+    assert file_row[:2] == ['–', '–'] and onnx_row[:2] == torch_row[:2]
+
+
+def test_table(speed):
+    rows = {'a': (2_280_000, 1_190_000_000), 'b': (None, None)}
+    lines = speed.table(rows, {'a': [0.010, 0.020, 0.100], 'b': [0.020, 0.060, 0.100]}).splitlines()
+    assert lines[2:] == ['| a | 2.28 | 1.19 | 20.0 | 50.0 | 1.00 |', '| b | – | – | 60.0 | 16.7 | 2.00 |']
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'words'),
+    [
+        (['detector=no_such_network'], 'there is no such detector'),
+        (['detector= , '], 'name at least one'),
+        (['detector=konohana backbone=resnet18'], 'it has no variable backbone. Known: use_res2block'),
+        (['detector=konohana use_res2block=True fast'], "'fast' is not of the form"),
+        (['detector=missing.pt'], 'no such weights file'),
+        (['n_runs=0'], 'n_runs'),
+        (['device=nowhere'], 'nowhere'),
+    ],
+)
+def test_wrong_settings(speed, monkeypatch, overrides, words):
+    with pytest.raises(UserError, match=words) as caught:
+        run(speed, monkeypatch, *overrides)
+    assert '\n' not in str(caught.value)
+
+
+def test_yolo_needs_ultralytics(speed, monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'ultralytics', None)
+    with pytest.raises(UserError, match='pip install ultralytics'):
+        run(speed, monkeypatch, 'detector=yolo11n')
+
+
+def test_yolo(speed, monkeypatch, capsys):
+    pytest.importorskip('ultralytics')
+    run(speed, monkeypatch, 'detector=yolo11n, yolo26n', 'img_hw=(60, 96)')
+    assert list(rows_of(capsys.readouterr().out)) == ['yolo11n', 'yolo26n']

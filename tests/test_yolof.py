@@ -1,0 +1,307 @@
+"""YOLOF: MMDetection's numbers, its contract, its matching and losses; the backbones; the scripts with it."""
+
+import copy
+import importlib.util
+import json
+import urllib.error
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TOY_HW
+from torchvision.models import get_model
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import box_iou
+
+from konohana import checkpoint, inference
+from konohana.data.toy import CLASS_NAMES, draw_frame
+from konohana.detectors import backbones, build, hub, yolof
+from konohana.detectors.backbones import make_backbone
+from konohana.detectors.yolof import ANCHORS, MATCHED, STRIDE, YOLOF, uniform_matching, yolof_losses
+from konohana.settings import UserError
+
+SMALL = 'mobilenet_v3_small'
+HW = (96, 160)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return build('yolof', 5, HW, backbone=SMALL)
+
+
+def sample(hw=HW):
+    target = {
+        'boxes': torch.tensor([[10.0, 8.0, 60.0, 90.0], [80.0, 20.0, 150.0, 70.0]]),
+        'labels': torch.tensor([1, 5]),
+    }
+    return torch.rand(3, *hw), target
+
+
+def empty_target():
+    return {'boxes': torch.zeros(0, 4), 'labels': torch.zeros(0, dtype=torch.int64)}
+
+
+# The reference numbers
+
+
+def weight_by_rule(key, shape):
+    """A parameter as ../shared/README.md says."""
+    if key.endswith('num_batches_tracked'):
+        return torch.tensor(0)
+    values = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
+    if len(shape) > 1:
+        values = values * np.sqrt(1 / np.prod(shape[1:]))
+    elif key.endswith('running_var'):
+        values = 1 + 0.1 * np.abs(values)
+    elif key.endswith('bn3.weight'):
+        values = 0.3 + 0.03 * values
+    elif key.endswith(('.bias', 'running_mean')):
+        values = 0.1 * values
+    else:
+        values = 1 + 0.1 * values
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+def test_agrees_with_mmdetection(shared_data):
+    folder = shared_data('reference')
+    described = json.loads((folder / 'yolof_r50.json').read_text(encoding='utf-8'))
+    expected = {key: torch.from_numpy(value) for key, value in np.load(folder / 'yolof_r50.npz').items()}
+    state = {key: weight_by_rule(key, shape) for key, shape in described['parameters'].items()}
+    model = build('yolof', 80, (160, 224), **yolof.MMDET_OPTIONS).eval()
+    model.load_state_dict(yolof.convert_mmdet_state(state))
+
+    image = expected['image'].permute(2, 0, 1).float()
+    assert described['preprocess']['channels'] == 'BGR'
+    mean, std = (torch.tensor(described['preprocess'][key])[:, None, None] for key in ('mean', 'std'))
+    batch = ((image.flip(0) - mean) / std)[None]
+    torch.testing.assert_close(model.transform([image / 255])[0].tensors, batch, atol=1e-4, rtol=1e-4)
+
+    model.score_threshold = float(expected['score_thr'])
+    with torch.inference_mode():
+        maps = model.raw_outputs(batch)
+        (found,) = model([image / 255])
+    for name in ('cls', 'reg'):
+        # Near zero, where a ratio says nothing, within a thousandth of the values' spread.
+        spread = float(expected[name].std())
+        torch.testing.assert_close(maps[name], expected[name], rtol=1e-3, atol=1e-4 * spread)
+    assert found['labels'].tolist() == (expected['labels'] + 1).tolist()
+    torch.testing.assert_close(found['boxes'], expected['boxes'], atol=1e-2, rtol=0)
+    torch.testing.assert_close(found['scores'], expected['scores'], atol=1e-3, rtol=0)
+
+
+# The contract
+
+
+def test_training_gives_losses_that_reach_every_weight(network):
+    images, targets = zip(*[sample(), sample((50, 90)), (torch.rand(3, 96, 160), empty_target())], strict=True)
+    losses = network.train()(list(images), list(targets))
+    assert set(losses) == {'loss_name', 'loss_box'}
+    assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
+def test_a_batch_without_anybody_still_learns(network):
+    losses = network.train()([torch.rand(3, *HW)] * 2, [empty_target()] * 2)
+    assert losses['loss_name'] > 0 and losses['loss_box'] == 0
+    sum(losses.values()).backward()
+
+
+def test_training_without_targets_is_an_error(network):
+    with pytest.raises(ValueError, match='targets'):
+        network.train()([torch.rand(3, *HW)])
+
+
+def test_detections_keep_the_contract_at_any_size(network):
+    network.eval()
+    network.score_threshold = 0.0
+    sizes = [(96, 160), (200, 60), (1, 1), (33, 500)]
+    with torch.inference_mode():
+        found = network([torch.rand(3, *size) for size in sizes])
+    for (height, width), one in zip(sizes, found, strict=True):
+        n = len(one['boxes'])
+        assert 0 < n <= network.max_detections
+        assert one['boxes'].shape == (n, 4) and one['labels'].shape == one['scores'].shape == (n,)
+        assert one['labels'].dtype == torch.int64 and one['labels'].min() >= 1 and one['labels'].max() <= 5
+        assert (one['scores'].diff() <= 0).all() and one['scores'].min() >= 0 and one['scores'].max() <= 1
+        assert (one['boxes'] >= 0).all()
+        assert (one['boxes'][:, [0, 2]] <= width + 1e-3).all() and (one['boxes'][:, [1, 3]] <= height + 1e-3).all()
+
+
+def test_the_result_does_not_depend_on_the_rest_of_the_batch(network):
+    network.eval()
+    network.score_threshold = 0.0
+    image, other = torch.rand(3, *HW), torch.rand(3, *HW)
+    with torch.inference_mode():
+        alone, together = network([image])[0], network([image, other])[0]
+    torch.testing.assert_close(alone['boxes'], together['boxes'], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(alone['scores'], together['scores'], atol=1e-5, rtol=1e-4)
+
+
+def test_fused_from_its_file_it_computes_the_same(network, tmp_path):
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value += 0.02 * torch.rand_like(value)
+    content = {'model': network.state_dict(), 'detector': 'yolof', 'options': {'backbone': SMALL}}
+    path = tmp_path / 'net 花.pt'
+    checkpoint.save({**content, 'class_names': list('abcde'), 'img_hw': list(HW)}, path)
+    batch = torch.rand(1, 3, *HW)
+    with torch.inference_mode():
+        expected, found = network.eval().raw_outputs(batch), inference.load(path, 'cpu').raw_outputs(batch)
+    assert expected['cls'].shape == (1, 5 * 5, 3, 5) and expected['reg'].shape == (1, 5 * 4, 3, 5)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-3, atol=1e-4 * float(values.abs().max()))
+    checkpoint.save({**content, 'options': {}, 'class_names': list('abcde'), 'img_hw': list(HW)}, path)
+    with pytest.raises(UserError, match='do not fit'):
+        inference.load(path, 'cpu')
+
+
+def test_boxes_are_decoded_as_torchvision_does_but_for_the_clamp():
+    torch.manual_seed(0)
+    model = YOLOF(3, HW, SMALL)
+    reg = torch.randn(1, 20, 3, 5) * 0.5
+    decoded = model.decode({'reg': reg, 'cls': torch.zeros(1, 15, 3, 5)})
+    anchors = decoded['anchors'].view(3, 5, 5, 4)
+    assert (anchors[1, 2, 0] + torch.tensor([16, 16, -16, -16])).tolist() == [64, 32, 64, 32]
+    assert (anchors[0, 0, :, 2] - anchors[0, 0, :, 0]).tolist() == list(ANCHORS)
+    offsets = reg.view(5, 4, 3, 5).permute(2, 3, 0, 1).reshape(-1, 4)
+    plain = BoxCoder((1.0, 1.0, 1.0, 1.0)).decode_single(offsets, decoded['anchors'])
+    sides = decoded['anchors'][:, 2:] - decoded['anchors'][:, :2]
+    free = (offsets[:, :2].abs() * sides < 32).all(dim=1)
+    assert free.any() and not free.all()
+    torch.testing.assert_close(decoded['boxes'][0][free], plain[free])
+    moved = (decoded['boxes'][0][:, :2] + decoded['boxes'][0][:, 2:] - sum(decoded['anchors'].split(2, dim=1))) / 2
+    assert moved.abs().max() == pytest.approx(32, abs=1e-3)
+
+
+def test_the_product_of_name_and_objectness():
+    decoder = yolof.Decoder(2)
+    names, objectness = torch.tensor([-3.0, 2.0, 0.5]), torch.tensor([1.0, 60.0, -90.0])
+    for name, seen in zip(names, objectness, strict=True):
+        with torch.no_grad():
+            for layer, value in ((decoder.name_layer, name), (decoder.object_layer, seen)):
+                layer.weight.zero_()
+                layer.bias.fill_(value)
+        logits, _ = decoder(torch.zeros(1, 512, 1, 1))
+        expected = name.double().sigmoid() * seen.double().sigmoid()
+        assert logits.shape == (1, 10, 1, 1) and logits.isfinite().all()
+        torch.testing.assert_close(logits.double().sigmoid(), expected.expand(1, 10, 1, 1), atol=1e-7, rtol=1e-3)
+
+
+# Matching and losses
+
+
+def grid(h=6, w=10):
+    """Anchors of a map of h x w cells."""
+    model = YOLOF.__new__(YOLOF)
+    torch.nn.Module.__init__(model)
+    model.n_classes = 3
+    return model.decode({'reg': torch.zeros(1, 20, h, w), 'cls': torch.zeros(1, 15, h, w)})
+
+
+def test_large_and_small_objects_teach_equally_many_anchors():
+    anchors = grid()['anchors']
+    truth = torch.tensor([[100.0, 40.0, 130.0, 75.0], [20.0, 10.0, 300.0, 180.0]])
+    index, owner, owner_of = uniform_matching(anchors, anchors, truth)
+    # The predictions are the anchors themselves: each pair comes twice.
+    assert torch.bincount(owner).tolist() == [2 * MATCHED] * 2
+    middle = (anchors[:, :2] + anchors[:, 2:]) / 2
+    sides = anchors[:, 2:] - anchors[:, :2]
+    for k, box in enumerate(truth):
+        mine = index[owner == k].unique()
+        far = (middle - (box[:2] + box[2:]) / 2).abs().sum(1) + (sides - (box[2:] - box[:2])).abs().sum(1)
+        assert far[mine].max() <= far.sort().values[MATCHED - 1] + 1e-4
+        assert (owner_of[mine] == k).all()
+    assert (owner_of >= 0).sum() == 2 * MATCHED
+
+
+def test_what_is_too_far_or_close_enough_is_neither_object_nor_background():
+    anchors = grid()['anchors']
+    tiny = torch.tensor([[100.0, 40.0, 108.0, 48.0]])
+    index, _, owner_of = uniform_matching(anchors, anchors, tiny)
+    assert len(index) == 0 and (owner_of == -2).sum() == MATCHED  # no anchor overlaps it by 0.15
+    truth = torch.tensor([[64.0, 32.0, 192.0, 160.0]])
+    boxes = truth + torch.linspace(0, 40, len(anchors))[:, None]
+    _, _, owner_of = uniform_matching(boxes, anchors, truth)
+    close = box_iou(boxes, truth)[:, 0] > 0.7
+    assert close.sum() > 2 * MATCHED
+    assert (owner_of[close] != -1).all() and (owner_of[~close] == -1).any()
+
+
+def test_an_anchor_wanted_twice_learns_the_name_it_overlaps_more():
+    anchors = grid()['anchors']
+    truth = torch.tensor([[64.0, 64.0, 128.0, 128.0], [66.0, 66.0, 150.0, 150.0]])
+    index, owner, owner_of = uniform_matching(anchors, anchors, truth)
+    overlap = box_iou(anchors, truth)
+    twice = [i for i in index.unique().tolist() if len(set(owner[index == i].tolist())) == 2]
+    assert twice and all(owner_of[i] == overlap[i].argmax() for i in twice)
+
+
+def loss_gradient(target, sizes=((192, 320),)):
+    predictions = grid()
+    names = torch.zeros(1, len(predictions['anchors']), 3, requires_grad=True)
+    losses = yolof_losses({**predictions, 'names': names}, [target], sizes)
+    losses['loss_name'].backward()
+    centres = (predictions['anchors'][:, :2] + predictions['anchors'][:, 2:]) / 2
+    return losses, names.grad[0].abs().sum(dim=1), centres
+
+
+def test_nothing_is_learned_in_an_ignored_region():
+    region = torch.tensor([[60.0, 0.0, 200.0, 100.0]])
+    losses, gradient, centres = loss_gradient({**empty_target(), 'ignored': region})
+    inside = ((centres >= region[:, :2]) & (centres <= region[:, 2:])).all(dim=1)
+    assert inside.sum() > 20 and (gradient[inside] == 0).all() and losses['loss_name'] > 0
+    assert (gradient[~inside] > 0).sum() > len(centres) / 2
+    everything = torch.tensor([[0.0, 0.0, 320.0, 192.0]])
+    losses, gradient, _ = loss_gradient({**empty_target(), 'ignored': everything})
+    assert losses['loss_name'] == 0 and (gradient == 0).all()
+
+
+def test_an_object_in_an_ignored_region_is_learned_all_the_same():
+    target = {'boxes': torch.tensor([[64.0, 32.0, 128.0, 96.0]]), 'labels': torch.tensor([2])}
+    losses, gradient, _ = loss_gradient({**target, 'ignored': torch.tensor([[0.0, 0.0, 320.0, 192.0]])})
+    assert 1 <= (gradient > 0).sum() <= MATCHED and losses['loss_box'] > 0
+
+
+def test_cells_in_the_padding_learn_nothing():
+    _, gradient, centres = loss_gradient(empty_target(), sizes=((100, 160),))
+    inside = (centres[:, 0] < 160) & (centres[:, 1] < 100)
+    assert (gradient[~inside] == 0).all() and (gradient[inside] > 0).all()
+
+
+def test_losses_are_divided_by_the_anchors_that_learn_an_object():
+    target = {'boxes': torch.tensor([[64.0, 32.0, 128.0, 96.0]]), 'labels': torch.tensor([2])}
+    single, _, _ = loss_gradient(target)
+    predictions = grid()
+    double = {key: value.expand(2, *value.shape[1:]) for key, value in predictions.items() if key != 'anchors'}
+    both = yolof_losses({**double, 'anchors': predictions['anchors']}, [target] * 2, [(192, 320)] * 2)
+    for name, value in single.items():
+        torch.testing.assert_close(both[name], value)
+
+
+def test_overfits_a_handful_of_frames():
+    torch.manual_seed(0)
+    frames = [draw_frame(seed, hw=HW) for seed in range(4)]
+    images = [torch.from_numpy(frame['image']).permute(2, 0, 1).float() / 255 for frame in frames]
+    targets = [
+        {
+            'boxes': torch.tensor(frame['boxes'], dtype=torch.float32).reshape(-1, 4),
+            'labels': torch.tensor([CLASS_NAMES.index(name) + 1 for name in frame['names']]),
+        }
+        for frame in frames
+    ]
+    model = build('yolof', len(CLASS_NAMES), (192, 320), backbone='resnet18').train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    totals = []
+    for _ in range(40):
+        loss = sum(model(images, targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+        totals.append(loss.item())
+    assert totals[-1] < totals[0] / 4

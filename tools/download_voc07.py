@@ -1,0 +1,246 @@
+"""Fetch Pascal VOC 2007 (9963 labelled photographs, 20 classes, 0.9 GB): python tools/download_voc07.py
+
+A download that breaks off goes on where it stopped when this is run again. What is there already is not fetched anew.
+Everingham et al. 2010, The Pascal Visual Object Classes (VOC) Challenge.
+"""
+
+import contextlib
+import hashlib
+import http.client
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path, PurePosixPath
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from konohana.data import voc
+from konohana.progress import progress_bar
+from konohana.settings import UserError, override, require, resolve, run
+
+folder = 'voc2007'  # where archives and pictures go; a relative path starts at the repository's root
+trainval_url = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtrainval_06-Nov-2007.tar'  # any mirror of it will do
+trainval_md5 = 'c52e279531787c972589f7e41ab4ae64'  # of the archive of 5011 pictures to learn from
+test_url = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtest_06-Nov-2007.tar'  # any mirror of it will do
+test_md5 = 'b6e924de25625d8de591ea690078ad9f'  # of the archive of 4952 pictures to test on
+keep_archives = False  # keep the archives once they are unpacked
+retries = 5  # how often a broken connection is taken up again in vain before giving up
+timeout = 30.0  # seconds without data after which a connection counts as broken
+progress = True  # show progress bars
+
+BLOCK = 1 << 18
+
+
+def md5_of(path):
+    """MD5 of a file as hexadecimal digits."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open('rb') as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fetch(url, path, md5):
+    """Download `url` to `path`, whole and with the right MD5 or not at all; a part of it is in `<path>.part` meanwhile.
+
+    Raises:
+        UserError: no connection, the server's refusal, no space, another MD5.
+    """
+    if path.is_file():
+        if md5_of(path) == md5:
+            return
+        raise UserError(f'{path}: its MD5 is not {md5}, so it is not the archive, or damaged. Delete it and run again.')
+    part = path.with_name(path.name + '.part')
+    most = fruitless = 0
+    while True:
+        try:
+            fetch_rest(url, part)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            reason = ' '.join(str(getattr(error, 'reason', error)).split()) or type(error).__name__
+            done = part.stat().st_size if part.is_file() else 0
+            if isinstance(error, urllib.error.URLError) and not most:
+                raise UserError(
+                    f'{url}: no connection ({reason}). Check the network, or set the URL to a mirror.'
+                ) from None
+            fruitless = 0 if done > most else fruitless + 1
+            most = max(most, done)
+            if fruitless > retries:
+                raise UserError(
+                    f'{url}: the connection broke after {done / 1e6:.1f} MB ({reason}). Run this again: it goes on '
+                    'from there.'
+                ) from None
+            print(f'The connection broke after {done / 1e6:.1f} MB ({reason}); taking it up again.')
+            if fruitless:
+                time.sleep(min(2**fruitless, 30))
+    found = md5_of(part)
+    if found != md5:
+        with explained(part):
+            part.unlink()
+        raise UserError(
+            f'{url}: what came has the MD5 {found}, not {md5}: damaged on its way, or another file. It was deleted; '
+            'run this again, or set the URL to a mirror.'
+        )
+    with explained(path):
+        part.replace(path)
+
+
+def fetch_rest(url, part):
+    """Download what `part` lacks of `url`, or all of it where the server sends no parts.
+
+    Raises:
+        UserError: what trying again would not change.
+        OSError, http.client.HTTPException: the connection broke.
+    """
+    done = part.stat().st_size if part.is_file() else 0
+    headers = {'User-Agent': 'konohana', **({'Range': f'bytes={done}-'} if done else {})}
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416 and done:
+                # The part ends where the file ends or beyond. MD5 tells the first; else it is begun anew.
+                if error.headers.get('Content-Range', '').endswith(f'/{done}'):
+                    return
+                with explained(part):
+                    part.unlink()
+                raise ConnectionError('the part was longer than the file') from None
+            if error.code >= 500:
+                raise ConnectionError(f'the server answers {error.code} {error.reason}') from None
+            raise UserError(
+                f'{url}: the server answers {error.code} {error.reason}. Check the URL, or set it to a mirror.'
+            ) from None
+    except ValueError as error:
+        raise UserError(f'{url}: not a URL ({error}).') from None
+    with response:
+        start = 0
+        if response.status == 206:
+            # `bytes 1000-1999/2000`
+            match = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
+            start = int(match[1]) if match else -1
+        if start != done:
+            # Whatever comes instead of what was asked for begins at 0, or is not to be used.
+            if start:
+                raise UserError(f'{url}: the server sends another part than asked for. Delete {part} and run again.')
+            done = 0
+        length = response.headers.get('Content-Length')
+        total = done + int(length) if length else None
+        with explained(part):
+            free = shutil.disk_usage(part.parent).free
+        if total and total - done > free:
+            raise UserError(
+                f'{part.parent}: {total / 1e6:.0f} MB are to come, but there is room for {free / 1e6:.0f} MB. Make '
+                'room, or set folder.'
+            )
+        megabytes = max(1, round((total or 0) / 1e6))
+        with explained(part):
+            file = part.open('ab' if done else 'wb')
+        with file, progress_bar(part.stem, megabytes, progress, 'MB') as bar:
+            while block := response.read(BLOCK):
+                with explained(part):
+                    file.write(block)
+                done += len(block)
+                bar.update(min(round(done / 1e6), megabytes))
+    if total and done < total:
+        raise ConnectionError(f'{total / 1e6:.1f} MB were promised')
+
+
+@contextlib.contextmanager
+def explained(path):
+    """Turn an OSError at a file of ours into a UserError: it is not the connection that broke."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({error.strerror}). Make room, or set folder.') from None
+
+
+def unpack(archive, target):
+    """Unpack a tar archive into the folder `target`: plain files alone, and none outside of it.
+
+    Each file is written whole or not at all; one that is there already stays. Nothing of the archive but names and
+    contents is used (no links, owners, permissions), which is what tarfile's filter 'data' is for; that is not in every
+    Python 3.10 and 3.11.
+
+    Raises:
+        UserError: not a tar archive or a damaged one; a path that leads out of the folder, a link or a device: then
+            nothing is unpacked.
+    """
+    try:
+        with tarfile.open(archive, 'r:') as tar:
+            members = tar.getmembers()
+            for member in members:
+                check_member(archive, member)
+            files = [member for member in members if member.isfile()]
+            with progress_bar(f'Unpacking {archive.name}', len(files), progress, 'files') as bar:
+                for number, member in enumerate(files, start=1):
+                    path = target / member.name
+                    if not path.exists():
+                        part = path.with_name(path.name + '.part')
+                        with explained(path):
+                            path.parent.mkdir(parents=True, exist_ok=True)
+                            with tar.extractfile(member) as source, part.open('wb') as file:
+                                shutil.copyfileobj(source, file)
+                            part.replace(path)
+                    bar.update(number)
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f'{archive}: not a tar archive, or a damaged one ({error}). Delete it and run again.') from None
+
+
+def check_member(archive, member):
+    """Raise UserError for a member of a tar archive that is more than a file or folder below the target."""
+    name = PurePosixPath(member.name)
+    # A backslash or a colon would be part of a name here, and lead elsewhere on Windows.
+    if name.is_absolute() or '..' in name.parts or re.search(r'[\\:\0]', member.name):
+        raise UserError(f'{archive}: it holds {member.name!r}, a path that leads out of the folder; nothing unpacked.')
+    if not (member.isfile() or member.isdir()) or member.issparse():
+        raise UserError(f'{archive}: {member.name!r} in it is a link or a device, not a file; nothing unpacked.')
+
+
+def is_complete(root, split):
+    """Whether the list of a split is there and every picture and annotation in it."""
+    try:
+        return all(path.is_file() for pair in voc.find_split(root, split) for path in pair)
+    except UserError:
+        return False
+
+
+def training_command(root):
+    """The command line that trains on the data set in `root`, as this system's shell takes it."""
+    home = Path(__file__).resolve().parent.parent
+    script = '_train.py' if Path.cwd() == home else str(home / '_train.py')
+    data = root.relative_to(home).as_posix() if root.is_relative_to(home) else str(root)
+    words = ['python', script, f'konohana_dataset_path={data}', 'train_split=trainval', 'val_split=test']
+    return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
+
+
+def main():
+    require(override(globals()), retries=(0, None), timeout=(0.1, None))
+    # A relative path starts at the repository's root, not in tools/.
+    target = resolve(Path(__file__).resolve().parent, folder)
+    root = target / 'VOCdevkit' / 'VOC2007'
+    with explained(target):
+        target.mkdir(parents=True, exist_ok=True)
+    for split, url, md5 in (('trainval', trainval_url, trainval_md5), ('test', test_url, test_md5)):
+        if not is_complete(root, split):
+            archive = target / f'VOC{split}_06-Nov-2007.tar'
+            fetch(url, archive, md5.strip().lower())
+            unpack(archive, target)
+            if not is_complete(root, split):
+                voc.find_split(root, split)
+                raise UserError(f'{archive}: it lacks pictures or annotations of the split {split!r}.')
+            if not keep_archives:
+                with explained(archive):
+                    archive.unlink()
+        print(f'{split}: {len(voc.find_split(root, split))} pictures in {root}')
+    print(f'Train on them:\n{training_command(root)}')
+
+
+if __name__ == '__main__':
+    run(main)
