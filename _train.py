@@ -16,6 +16,7 @@ from konohana.data.dataset import (
     class_names_of,
     collate,
     read_frames,
+    repeat_rare_frames,
     report,
     unknown_names,
     upright,
@@ -39,7 +40,7 @@ activation = 'hardswish'  # of the flagship: hardswish, relu, silu, mish, gelu o
 backbone = 'resnet50'  # of YOLOF: any network of torchvision, or of timm, that gives feature maps
 frozen_stages = 1  # of SOLOv2's ResNet: 1 keeps the stem and the first stage as they are, 0 trains all of it
 norm_eval = True  # batch norms of SOLOv2's ResNet keep their averages while training
-init_from = ''  # weights to start from, e.g. 'weights/net.pt', or 'efficientnet_lite0'
+init_from = ''  # weights to start from, e.g. 'weights/net.pt'
 pretrained = None  # start from published weights: True (COCO) or 'backbone' (ImageNet), for detectors that have them
 
 # training
@@ -50,10 +51,13 @@ max_minutes = 0.0  # minutes to train in the place of n_epoch, evaluation not co
 lr = 1e-3  # learning rate after warm-up
 warmup_epochs = 1.0  # epochs in which the learning rate rises
 weight_decay = 0.05  # of AdamW
+backbone_lr = 0.3  # a backbone that does not start from nothing learns at this part of lr
 clip_norm = 10.0  # gradients are clipped to this norm
 ema_decay = 0.998  # of the moving average of weights that is tested
 vram_limit_gib = 3.0  # cap on this process's GPU memory, 0 for none
 amp = True  # half precision where it is safe, on CUDA
+repeat_rare = 0.05  # frames with names that fewer than this part of the frames hold come up to twice, 0 for none
+small_part = 0.6  # this first part of training sees frames at two thirds of img_hw: quicker (flagship, YOLOF)
 group_by_aspect = False  # pictures higher than wide get batches of their own, with img_hw turned upright
 seed = 0  # the same seed on the same machine gives the same run
 
@@ -67,6 +71,7 @@ hue = 0.0  # jitter of the hue, 0 to 0.5
 mosaic = False  # half of the samples are made of four frames
 random_erasing = 0.0  # probability that a rectangle is erased
 trivial_augment = False  # TrivialAugment's changes of colour and sharpness, in the place of colour and hue
+calm_part = 0.05  # the last part of training sees frames as they are, but for flip
 
 # running
 device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
@@ -85,7 +90,10 @@ def main():
         settings,
         **dict.fromkeys(('batch_size', 'accumulate', 'n_epoch', 'eval_every'), (1, None)),
         **dict.fromkeys(('lr', 'warmup_epochs', 'weight_decay', 'save_minutes', 'vram_limit_gib'), (0, None)),
-        **dict.fromkeys(('flip', 'colour', 'ema_decay', 'random_erasing'), (0, 1)),
+        **dict.fromkeys(
+            ('flip', 'colour', 'ema_decay', 'random_erasing', 'backbone_lr', 'repeat_rare', 'small_part', 'calm_part'),
+            (0, 1),
+        ),
         **{'hue': (0, 0.5), 'num_workers': (0, 256), 'seed': (0, 2**63 - 1), 'clip_norm': (1e-6, None)},
         max_minutes=(0, None),
     )
@@ -126,18 +134,23 @@ def main():
         raise UserError(f'{root}: no frame of split {train_split!r} has a labelled character. Label some.')
 
     model = detectors.build(detector, len(class_names), img_hw, **options)
-    if augment:
-        transform = training_transform(
-            img_hw, flip, scale, shift, colour, hue, random_erasing, trivial_augment, turn=group_by_aspect
-        )
-    else:
-        transform = training_transform(img_hw, flip=0, scale=None, shift=False, colour=0, turn=group_by_aspect)
+    # Three stages: small frames, frames of img_hw, frames of img_hw without augmentation.
+    small_hw = tuple(max(32, round(side / 24) * 16) for side in img_hw)
+    calm = training_transform(img_hw, flip if augment else 0, None, False, 0, turn=group_by_aspect)
+    small, large = (
+        training_transform(hw, flip, scale, shift, colour, hue, random_erasing, trivial_augment, turn=group_by_aspect)
+        if augment
+        else training_transform(hw, 0, None, False, 0, turn=group_by_aspect)
+        for hw in (small_hw, img_hw)
+    )
     with_masks = getattr(model, 'wants_masks', False)
+    small_sizes = detector in ('konohana', 'yolof')  # torchvision's and SOLOv2 are made for one size
+    shown_frames = repeat_rare_frames(train_frames, repeat_rare)
     train_set = Frames(
-        train_frames, class_names, transform, img_hw if mosaic and augment else None, seed, with_masks=with_masks
+        shown_frames, class_names, [small, large, calm], img_hw if mosaic and augment else None, seed, with_masks
     )
     val_set = Frames(val_frames, class_names)
-    groups = upright(train_frames) if group_by_aspect else None
+    groups = upright(shown_frames) if group_by_aspect else None
     loader = DataLoader(
         train_set,
         batch_sampler=EpochBatches(len(train_set), batch_size, seed, groups),
@@ -151,7 +164,7 @@ def main():
     # Network, optimizer, and what an earlier run left.
     model = model.to(chosen_device, memory_format=torch.channels_last)
     ema = training.Ema(model, ema_decay)
-    optimizer = training.make_optimizer(model, lr, weight_decay)
+    optimizer = training.make_optimizer(model, lr, weight_decay, backbone_lr if init_from or pretrained else 1.0)
     scaler = torch.amp.GradScaler(chosen_device.type, enabled=amp and chosen_device.type == 'cuda')
     description = {'detector': detector, 'options': options, 'class_names': class_names, 'img_hw': list(img_hw)}
     n_batches = len(loader.batch_sampler.batches())
@@ -163,7 +176,7 @@ def main():
         print(message)
     if state.iteration == 0 and (init_from or pretrained):
         with distributed.first_rank_first():
-            print(start_from_published(model) if pretrained else initialise(model, class_names, train_frames))
+            print(start_from_published(model) if pretrained else initialise(model, class_names))
         ema.model.load_state_dict(model.state_dict())
 
     print(
@@ -183,6 +196,10 @@ def main():
         training.out_of_memory_explained(chosen_device, settings),
     ):
         while not state.finished(settings):
+            part = state.part_done(settings)
+            loader.batch_sampler.stage = 0 if small_sizes and part < small_part else 1 if part < 1 - calm_part else 2
+            if small_sizes:
+                model.transform.set_size(img_hw if loader.batch_sampler.stage else small_hw)
             losses, rate = training.train_one_epoch(state, loader, chosen_device, settings, stop, log.scalar)
             if stop.requested:
                 state.save()
@@ -213,20 +230,13 @@ def start_from_published(model):
     """Start from weights that others have published; returns what was done, as text."""
     if not hasattr(model, 'load_pretrained'):
         raise UserError(
-            f'pretrained={pretrained!r}: no weights are published for detector={detector!r}. Leave it None; '
-            f"init_from='weights/net.pt' or 'efficientnet_lite0' are starts for the flagship."
+            f'pretrained={pretrained!r}: no weights are published for detector={detector!r}. Leave it None.'
         )
     return model.load_pretrained(pretrained)
 
 
-def initialise(model, class_names, frames):
+def initialise(model, class_names):
     """Start from other weights; returns what was done, as text."""
-    if init_from == 'efficientnet_lite0':
-        if detector != 'konohana':
-            raise UserError(f"init_from={init_from!r} is a start for detector='konohana', not for {detector!r}.")
-        from konohana import pretrained
-
-        return pretrained.start_from_lite0(model, [frame.path for frame in frames], batch_size, seed, progress)
     path = resolve(__file__, init_from)
     content = checkpoint.load(path)
     same_classes = content['class_names'] == class_names

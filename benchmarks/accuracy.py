@@ -135,7 +135,7 @@ def table(rows, chosen):
 
 def main():
     require(override(globals()), minutes=(0.01, None), n_runs=(1, None), batch_size=(1, None))
-    out, root = resolve(ROOT, accuracy_out), resolve(ROOT, konohana_dataset_path)
+    out, root = resolve(ROOT / '_train.py', accuracy_out), resolve(ROOT / '_train.py', konohana_dataset_path)
     chosen = inference.pick_device(device)
     vars(compare).update(
         konohana_dataset_path=str(root), max_minutes=minutes, seed=seed, device=device, compare_out=str(out),

@@ -6,24 +6,8 @@ from torchvision.ops import generalized_box_iou_loss
 
 from konohana import distributed
 
-WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 2.0, 'loss_name': 1.0}
+WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 2.5, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
-FOCAL_GAMMA = 2.0  # of the confidence's loss; 0 makes it plain binary cross-entropy
-
-
-def quality_focal_loss(logits, aims, gamma=FOCAL_GAMMA):
-    """Quality focal loss (Li et al. 2020, Generalized Focal Loss, https://arxiv.org/abs/2006.04388).
-
-    Binary cross-entropy towards a soft aim, weighted by how far off the prediction is: |aim - p|^gamma.
-
-    Args:
-        logits: any shape. aims: the same shape, in 0 to 1.
-
-    Returns:
-        losses of that shape.
-    """
-    distance = (aims - logits.sigmoid()).abs()
-    return F.binary_cross_entropy_with_logits(logits, aims, reduction='none') * distance.pow(gamma)
 
 
 def points_in_boxes(points, boxes):
@@ -45,8 +29,8 @@ def detection_losses(predictions, targets, assigner):
         assigner: see `TaskAlignedAssigner`.
 
     Returns:
-        dict of scalars, already weighted: `loss_confidence` (quality focal loss over all points outside ignored
-        regions), and over the points that learn a box, weighted by their aim: `loss_quality` (binary cross-entropy
+        dict of scalars, already weighted: `loss_confidence` (binary cross-entropy over all points outside ignored
+        regions, towards the assigner's aims), and over the points that learn a box, weighted by their aim: `loss_quality` (binary cross-entropy
         towards the IoU), `loss_box` (GIoU loss, Rezatofighi et al. 2019, https://arxiv.org/abs/1902.09630),
         `loss_name` (cross-entropy with label smoothing). All are divided by the batch's sum of aims.
     """
@@ -71,7 +55,7 @@ def detection_losses(predictions, targets, assigner):
     weight = chosen['weight']
     total = distributed.normaliser(aims.sum(), len(targets))
 
-    confidence = quality_focal_loss(predictions['confidence'], aims) * counted
+    confidence = F.binary_cross_entropy_with_logits(predictions['confidence'], aims, reduction='none') * counted
     box = generalized_box_iou_loss(chosen['box'], chosen['true_box']) * weight
     with torch.no_grad():
         iou = paired_iou(chosen['box'], chosen['true_box'])

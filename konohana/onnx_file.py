@@ -356,28 +356,35 @@ def _session(path, device):
 def differences(expected, found):
     """How far the detections of one picture are from those of another run of the same detector.
 
-    Each detection is compared with the nearest one of the same name, since equal scores have no order.
+    Each detection is compared with the one of the same name that is most alike, since equal scores have no order.
 
     Args:
         expected, found: dicts of `boxes`, `labels`, `scores` and maybe `masks`.
 
     Returns:
         dict of `box` (pixels), `score`, `mask` (share of pixels): the largest differences, 0 where there are none; and
-        `unmatched`: how many of both have no counterpart that overlaps them by an IoU of 0.9 or more.
+        `unmatched`: how many of both have no counterpart whose box (mask, where there are masks) overlaps theirs by an
+        IoU of 0.9 or more.
     """
     largest = {'box': 0.0, 'score': 0.0, 'mask': 0.0, 'unmatched': 0}
     free = torch.ones(len(found['boxes']), dtype=torch.bool)
-    overlaps = box_iou(expected['boxes'], found['boxes'])
+    if 'masks' in expected:
+        a, b = (detections['masks'].flatten(1).float() for detections in (expected, found))
+        common = a @ b.T
+        overlaps = common / (a.sum(dim=1)[:, None] + b.sum(dim=1) - common).clamp(min=1)
+    else:
+        overlaps = box_iou(expected['boxes'], found['boxes'])
     for i, label in enumerate(expected['labels']):
         candidates = free & (found['labels'] == label) & (overlaps[i] >= 0.9)
         if not candidates.any():
             largest['unmatched'] += 1
             continue
-        distance = (found['boxes'] - expected['boxes'][i]).abs().amax(dim=1)
-        j = distance.masked_fill(~candidates, torch.inf).argmin()
+        # Several may lie at the very same place; the score tells them apart.
+        apart = (found['scores'] - expected['scores'][i]).abs()
+        j = (overlaps[i] - apart).masked_fill(~candidates, -torch.inf).argmax()
         free[j] = False
-        largest['box'] = max(largest['box'], float(distance[j]))
-        largest['score'] = max(largest['score'], float((found['scores'][j] - expected['scores'][i]).abs()))
+        largest['box'] = max(largest['box'], float((found['boxes'][j] - expected['boxes'][i]).abs().max()))
+        largest['score'] = max(largest['score'], float(apart[j]))
         if 'masks' in expected:
             wrong = (found['masks'][j] != expected['masks'][i]).float().mean()
             largest['mask'] = max(largest['mask'], float(wrong))

@@ -42,13 +42,20 @@ class Ema:
             averaged[key].copy_(current[key])
 
 
-def make_optimizer(model, lr, weight_decay):
-    """AdamW (Loshchilov and Hutter 2019, 1711.05101); no decay of norms, biases and other vectors."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def make_optimizer(model, lr, weight_decay, backbone_lr=1.0):
+    """AdamW (Loshchilov and Hutter 2019, 1711.05101); no decay of norms, biases and other vectors.
+
+    The parameters of `model.backbone` learn at `backbone_lr` times the rate: each group's `lr_factor` says so.
+    """
     groups = [
-        {'params': [p for p in parameters if p.ndim > 1], 'weight_decay': weight_decay},
-        {'params': [p for p in parameters if p.ndim <= 1], 'weight_decay': 0.0},
+        {'params': [], 'weight_decay': decay, 'lr_factor': factor}
+        for factor in (backbone_lr, 1.0)
+        for decay in (weight_decay, 0.0)
     ]
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[2 * (not name.startswith('backbone.')) + (parameter.ndim <= 1)]['params'].append(parameter)
+    groups = [group for group in groups if group['params']]
     return torch.optim.AdamW(groups, lr=lr)
 
 
@@ -175,6 +182,10 @@ class Run:
         """Whether the minutes of `max_minutes` (if that is not 0) or the `n_epoch` epochs are done."""
         return is_finished(vars(self), settings)
 
+    def part_done(self, settings):
+        """How far the run is, 0 to 1: of its minutes or of its epochs."""
+        return self.minutes / settings['max_minutes'] if settings['max_minutes'] else self.epoch / settings['n_epoch']
+
     def position(self, settings):
         """How far the run is, as text."""
         if settings['max_minutes']:
@@ -246,7 +257,13 @@ class Run:
         self.model.load_state_dict(state['model'])
         self.ema.model.load_state_dict(state['ema'])
         self.ema.updates = state['ema_updates']
-        self.optimizer.load_state_dict(state['optimizer'])
+        try:
+            self.optimizer.load_state_dict(state['optimizer'])
+        except ValueError:
+            raise UserError(
+                f'{self.optim_file}: the optimizer in it is of another version of konohana. Move {self.net_file.name} and '
+                f'{self.optim_file.name} away and go on by init_from=<where you moved {self.net_file.name}>.'
+            ) from None
         self.scaler.load_state_dict(state['scaler'])
         torch.set_rng_state(state['random'])
         self.epoch, self.iteration = state['epoch'], state['iteration']
@@ -292,7 +309,7 @@ def train_one_epoch(run, loader, device, settings, stop, write_scalar):
             time_used = run.minutes / max_minutes if max_minutes else None
             lr = learning_rate(settings['lr'], epochs_done, settings['n_epoch'], settings['warmup_epochs'], time_used)
             for group in optimizer.param_groups:
-                group['lr'] = lr
+                group['lr'] = lr * group.get('lr_factor', 1.0)
             batch_names = [frames[target['image_id']].path.name for target in targets]
             values = train_step(run, images, targets, device, settings, last=run.batches_done + 1 == n_batches)
             total = sum(values.values())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import progressbar.utils  # noqa: F401 (it keeps the sys.stderr that it first sees: not one that a test captures)
 import pytest
 import torch
 

@@ -35,12 +35,12 @@ def test_the_defaults_are_the_network_of_the_shipped_weights():
         content = checkpoint.load(PROJECT / 'weights' / name)
         model = inference.from_checkpoint(content, name)
         assert list(model.state_dict()) == list(content['model'])
-    assert options_of('konohana', OLD) == {**OLD, 'attention': 'se', 'activation': 'hardswish'}
+    assert options_of('konohana', OLD) == {**OLD, 'attention': 'se', 'activation': 'relu6'}
 
 
 def test_the_same_seed_gives_the_same_weights_with_the_defaults_named():
     made = []
-    for options in ({}, {'attention': 'se', 'activation': 'hardswish'}):
+    for options in ({}, {'attention': 'se', 'activation': 'relu6'}):
         torch.manual_seed(3)
         made.append(build('konohana', 5, IMG_HW, **options))
     first, second = (model.state_dict() for model in made)

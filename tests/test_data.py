@@ -654,15 +654,15 @@ def test_epoch_batches():
     first = list(batches)
     assert first == list(batches)
     assert [len(batch) for batch in first] == [4, 4, 2] and len(batches) == 3
-    assert sorted(index for batch in first for _, index in batch) == list(range(10))
-    assert {epoch for batch in first for epoch, _ in batch} == {0}
+    assert sorted(index for batch in first for _, index, _ in batch) == list(range(10))
+    assert {epoch for batch in first for epoch, _, _ in batch} == {0}
 
     batches.skip = 2
     assert list(batches) == first[2:] and len(batches) == 1
     batches.skip, batches.epoch = 0, 1
     second = list(batches)
-    assert {epoch for batch in second for epoch, _ in batch} == {1}
-    assert [i for batch in second for _, i in batch] != [i for batch in first for _, i in batch]
+    assert {epoch for batch in second for epoch, _, _ in batch} == {1}
+    assert [i for batch in second for _, i, _ in batch] != [i for batch in first for _, i, _ in batch]
     assert list(EpochBatches(10, 4, seed=4)) != first
 
 
@@ -672,4 +672,4 @@ def test_epoch_batches():
 def test_a_last_frame_alone_joins_the_batch_before(n, batch_size, sizes):
     batches = EpochBatches(n, batch_size)
     assert [len(batch) for batch in batches] == sizes
-    assert sorted(index for batch in batches for _, index in batch) == list(range(n))
+    assert sorted(index for batch in batches for _, index, _ in batch) == list(range(n))

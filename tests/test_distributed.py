@@ -111,14 +111,14 @@ def test_batches_grouped_by_aspect_hold_one_kind_and_resume():
     groups = [i % 3 == 0 for i in range(31)]  # 11 upright pictures, 20 others
     batches = EpochBatches(31, 4, seed=5, groups=groups)
     first = list(batches)
-    assert sorted(index for batch in first for _, index in batch) == list(range(31))
-    assert all(len({groups[index] for _, index in batch}) == 1 for batch in first)
+    assert sorted(key[1] for batch in first for key in batch) == list(range(31))
+    assert all(len({groups[key[1]] for key in batch}) == 1 for batch in first)
     kinds = [groups[batch[0][1]] for batch in first]
     assert kinds != sorted(kinds), 'the kinds take turns'
     batches.skip = 3
     assert list(batches) == first[3:] and len(batches) == len(first) - 3
     batches.epoch, batches.skip = 1, 0
-    assert [index for batch in batches for _, index in batch] != [index for batch in first for _, index in batch]
+    assert [key[1] for batch in batches for key in batch] != [key[1] for batch in first for key in batch]
     # A single upright picture is no batch of its own; nor is it lost.
     lone = EpochBatches(9, 4, groups=[True] + [False] * 8).batches()
     assert sorted(len(batch) for batch in lone) == [4, 5] and sorted(itertools.chain(*lone)) == list(range(9))

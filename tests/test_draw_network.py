@@ -95,7 +95,7 @@ def test_rows_say_what_the_table_says(script):
     hw = (136, 200)
     drawn = layers(script.draw(network.Konohana(5, hw), hw))
     features = iter(network.Backbone().eval()(torch.zeros(1, 3, *hw)))
-    before = network.STEM[-1][1]
+    before = network.STEM[-1][2]
     for i, (kernel, stride, expanded, channels, squeeze) in enumerate(network.BLOCKS):
         row = drawn[f'backbone.blocks.{i}']
         seen = texts(row)
@@ -106,7 +106,7 @@ def test_rows_say_what_the_table_says(script):
         if i in network.FEATURES:
             _, c, h, w = next(features).shape
             assert seen[-1] == f'{h} × {w} × {c}'
-    for i, (_, channels, _) in enumerate(network.STEM):
+    for i, (_, _, channels) in enumerate(network.STEM):
         assert texts(drawn[f'backbone.stem.{i}'])[1] == str(channels)
 
 

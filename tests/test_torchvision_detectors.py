@@ -141,12 +141,13 @@ def test_size_inside_is_img_hw(detector):
     sizes = []
     network.model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
     evaluation.predict(network, [torch.rand(3, 360, 640)])
-    expected = (96, 128) if detector == SSDLITE else fit_size(360, 640, (96, 128))
-    assert expected in ((96, 128), (72, 128))
-    # Faster R-CNN pads to multiples of 32.
-    assert sizes == [expected if detector == SSDLITE else (96, 128)]
-    resized, _ = network.transform.resize(torch.rand(3, 360, 640))
-    assert tuple(resized.shape[-2:]) == expected
+    evaluation.predict(network, [torch.rand(3, 640, 360)])
+    # Faster R-CNN turns upright with the picture, and pads to multiples of 32.
+    assert sizes == [(96, 128), (96, 128) if detector == SSDLITE else (128, 96)]
+    for hw, upright in (((360, 640), False), ((640, 360), True)):
+        resized, _ = network.transform.resize(torch.rand(3, *hw))
+        expected = (96, 54) if upright and detector == SSDLITE else fit_size(*hw, (96, 128))
+        assert tuple(resized.shape[-2:]) == expected
 
 
 def test_ssd300_keeps_its_anchors_at_300_and_says_what_is_too_small(quick_start):

@@ -16,10 +16,11 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
 
 from konohana import checkpoint, inference
-from konohana.data.toy import CLASS_NAMES, draw_frame
-from konohana.detectors import backbones, build, hub, yolof
+from konohana.cast import CLASS_NAMES
+from konohana.data.toy import draw_frame
+from konohana.detectors import build, hub, yolof
 from konohana.detectors.backbones import make_backbone
-from konohana.detectors.yolof import ANCHORS, MATCHED, STRIDE, YOLOF, uniform_matching, yolof_losses
+from konohana.detectors.yolof import ANCHORS, MATCHED, YOLOF, uniform_matching, yolof_losses
 from konohana.settings import UserError
 
 SMALL = 'mobilenet_v3_small'
@@ -283,25 +284,233 @@ def test_losses_are_divided_by_the_anchors_that_learn_an_object():
         torch.testing.assert_close(both[name], value)
 
 
-def test_overfits_a_handful_of_frames():
+def test_overfits_a_handful_of_frames(monkeypatch):
+    monkeypatch.setattr(yolof, 'CHANNELS', 128)  # a sixteenth of the encoder's and decoder's work
     torch.manual_seed(0)
-    frames = [draw_frame(seed, hw=HW) for seed in range(4)]
+    frames = [draw_frame(seed, HW) for seed in range(4)]
     images = [torch.from_numpy(frame['image']).permute(2, 0, 1).float() / 255 for frame in frames]
     targets = [
         {
-            'boxes': torch.tensor(frame['boxes'], dtype=torch.float32).reshape(-1, 4),
-            'labels': torch.tensor([CLASS_NAMES.index(name) + 1 for name in frame['names']]),
+            'boxes': torch.from_numpy(frame['boxes']),
+            'labels': torch.tensor([CLASS_NAMES.index(name) + 1 for name in frame['labels']]),
         }
         for frame in frames
     ]
-    model = build('yolof', len(CLASS_NAMES), (192, 320), backbone='resnet18').train()
+    assert sum(len(target['boxes']) for target in targets) >= 5
+    model = build('yolof', len(CLASS_NAMES), HW, backbone='resnet18').train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    totals = []
-    for _ in range(40):
-        loss = sum(model(images, targets).values())
+    history = []
+    for _ in range(50):
+        losses = model(images, targets)
         optimizer.zero_grad()
-        loss.backward()
+        sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
-        totals.append(loss.item())
-    assert totals[-1] < totals[0] / 4
+        history.append({name: loss.item() for name, loss in losses.items()})
+    assert history[-1]['loss_name'] < history[0]['loss_name'] / 20
+    assert history[-1]['loss_box'] < history[0]['loss_box'] / 2
+    with torch.inference_mode():
+        detections = model.eval()(images)
+    for found, target in zip(detections, targets, strict=True):
+        overlap = box_iou(target['boxes'], found['boxes'])
+        right = (target['labels'][:, None] == found['labels']) & (found['scores'] > 0.3)
+        assert ((overlap * right).amax(dim=1) > 0.5).all()
+
+
+# Backbones
+
+
+def test_maps_are_of_the_strides_and_channels_they_say():
+    for name, channels in (('resnet18', (64, 128, 256, 512)), (SMALL, (16, 24, 48, 576))):
+        backbone = make_backbone(name)
+        assert backbone.channels == channels and backbone.strides == (4, 8, 16, 32)
+        maps = backbone(torch.rand(2, 3, 64, 96))
+        assert [tuple(x.shape) for x in maps] == [
+            (2, c, 64 // stride, 96 // stride) for c, stride in zip(channels, backbone.strides, strict=True)
+        ]
+
+
+def test_a_resnets_maps_are_its_stages():
+    torch.manual_seed(0)
+    backbone, whole = make_backbone('resnet18', (8, 32)).eval(), get_model('resnet18').eval()
+    assert set(backbone.body.state_dict()) == {key for key in whole.state_dict() if not key.startswith('fc.')}
+    backbone.body.load_state_dict(whole.state_dict(), strict=False)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        fine, coarse = backbone(x)
+        x = whole.layer2(whole.layer1(whole.maxpool(whole.relu(whole.bn1(whole.conv1(x))))))
+        torch.testing.assert_close(fine, x)
+        torch.testing.assert_close(coarse, whole.layer4(whole.layer3(x)))
+
+
+def test_caffes_resnet_has_its_strides_first():
+    plain, caffe = (make_backbone(name, (32,)) for name in ('resnext50_32x4d', 'resnext50_32x4d_caffe'))
+    block, turned = (backbone.body.get_submodule('layer3.0') for backbone in (plain, caffe))
+    assert (block.conv1.stride, block.conv2.stride) == ((1, 1), (2, 2))
+    assert (turned.conv1.stride, turned.conv2.stride) == ((2, 2), (1, 1))
+    assert caffe.channels == plain.channels == (2048,)
+    red = torch.zeros(3, 32, 32)
+    red[0] = 1
+    (batch, _), (mean, _) = (backbone.transform((32, 32), 32)([red]) for backbone in (caffe, plain))
+    assert batch.tensors[0, 2, 0, 0] == pytest.approx(255 - 123.675, abs=1e-3)
+    assert mean.tensors[0, 0, 0, 0] == pytest.approx((1 - 0.485) / 0.229, abs=1e-3)
+
+
+def test_frozen_stages_and_norms_stay_as_they_are():
+    torch.manual_seed(0)
+    backbone = make_backbone('resnet18', frozen_stages=1, norm_eval=True).train()
+    frozen = {name for name, p in backbone.body.named_parameters() if not p.requires_grad}
+    assert {name.partition('.')[0] for name in frozen} == {'conv1', 'bn1', 'layer1'}
+    before = copy.deepcopy(backbone.state_dict())
+    backbone(torch.rand(2, 3, 64, 64))[-1].sum().backward()
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+    half = make_backbone('resnet18', frozen_stages=1).train()
+    half(torch.rand(2, 3, 64, 64))
+    kept = {name: module.training for name, module in half.body.named_modules() if name.endswith('bn1')}
+    assert not kept['bn1'] and not kept['layer1.0.bn1'] and kept['layer2.0.bn1']
+    with pytest.raises(UserError, match='frozen_stages=1'):
+        make_backbone(SMALL, frozen_stages=1)
+
+
+def test_a_copy_is_in_the_same_mode():
+    torch.manual_seed(0)
+    backbone = make_backbone(SMALL, (32,)).eval()
+    copied, x = copy.deepcopy(backbone), torch.rand(2, 3, 64, 64)
+    assert not any(module.training for module in copied.modules())
+    torch.testing.assert_close(copied(x), backbone(x))
+    assert all(module.training for module in copied.train().modules())
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('resnet_18', 'neither torchvision nor timm.*resnet18'),
+        ('', 'Names are like'),
+        ('vit_b_16', 'does not take pictures of any size'),
+        ('alexnet', 'no feature maps of stride 32'),
+        (f'{SMALL}_caffe', 'neither torchvision nor timm'),
+    ],
+)
+def test_a_name_that_will_not_do_is_one_line(name, said):
+    pytest.importorskip('timm')
+    with pytest.raises(UserError, match=f'backbone=.{name}.: .*{said}') as caught:
+        build('yolof', 3, HW, backbone=name)
+    assert '\n' not in str(caught.value)
+
+
+def test_without_timm_one_line_says_what_to_install(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *_: None if name == 'timm' else find(name))
+    with pytest.raises(UserError, match=r"^backbone='mobilenetv3_large_100': .*pip install timm$"):
+        build('yolof', 3, HW, backbone='mobilenetv3_large_100')
+    with pytest.raises(UserError, match=r'Near: .*resnet18'):
+        build('yolof', 3, HW, backbone='resnet_18')
+
+
+def test_timms_networks_train(monkeypatch):
+    pytest.importorskip('timm')
+    monkeypatch.setattr(yolof, 'CHANNELS', 32)
+    model = build('yolof', 5, HW, backbone='mobilenetv3_small_050').train()
+    images, targets = zip(*[sample()] * 2, strict=True)
+    sum(model(images, targets).values()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    with torch.inference_mode():
+        expected = model.eval().raw_outputs(torch.ones(1, 3, *HW))
+        found = inference.fuse_batch_norms(copy.deepcopy(model)).raw_outputs(torch.ones(1, 3, *HW))
+    torch.testing.assert_close(found['cls'], expected['cls'], rtol=1e-3, atol=1e-3)
+
+
+# Published weights, without a network
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """The folder of published weights, empty; nothing can be fetched."""
+    folder = tmp_path / 'weights 花'
+    monkeypatch.setattr(hub, 'folder', lambda: folder)
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+
+    def refuse(*_args, **_options):
+        raise urllib.error.URLError('no network')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
+    return folder
+
+
+@pytest.mark.parametrize('name', [SMALL, 'mobilenetv3_small_050'])
+def test_offline_the_file_and_its_place_are_named(offline, name):
+    if name != SMALL:
+        pytest.importorskip('timm')
+    model = build('yolof', 3, HW, backbone=name)
+    with pytest.raises(UserError) as caught:
+        model.load_pretrained('backbone')
+    text = str(caught.value)
+    assert 'https://' in text and str(offline) in text and '\n' not in text
+    assert text.partition(':')[0].startswith(name) and Path(text.partition(':')[0]).suffix in ('.pth', '.safetensors')
+
+
+def test_torchvisions_weights_are_taken_from_the_folder(offline, monkeypatch):
+    model = build('yolof', 3, HW, backbone='resnet18')
+    state = get_model('resnet18').state_dict()
+    monkeypatch.setattr(hub, 'state_dict', lambda weights: state)
+    assert 'resnet18' in model.load_pretrained('backbone')
+    for key, value in model.backbone.body.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_timms_weights_are_taken_from_the_folder(offline):
+    timm = pytest.importorskip('timm')
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    name = 'mobilenetv3_small_050'
+    model = build('yolof', 3, HW, backbone=name)
+    file = offline / f'{model.backbone.body.pretrained_cfg["hf_hub_id"].partition("/")[2]}.safetensors'
+    offline.mkdir()
+    whole = timm.create_model(name)
+    save_file(whole.state_dict(), file)
+    assert name in model.load_pretrained('backbone')
+    state = whole.state_dict()
+    assert torch.equal(model.backbone.body.state_dict()['conv_stem.weight'], state['conv_stem.weight'])
+    assert torch.equal(
+        model.backbone.body.state_dict()['blocks.1.0.bn1.running_var'], state['blocks.1.0.bn1.running_var']
+    )
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match='damaged'):
+        model.load_pretrained('backbone')
+
+
+def test_weights_that_do_not_exist_are_one_line(offline):
+    model = build('yolof', 3, HW, backbone=SMALL)
+    with pytest.raises(UserError, match="pretrained='backbone'"):
+        model.load_pretrained(True)
+    with pytest.raises(UserError, match='resnet50'):
+        make_backbone('resnet50_caffe', (32,)).load_imagenet()
+
+
+# The scripts
+
+
+def test_trains_resumes_and_is_tested_by_the_scripts(run_script, toy_dataset, tmp_path):
+    folder = tmp_path / 'my run'
+    options = [
+        f'konohana_dataset_path={toy_dataset}',
+        'detector=yolof',
+        f'backbone={SMALL}',
+        f'img_hw={TOY_HW}',
+        'batch_size=4',
+        'num_workers=0',
+        f'checkpoint_path={folder}',
+        f'log_path={tmp_path / "logs"}',
+    ]
+    first = run_script('_train.py', *options, 'n_epoch=1')
+    assert first.returncode == 0, first.stderr
+    assert 'name ' in first.stdout and 'box ' in first.stdout
+    again = run_script('_train.py', *options, 'n_epoch=2')
+    assert again.returncode == 0, again.stderr
+    assert 'Resuming at epoch 2, iteration 3.' in again.stdout
+    other = run_script('_train.py', *options, 'n_epoch=2', 'backbone=resnet18')
+    assert other.returncode == 2 and 'backbone' in other.stderr and len(other.stderr.splitlines()) == 1
+    out = tmp_path / 'out'
+    arguments = [f'konohana_dataset_path={toy_dataset}', f'weights={folder / "net.pt"}', f'test_out={out}']
+    tested = run_script('_test.py', *arguments, 'threshold=0.0')
+    assert tested.returncode == 0, tested.stderr
+    assert len(list(out.rglob('*.jpg'))) + len(list(out.rglob('*.png'))) >= 4

@@ -57,10 +57,10 @@ def settings_of(name, changes):
         raise UserError(f"variants: {name!r} is to be followed by a dictionary, like {{'attention': 'coordinate'}}.")
     values = {
         **common,
-        **{'konohana_dataset_path': resolve(ROOT, konohana_dataset_path), 'n_epoch': n_epoch, 'seed': seed},
+        **{'konohana_dataset_path': resolve(ROOT / '_train.py', konohana_dataset_path), 'n_epoch': n_epoch, 'seed': seed},
         **{'max_minutes': max_minutes, 'device': device, 'progress': progress},
         **changes,
-        **{'log_path': resolve(ROOT, compare_out), 'run_name': name},
+        **{'log_path': resolve(ROOT / '_train.py', compare_out), 'run_name': name},
     }
     try:
         # A copy of its globals, so that one variant's variables do not become the next one's.
@@ -132,7 +132,7 @@ def measure(rows, settings):
     models = {}
     for name in rows:
         own = settings[name]
-        file = resolve(ROOT, compare_out) / name / inference.weights_name(own['use_res2block'])
+        file = resolve(ROOT / '_train.py', compare_out) / name / inference.weights_name(own['use_res2block'])
         models[name] = inference.load(file, device, fuse=False)
         rows[name]['M parameters'] = profile.count_parameters(models[name]) / 1e6
         rows[name]['GMAC'] = profile.count_macs(models[name], own['img_hw']) / 1e9
@@ -210,7 +210,7 @@ def main():
     require(override(globals()), n_runs=(1, None), max_minutes=(0, None), n_epoch=(1, None))
     if not variants:
         raise UserError("variants={}: name at least one, like {'flagship': {}}.")
-    out = resolve(ROOT, compare_out)
+    out = resolve(ROOT / '_train.py', compare_out)
     # All variants are checked before the first one trains for hours.
     settings = {name: settings_of(name, changes) for name, changes in variants.items()}
     for name, own in settings.items():

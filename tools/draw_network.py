@@ -90,6 +90,11 @@ def convolutions(module):
     return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
 
 
+def expanded_channels(block):
+    """Channels inside an inverted residual: those that its projection takes."""
+    return convolutions(block.project)[0].in_channels
+
+
 def kernels(module):
     """'5 × 5 + 1 × 1' of a module's convolutions."""
     return ' + '.join('{} × {}'.format(*conv.kernel_size) for conv in convolutions(module))
@@ -156,12 +161,12 @@ def chip(x, y, content):
     return rect(x - 12, y - 8, 24, 16, GREY, radius=8) + text(x, y + 4, content, 11, PAPER, 'middle', 600)
 
 
-def half(x, y):
-    """The sign for stride 2: an arrow down and a 2."""
+def smaller(x, y, stride=2):
+    """The sign for a stride: an arrow down and its number."""
     return (
         rect(x - 12, y - 8, 24, 16, PAPER, GREY, 8)
         + f'<path d="M{x - 4:g} {y - 4:g}v8m-3 -3l3 3l3 -3" fill="none" stroke="{GREY}" stroke-width="1.3"/>'
-        + text(x + 2, y + 4, '2', 11, GREY, weight=600)
+        + text(x + 2, y + 4, str(stride), 11, GREY, weight=600)
     )
 
 
@@ -174,9 +179,7 @@ def blue(i, n):
 def stem_row(y, layer, entry, colour, widest):
     """A line for a layer of the stem: kernel, channels, output."""
     conv = layer[0]
-    tags = [half(SIGNS_X, y + 11)] if conv.stride[0] > 1 else []
-    if len(layer) == 2:
-        tags.append(text(SIGNS_X + (16 if tags else -12), y + 15, 'linear', 11, GREY))
+    tags = [smaller(SIGNS_X, y + 11, conv.stride[0])] if conv.stride[0] > 1 else []
     return [
         text(40, y + 15, kernels(layer)),
         bar(y, conv.out_channels, colour, widest),
@@ -188,7 +191,7 @@ def stem_row(y, layer, entry, colour, widest):
 
 def block_row(y, block, entry, colour, widest):
     """A line for an inverted residual: kernel, expanded and final channels as bars and numbers, signs, output."""
-    expanded, depthwise = convolutions(block.expand)[0].out_channels, convolutions(block.depthwise)[0]
+    expanded, depthwise = expanded_channels(block), convolutions(block.depthwise)[0]
     channels = convolutions(block.project)[0].out_channels
     out = [
         text(40, y + 15, '{} × {}'.format(*depthwise.kernel_size)),
@@ -205,7 +208,7 @@ def block_row(y, block, entry, colour, widest):
         text(264, y + 15, str(channels), anchor='end'),
     ]
     if depthwise.stride[0] > 1:
-        out.append(half(SIGNS_X, y + 11))
+        out.append(smaller(SIGNS_X, y + 11))
     if block.residual:
         out.append(plus(SIGNS_X, y + 11))
     if type(block.squeeze) in ATTENTION:
@@ -252,7 +255,7 @@ def anatomy(x, y, res2, attention):
     # What the signs mean.
     first, second = middle + 50, middle + 72
     column = x + 216
-    out += [half(x + 4, first - 4), text(x + 24, first, 'halves height and width', 11.5, GREY)]
+    out += [smaller(x + 4, first - 4), text(x + 24, first, 'divides height and width', 11.5, GREY)]
     out += [plus(column + 4, first - 4), text(column + 24, first, 'adds its own input (dashed)', 11.5, GREY)]
     if attention:
         out += [chip(x + 4, second - 4, attention[0]), text(x + 24, second, attention[1], 11.5, GREY)]
@@ -327,7 +330,7 @@ def draw(model, img_hw):
     total = measures['']
     groups = stages(model)
     blocks = model.backbone.blocks
-    widest = max(convolutions(block.expand)[0].out_channels for block in blocks)
+    widest = max(expanded_channels(block) for block in blocks)
     parts = []  # (title, entries of `measures`, colour)
     out = []
 
@@ -341,7 +344,7 @@ def draw(model, img_hw):
     out.append(text(424, y + 41, 'height × width × channels', 11, GREY, 'end'))
     y += 46
     stem = model.backbone.stem
-    out += card(y, 'Stem', 'plain convolutions', len(stem), STEM_COLOUR)
+    out += card(y, 'Stem', 'dense convolution', len(stem), STEM_COLOUR)
     for i, layer in enumerate(stem):
         name = f'backbone.stem.{i}'
         out.append(f'<g class="layer" id="{name}">{hint(name, measures)}')

@@ -103,12 +103,35 @@ def unknown_names(frames, class_names):
     ]
 
 
+def repeat_rare_frames(frames, share):
+    """Frames with the rare repeated: LVIS's repeat factor sampling (Gupta et al. 2019, 1908.03195), up to twice.
+
+    Args:
+        frames: list of `voc.Frame`. share: names that fewer than this share of the frames hold are rare, 0 to 1.
+
+    Returns:
+        the list, followed by frames that hold a rare name: sqrt(share / that name's share) - 1 of them, at most all.
+    """
+    held = [set(frame.names) for frame in frames]
+    counts = {name: sum(name in names for names in held) for name in set().union(*held)}
+    more = {name: min(1.0, max(0.0, (share * len(frames) / count) ** 0.5 - 1)) for name, count in counts.items()}
+    repeated, due = [], 0.0
+    for frame, names in zip(frames, held, strict=True):
+        # Adding up the fractions spreads the repeated frames evenly over the episodes.
+        due += max((more[name] for name in names), default=0.0)
+        if due >= 1.0 and any(more[name] for name in names):
+            repeated.append(frame)
+            due -= 1.0
+    return frames + repeated
+
+
 class Frames(Dataset):
     """Frames as samples of torchvision's detection contract.
 
     Args:
         frames: list of `voc.Frame`; `class_names`: every name in them must be in this list.
-        transform: None, or a function of (image, target), see `augment`.
+        transform: None, or a function of (image, target), see `augment`; or a list of them, of which a sample's key
+            names one.
         mosaic_hw: None, or (height, width): half of the samples are then mosaics of four, of this size (or turned, as
             `transform` turns the first of the four).
         seed: of the augmentation. A sample depends on (seed, epoch, index) alone, whatever process loads it and
@@ -119,7 +142,8 @@ class Frames(Dataset):
     Raises:
         UserError: masks are asked for, but there are objects that have none.
 
-    `dataset[epoch, index]` (or `dataset[index]`, epoch 0) -> (uint8 3 x H x W RGB, target with `boxes`, `labels`
+    `dataset[epoch, index, stage]` (stage: which transform; or `dataset[epoch, index]`, stage 0; or `dataset[index]`,
+    epoch 0) -> (uint8 3 x H x W RGB, target with `boxes`, `labels`
     (1 is the first name), `ignored` and `image_id`, the index).
     """
 
@@ -133,28 +157,29 @@ class Frames(Dataset):
             )
         self.frames, self.class_names = frames, list(class_names)
         self.label_of = {name: i for i, name in enumerate(self.class_names, start=1)}
-        self.transform, self.mosaic_hw, self.seed, self.with_masks = transform, mosaic_hw, seed, with_masks
+        self.transforms = transform if isinstance(transform, list) else [transform] if transform else []
+        self.mosaic_hw, self.seed, self.with_masks = mosaic_hw, seed, with_masks
 
     def __len__(self):
         return len(self.frames)
 
     def __getitem__(self, key):
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        if self.transform is None:
+        epoch, index, *stage = key if isinstance(key, tuple) else (0, key)
+        if not self.transforms:
             image, target = self.load(index)
         else:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(hash((self.seed, epoch, index)) % 2**63)
-                image, target = self.augmented(index)
+                image, target = self.augmented(index, self.transforms[stage[0] if stage else 0])
         target['image_id'] = index
         return image, target
 
-    def augmented(self, index):
+    def augmented(self, index, transform):
         """A sample as the transform leaves it, or a mosaic of four such."""
         if self.mosaic_hw is None or torch.rand(()) < 0.5:
-            return self.transform(*self.load(index))
+            return transform(*self.load(index))
         others = torch.randint(len(self), (3,)).tolist()
-        samples = [self.transform(*self.load(i)) for i in (index, *others)]
+        samples = [transform(*self.load(i)) for i in (index, *others)]
         # As large as the first, so that the pictures of a batch stay of one shape where it is theirs.
         return mosaic(samples, tuple(samples[0][0].shape[-2:]))
 
@@ -177,7 +202,7 @@ class Frames(Dataset):
 class EpochBatches(Sampler):
     """Batches of keys (epoch, index) in an order that depends on the seed and the epoch alone.
 
-    `epoch` and `skip` (batches already done in this epoch) are set before each pass. The last batch may be smaller,
+    `epoch`, `stage` (see `Frames`) and `skip` (batches already done in this epoch) are set before each pass. The last batch may be smaller,
     unless it would hold a single frame, on which batch norm learns nothing: that one joins the batch before.
 
     Where several processes train together (see `distributed`), `batches` lists the batches of all, and each process
@@ -196,7 +221,7 @@ class EpochBatches(Sampler):
     def __init__(self, n, batch_size, seed=0, groups=None):
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.groups = [0] * n if groups is None else list(groups)
-        self.epoch = self.skip = 0
+        self.epoch = self.skip = self.stage = 0
         if min(n, batch_size) < distributed.n_ranks():
             raise UserError(
                 f'{n} frames in batches of batch_size={batch_size} cannot be shared by {distributed.n_ranks()} '
@@ -224,7 +249,7 @@ class EpochBatches(Sampler):
 
     def __iter__(self):
         for batch in self.batches()[self.skip :]:
-            yield [(self.epoch, index) for index in distributed.share(batch)]
+            yield [(self.epoch, index, self.stage) for index in distributed.share(batch)]
 
     def __len__(self):
         return len(self.batches()) - self.skip

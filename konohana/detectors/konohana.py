@@ -1,7 +1,7 @@
 """The flagship: one small network that finds and names characters from a single map of stride 8.
 
-Blocks are MobileNetV3's inverted residuals (Howard et al. 2019, https://arxiv.org/abs/1905.02244) below a stem of plain
-3x3 convolutions: at strides 2 and 4 memory traffic is what costs time, and dense, narrow convolutions move the least.
+Blocks are MobileNetV3's inverted residuals (Howard et al. 2019, https://arxiv.org/abs/1905.02244). At strides 2 and 4
+memory traffic is what costs time: one dense convolution leads to stride 4 at once, and the features are made below.
 Predictions are FCOS's (Tian et al. 2019, https://arxiv.org/abs/1904.01355), per cell of the one output map:
 
     confidence   is a character here, whoever it is
@@ -9,8 +9,8 @@ Predictions are FCOS's (Tian et al. 2019, https://arxiv.org/abs/1904.01355), per
     distances    from the cell's anchor point to the box's left, top, right and bottom sides
     names        who it is, if it is somebody
 
-Finding (the first three) and naming have a tower each. The widths from stride 8 to 32 are EfficientNet-Lite0's, so that
-its ImageNet weights can be the start (see `pretrained.py`).
+Finding (the first three) and naming have a tower each. The blocks are EfficientNet-Lite0's, so that its ImageNet weights
+can be the start (see `pretrained.py`).
 
 To change the network, change the tables. To see it, run `python tools/draw_network.py`.
 """
@@ -26,31 +26,28 @@ from konohana.detectors.transform import FrameTransform
 from konohana.losses import detection_losses
 from konohana.settings import UserError
 
-# The stem: dense 3x3 convolutions.      stride, channels, activation
-STEM = (
-    (2, 16, True),
-    (2, 32, True),
-    (1, 24, False),
-)
+# The stem: one dense convolution from the frame to stride 4.   kernel, stride, channels
+STEM = ((6, 4, 32),)
 
 # Inverted residuals.   kernel, stride, expanded channels, channels, attention (squeeze-and-excitation, if not chosen)
 BLOCKS = (
-    (5, 2, 96, 40, False),  # stride 8
-    (5, 1, 120, 40, False),
-    (3, 2, 120, 80, False),  # stride 16
-    (3, 1, 240, 80, False),
-    (3, 1, 240, 80, False),
-    (5, 1, 240, 112, False),
-    (5, 1, 336, 112, False),
-    (5, 1, 336, 112, False),
-    (5, 2, 448, 192, False),  # stride 32
-    (5, 1, 768, 192, False),
-    (5, 1, 768, 192, False),
-    (5, 1, 768, 192, True),
-    (5, 2, 576, 160, True),  # stride 64
-    (5, 1, 480, 160, True),
+    (3, 1, 32, 16, False),  # stride 4; nothing is expanded here
+    (3, 2, 96, 24, False),  # stride 8
+    (3, 1, 144, 24, False),
+    (5, 2, 144, 40, False),  # stride 16
+    (5, 1, 240, 40, False),
+    (3, 2, 240, 80, False),  # stride 32
+    (3, 1, 480, 80, False),
+    (3, 1, 480, 80, False),
+    (5, 1, 480, 112, False),
+    (5, 1, 672, 112, False),
+    (5, 1, 672, 112, False),
+    (5, 2, 672, 192, False),  # stride 64
+    (5, 1, 1152, 192, False),
+    (5, 1, 1152, 192, False),
+    (5, 1, 1152, 192, True),
 )
-FEATURES = (1, 7, 11, 13)  # blocks whose outputs are fused: strides 8, 16, 32, 64
+FEATURES = (2, 4, 10, 14)  # blocks whose outputs are fused: strides 8, 16, 32, 64
 
 NECK_CHANNELS = 96
 TOWER_DEPTH = 2  # depthwise-separable 5x5 convolutions in each of the two towers
@@ -79,6 +76,7 @@ class AconC(nn.Module):
 
 # By the name of the variable `activation`: function of the number of channels.
 ACTIVATIONS = {
+    'relu6': lambda channels: nn.ReLU6(inplace=True),
     'hardswish': lambda channels: nn.Hardswish(inplace=True),
     'relu': lambda channels: nn.ReLU(inplace=True),
     'silu': lambda channels: nn.SiLU(inplace=True),
@@ -135,7 +133,7 @@ class ConvNorm(nn.Sequential):
 
     def __init__(self, c_in, c_out, kernel=1, stride=1, groups=1, act=None):
         layers = [
-            nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.Conv2d(c_in, c_out, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
             nn.BatchNorm2d(c_out, eps=1e-3),
         ]
         super().__init__(*layers, *([ACTIVATIONS[act](c_out)] if act else []))
@@ -174,12 +172,12 @@ class InvertedResidual(nn.Module):
     def __init__(self, c_in, kernel, stride, expanded, c_out, attention, use_res2block, act):
         super().__init__()
         self.residual = stride == 1 and c_in == c_out
-        self.expand = ConvNorm(c_in, expanded, act=act)
+        self.expand = nn.Identity() if expanded == c_in else ConvNorm(c_in, expanded, act=act)
         if use_res2block and stride == 1:
             self.depthwise = Res2Depthwise(expanded, kernel, act)
         else:
             self.depthwise = ConvNorm(expanded, expanded, kernel, stride, groups=expanded, act=act)
-        self.squeeze = ATTENTIONS[attention](expanded, expanded // 8)
+        self.squeeze = ATTENTIONS[attention](expanded, expanded // 16)
         self.project = ConvNorm(expanded, c_out)
 
     def forward(self, x):
@@ -200,12 +198,11 @@ class Separable(nn.Sequential):
 class Backbone(nn.Module):
     """Stem and inverted residuals; N x 3 x H x W -> list of feature maps of strides 8, 16, 32 and 64."""
 
-    def __init__(self, use_res2block=False, attention='se', activation='hardswish'):
+    def __init__(self, use_res2block=False, attention='se', activation='relu6'):
         super().__init__()
-        channels = 3
-        stem = []
-        for stride, c_out, active in STEM:
-            stem.append(ConvNorm(channels, c_out, 3, stride, act=activation if active else None))
+        channels, stem = 3, []
+        for kernel, stride, c_out in STEM:
+            stem.append(ConvNorm(channels, c_out, kernel, stride, act=activation))
             channels = c_out
         self.stem = nn.Sequential(*stem)
         self.blocks = nn.ModuleList()
@@ -232,7 +229,7 @@ class Neck(nn.Module):
     List of feature maps, finest first -> one map of NECK_CHANNELS at the finest size.
     """
 
-    def __init__(self, activation='hardswish'):
+    def __init__(self, activation='relu6'):
         super().__init__()
         self.laterals = nn.ModuleList(ConvNorm(BLOCKS[i][3], NECK_CHANNELS) for i in FEATURES)
         self.smooths = nn.ModuleList(Separable(NECK_CHANNELS, activation) for _ in FEATURES)
@@ -274,7 +271,7 @@ class Konohana(nn.Module):
     channels_last = True  # halves the time of depthwise convolutions on a CPU
     class_layers = ('name_layer.',)  # what is made anew for another list of classes
 
-    def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='hardswish'):
+    def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6'):
         super().__init__()
         for name, value, known in (('attention', attention, ATTENTIONS), ('activation', activation, ACTIVATIONS)):
             if value not in known:
@@ -322,6 +319,17 @@ class Konohana(nn.Module):
             'boxes': torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1),
             'points': points,
         }
+
+    def load_pretrained(self, pretrained):
+        """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`); returns what was done, as text."""
+        if pretrained != 'backbone':
+            raise UserError(
+                f"pretrained={pretrained!r}: for the flagship it is 'backbone' (EfficientNet-Lite0's ImageNet weights); "
+                "init_from='weights/net.pt' starts from the shipped weights."
+            )
+        from konohana.pretrained import start_from_lite0
+
+        return start_from_lite0(self.backbone)
 
     def adapt_weights(self, state):
         """Weights of the plain network for a Res2 one: each group's convolution takes its channels' kernels.

@@ -41,14 +41,25 @@ def refuse_others(detector, known):
 
 
 class FixedTransform(FrameTransform):
-    """`FrameTransform` for SSD, whose anchors are made for one size: every picture becomes exactly height x width."""
+    """`FrameTransform` for SSD, whose anchors are made for one size: a picture is fitted into height x width.
+
+    torchvision squeezes it to that size; here its aspect ratio is kept, as in training frames, and the rest is empty.
+    """
 
     def __init__(self, img_hw, mean, std):
         super().__init__(img_hw, 1, mean, std)
         self.img_hw = img_hw
 
     def size_of(self, height, width):
-        return self.img_hw
+        scale = min(self.img_hw[0] / height, self.img_hw[1] / width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def batch_images(self, images, size_divisible=1):
+        """List of 3 x H x W -> N x 3 x height x width, empty at the right and at the bottom."""
+        batch = images[0].new_zeros(len(images), 3, *self.img_hw)
+        for part, image in zip(batch, images, strict=True):
+            part[:, : image.shape[1], : image.shape[2]] = image
+        return batch
 
 
 class TorchvisionDetector(nn.Module):
@@ -58,7 +69,7 @@ class TorchvisionDetector(nn.Module):
         detector: a name in `box_detectors()`.
         n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
         img_hw: (height, width) that frames are resized to inside: short and long side, aspect ratio kept; SSD and
-            SSDlite squeeze frames to exactly this size. Unlike torchvision's, the resizing is antialiased.
+            SSDlite fit frames into exactly this window. Unlike torchvision's, the resizing is antialiased.
 
     Training: `model(images, targets)` -> dict of scalar losses, named as torchvision names them. Of targets it takes
     `boxes`, `labels` and, Mask R-CNN alone, `masks` (n x H x W); frames without objects are welcome. `ignored` regions
@@ -81,6 +92,11 @@ class TorchvisionDetector(nn.Module):
             raise UserError(f'img_hw={img_hw}: {detector} needs at least {SSD300_SMALLEST} pixels, like (300, 300).')
         # All of them count the background, though FCOS and RetinaNet have no use for its output.
         self.model = models.get_model(detector, weights=None, weights_backbone=None, num_classes=n_classes + 1)
+        for module in self.model.modules():
+            # SSDlite's 0.03 is for long training: after a hundred batches its averages are still those of no picture.
+            # Here the average of weights that is tested smooths them anyway.
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.1
         usual = self.model.transform
         if isinstance(self.model, detection.ssd.SSD):
             self.model.transform = FixedTransform(img_hw, usual.image_mean, usual.image_std)

@@ -32,6 +32,10 @@ class FrameTransform(GeneralizedRCNNTransform):
     def __init__(self, img_hw, size_divisible, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
         super().__init__(min(img_hw), max(img_hw), list(mean), list(std), size_divisible=size_divisible)
 
+    def set_size(self, img_hw):
+        """Resize to `img_hw` (height, width in pixels) from now on."""
+        self.min_size, self.max_size = (min(img_hw),), max(img_hw)
+
     def size_of(self, height, width):
         """Height and width in pixels of a picture in the network, given those of the file."""
         return fit_size(height, width, (self.min_size[-1], self.max_size))

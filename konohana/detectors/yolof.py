@@ -25,6 +25,7 @@ from torchvision.ops import (
 from konohana import distributed
 from konohana.detectors.backbones import make_backbone
 from konohana.losses import points_in_boxes
+from konohana.settings import UserError
 
 STRIDE = 32  # of the one map
 ANCHORS = (32, 64, 128, 256, 512)  # sides in pixels; all are centred on a cell's top left corner
@@ -156,11 +157,16 @@ class YOLOF(nn.Module):
         """Start from published weights; returns what was done, as one line of text.
 
         Args:
-            pretrained: 'backbone' or True: ImageNet's weights of the backbone (there are no others).
+            pretrained: 'backbone': ImageNet's weights of the backbone.
 
         Raises:
-            UserError: see `Backbone.load_imagenet`.
+            UserError: True (weights of the whole are only had by converting), and see `Backbone.load_imagenet`.
         """
+        if pretrained != 'backbone':
+            raise UserError(
+                "pretrained=True: no weights of the whole YOLOF are fetched. Take pretrained='backbone', or convert "
+                "MMDetection's with tools/convert_mmdet.py and start by init_from='...'."
+            )
         return self.backbone.load_imagenet()
 
     def raw_outputs(self, batch):
