@@ -36,7 +36,7 @@ detector = 'konohana'  # which network: konohana, yolof, solov2_light_r18, faste
 img_hw = (360, 640)  # height and width that frames are resized to inside the network
 use_res2block = False  # Res2Net's blocks; the files are then net_det3.pt, optim_det3.pt, iter_det3.txt
 attention = 'se'  # what weighs channels in the flagship's blocks: se, coordinate or none
-activation = 'hardswish'  # of the flagship: hardswish, relu, silu, mish, gelu or acon
+activation = 'relu6'  # of the flagship: relu6, hardswish, relu, silu, mish, gelu or acon
 backbone = 'resnet50'  # of YOLOF: any network of torchvision, or of timm, that gives feature maps
 frozen_stages = 1  # of SOLOv2's ResNet: 1 keeps the stem and the first stage as they are, 0 trains all of it
 norm_eval = True  # batch norms of SOLOv2's ResNet keep their averages while training
@@ -64,7 +64,7 @@ seed = 0  # the same seed on the same machine gives the same run
 # augmentation
 augment = True  # False turns all of it off
 flip = 0.5  # probability of mirroring left and right
-scale = (0.6, 1.6)  # frames are scaled by a random factor between these
+scale = (0.75, 1.6)  # frames are scaled by a random factor between these
 shift = True  # and put at a random place
 colour = 0.4  # strength of brightness, contrast and saturation jitter, 0 for none
 hue = 0.0  # jitter of the hue, 0 to 0.5

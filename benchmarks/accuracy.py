@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools'), str(ROOT / 'benchmarks')]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import compare
-import speed
-
+from benchmarks import speed
 from konohana import checkpoint, evaluation, inference, profile, training
 from konohana.data.dataset import Frames, class_names_of, read_frames
 from konohana.images import load_image
 from konohana.settings import UserError, override, require, resolve, run
+from tools import compare
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # Each peer's name, and its variables of _train.py; None for a YOLO of ultralytics.
 peers = {
@@ -81,7 +81,8 @@ def train_yolo(name, folder, frames, class_names, chosen):
         data = yolo_dataset(folder / 'data', *frames, class_names)
         YOLO(f'{name}.yaml').train(
             data=str(data), time=minutes / 60, epochs=10_000, imgsz=max(img_hw), batch=batch_size, seed=seed,
-            device=str(chosen), project=str(folder), name='run', exist_ok=True, pretrained=False, val=False, plots=False,
+            device=str(chosen), project=str(folder), name='run', exist_ok=True,
+            pretrained=False, val=False, plots=False,
             workers=2, verbose=False,
         )  # fmt: skip
         checkpoint.write_text(done, 'trained\n')

@@ -12,10 +12,12 @@ class TaskAlignedAssigner(nn.Module):
     inside a box, the `top_k` best aligned learn it; a point wanted by several boxes goes to the one it overlaps most.
     The confidence a point shall reach is its alignment, scaled so that each box's best point gets that box's best IoU.
 
+    TOOD has 13 points for maps of strides 8 to 128; on one map of stride 8 a character covers hundreds of points.
+
     Here confidence is "somebody is here" (the network finds and names apart), so assignment does not depend on names.
     """
 
-    def __init__(self, top_k=13, alpha=0.5, beta=6.0):
+    def __init__(self, top_k=50, alpha=0.5, beta=6.0):
         super().__init__()
         self.top_k, self.alpha, self.beta = top_k, alpha, beta
 

@@ -2,12 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 
 from konohana import distributed
 
-WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 2.5, 'loss_name': 1.0}
+WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 7.5, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
+EDGE = 4.0  # pixels; a side this close to the picture's edge lies on it
 
 
 def points_in_boxes(points, boxes):
@@ -19,7 +20,28 @@ def points_in_boxes(points, boxes):
     return (low & high).all(dim=-1).any(dim=-1)
 
 
-def detection_losses(predictions, targets, assigner):
+def edges_reached(boxes, true_boxes, img_hw):
+    """Predicted boxes, but sides that rightly run out of the picture count as right, however far they run.
+
+    Most characters are cut by the picture's edge. Boxes are clipped to the picture in the end, so all that such a side
+    needs is to reach the edge; to learn where exactly the edge is would take a sight of it from every cell.
+
+    Args:
+        boxes, true_boxes: n x 4, in pixels. img_hw: (height, width) of the picture.
+
+    Returns:
+        n x 4: `boxes`, with the true side (and no gradient) where that lies on the edge and the predicted one beyond.
+    """
+    height, width = img_hw
+    low, high = boxes[:, :2], boxes[:, 2:]
+    true_low, true_high = true_boxes[:, :2], true_boxes[:, 2:]
+    far = true_high.new_tensor([width, height])
+    low = torch.where((true_low <= EDGE) & (low < true_low), true_low, low)
+    high = torch.where((true_high >= far - EDGE) & (high > true_high), true_high, high)
+    return torch.cat([low, high], dim=1)
+
+
+def detection_losses(predictions, targets, assigner, image_sizes):
     """Losses of a batch.
 
     Args:
@@ -27,12 +49,13 @@ def detection_losses(predictions, targets, assigner):
         targets: N dicts of `boxes` (n x 4), `labels` (n; 1 is the first name) and maybe `ignored` (m x 4), in pixels
             of the batch.
         assigner: see `TaskAlignedAssigner`.
+        image_sizes: N pairs (height, width) of the pictures within the batch.
 
     Returns:
         dict of scalars, already weighted: `loss_confidence` (binary cross-entropy over all points outside ignored
-        regions, towards the assigner's aims), and over the points that learn a box, weighted by their aim: `loss_quality` (binary cross-entropy
-        towards the IoU), `loss_box` (GIoU loss, Rezatofighi et al. 2019, https://arxiv.org/abs/1902.09630),
-        `loss_name` (cross-entropy with label smoothing). All are divided by the batch's sum of aims.
+        regions, towards the assigner's aims), and over the points that learn a box, weighted by their aim:
+        `loss_quality` (binary cross-entropy towards the IoU), `loss_box` (GIoU loss, Rezatofighi et al. 2019, https://arxiv.org/abs/1902.09630,
+        of `edges_reached`), `loss_name` (cross-entropy with label smoothing). All are divided by the batch's sum of aims.
     """
     points = predictions['points']
     aims, counted = [], []
@@ -40,13 +63,15 @@ def detection_losses(predictions, targets, assigner):
     for i, target in enumerate(targets):
         boxes = predictions['boxes'][i]
         true_boxes = target['boxes']
-        index, aim = assigner(predictions['confidence'][i].sigmoid(), boxes, points, true_boxes)
+        visible = clip_boxes_to_image(boxes.detach(), image_sizes[i])
+        index, aim = assigner(predictions['confidence'][i].sigmoid(), visible, points, true_boxes)
         positive = index >= 0
         aims.append(aim)
         counted.append(positive | ~points_in_boxes(points, target.get('ignored', true_boxes[:0])))
         chosen['weight'].append(aim[positive])
-        chosen['box'].append(boxes[positive])
-        chosen['true_box'].append(true_boxes[index[positive]])
+        true_box = true_boxes[index[positive]]
+        chosen['box'].append(edges_reached(boxes[positive], true_box, image_sizes[i]))
+        chosen['true_box'].append(true_box)
         chosen['quality'].append(predictions['quality'][i][positive])
         chosen['names'].append(predictions['names'][i][positive])
         chosen['label'].append(target['labels'][index[positive]] - 1)

@@ -261,8 +261,8 @@ class Run:
             self.optimizer.load_state_dict(state['optimizer'])
         except ValueError:
             raise UserError(
-                f'{self.optim_file}: the optimizer in it is of another version of konohana. Move {self.net_file.name} and '
-                f'{self.optim_file.name} away and go on by init_from=<where you moved {self.net_file.name}>.'
+                f'{self.optim_file}: the optimizer in it is of another version of konohana. Move {self.net_file.name} '
+                f'and {self.optim_file.name} away and go on by init_from=<where you moved {self.net_file.name}>.'
             ) from None
         self.scaler.load_state_dict(state['scaler'])
         torch.set_rng_state(state['random'])

@@ -1,4 +1,4 @@
-"""The flagship's choices, attention and activation: with the defaults it is the network it was before there were any."""
+"""The flagship's choices, attention and activation: the defaults are the network as it was before them."""
 
 import importlib.util
 import sys

@@ -57,7 +57,11 @@ def settings_of(name, changes):
         raise UserError(f"variants: {name!r} is to be followed by a dictionary, like {{'attention': 'coordinate'}}.")
     values = {
         **common,
-        **{'konohana_dataset_path': resolve(ROOT / '_train.py', konohana_dataset_path), 'n_epoch': n_epoch, 'seed': seed},
+        **{
+            'konohana_dataset_path': resolve(ROOT / '_train.py', konohana_dataset_path),
+            'n_epoch': n_epoch,
+            'seed': seed,
+        },
         **{'max_minutes': max_minutes, 'device': device, 'progress': progress},
         **changes,
         **{'log_path': resolve(ROOT / '_train.py', compare_out), 'run_name': name},

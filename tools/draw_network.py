@@ -23,7 +23,7 @@ img_hw = (360, 640)  # height and width of the frame that is sent through the ne
 n_classes = 14  # number of names
 use_res2block = False  # draw the network with Res2Net's blocks
 attention = 'se'  # what weighs channels in its blocks: se, coordinate or none
-activation = 'hardswish'  # of the network; acon has parameters of its own
+activation = 'relu6'  # of the network; acon has parameters of its own
 
 WIDTH = 920
 LEFT, ROW, HEADER = 24, 22, 26  # left edge, height of a block's row and of a card's header

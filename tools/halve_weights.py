@@ -7,8 +7,6 @@ norms have counted stays as it is. It loads and trains on like any other weights
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import checkpoint
@@ -20,8 +18,7 @@ weights_out = 'net_half.pt'  # weights file to write
 
 def main():
     override(globals())
-    root = Path(__file__).resolve().parent
-    here = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parent  # relative paths start at its parent, the repository's root
     source, target = resolve(root, weights_in), resolve(root, weights_out)
     content = checkpoint.load(source)
     if source == target:

@@ -202,7 +202,8 @@ class Frames(Dataset):
 class EpochBatches(Sampler):
     """Batches of keys (epoch, index) in an order that depends on the seed and the epoch alone.
 
-    `epoch`, `stage` (see `Frames`) and `skip` (batches already done in this epoch) are set before each pass. The last batch may be smaller,
+    `epoch`, `stage` (see `Frames`) and `skip` (batches already done in this epoch) are set before each pass. The last
+    batch may be smaller,
     unless it would hold a single frame, on which batch norm learns nothing: that one joins the batch before.
 
     Where several processes train together (see `distributed`), `batches` lists the batches of all, and each process

@@ -9,8 +9,8 @@ Predictions are FCOS's (Tian et al. 2019, https://arxiv.org/abs/1904.01355), per
     distances    from the cell's anchor point to the box's left, top, right and bottom sides
     names        who it is, if it is somebody
 
-Finding (the first three) and naming have a tower each. The blocks are EfficientNet-Lite0's, so that its ImageNet weights
-can be the start (see `pretrained.py`).
+Finding (the first three) and naming have a tower each. The blocks are EfficientNet-Lite0's, so that its ImageNet
+weights can be the start (see `pretrained.py`).
 
 To change the network, change the tables. To see it, run `python tools/draw_network.py`.
 """
@@ -321,10 +321,10 @@ class Konohana(nn.Module):
         }
 
     def load_pretrained(self, pretrained):
-        """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`); returns what was done, as text."""
+        """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`) -> what was done, as text."""
         if pretrained != 'backbone':
             raise UserError(
-                f"pretrained={pretrained!r}: for the flagship it is 'backbone' (EfficientNet-Lite0's ImageNet weights); "
+                f"pretrained={pretrained!r}: for the flagship it is 'backbone' (EfficientNet-Lite0's ImageNet weights). "
                 "init_from='weights/net.pt' starts from the shipped weights."
             )
         from konohana.pretrained import start_from_lite0
@@ -360,7 +360,7 @@ class Konohana(nn.Module):
         maps = self.raw_outputs(tensors)
         predictions = self.decode(maps)
         if self.training:
-            return detection_losses(predictions, targets, self.assigner)
+            return detection_losses(predictions, targets, self.assigner, batch.image_sizes)
         detections = [
             self.select(*(predictions[key][i] for key in ('confidence', 'quality', 'names', 'boxes')), size)
             for i, size in enumerate(batch.image_sizes)
