@@ -98,7 +98,7 @@ def main():
         max_minutes=(0, None),
     )
     if not 0 < scale[0] <= scale[1]:
-        raise UserError(f'scale={scale}: it takes the lowest and the highest factor, like (0.6, 1.6).')
+        raise UserError(f'scale={scale}: it takes the lowest and the highest factor, like (0.75, 1.6).')
     if not train_split:
         raise UserError("train_split='': name the split to learn, like 'train'.")
     if pretrained not in (None, False, True, 'backbone'):

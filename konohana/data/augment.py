@@ -25,7 +25,7 @@ class ScaleShift:
     lies or stands as the picture does.
     """
 
-    def __init__(self, img_hw, scale=(0.6, 1.6), shift=True, turn=False):
+    def __init__(self, img_hw, scale=(0.75, 1.6), shift=True, turn=False):
         self.img_hw, self.scale, self.shift, self.turn = img_hw, scale, shift, turn
 
     def __call__(self, image, target):
@@ -163,7 +163,7 @@ class Erase:
 def training_transform(
     img_hw,
     flip=0.5,
-    scale=(0.6, 1.6),
+    scale=(0.75, 1.6),
     shift=True,
     colour=0.4,
     hue=0.0,

@@ -324,7 +324,7 @@ class Konohana(nn.Module):
         """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`) -> what was done, as text."""
         if pretrained != 'backbone':
             raise UserError(
-                f"pretrained={pretrained!r}: for the flagship it is 'backbone' (EfficientNet-Lite0's ImageNet weights). "
+                f"pretrained={pretrained!r}: the flagship has 'backbone' (EfficientNet-Lite0's ImageNet weights). "
                 "init_from='weights/net.pt' starts from the shipped weights."
             )
         from konohana.pretrained import start_from_lite0

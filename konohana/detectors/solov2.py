@@ -222,7 +222,7 @@ class SOLOv2(nn.Module):
         """
         soft = found.pop('soft_masks')
         batch_hw = [side * MASK_STRIDE for side in soft.shape[1:]]
-        # As floats, all masks of a large picture would fill the memory. A traced network (ONNX) has no loop of open end.
+        # As floats, all masks of a large picture would fill the memory. A traced network (ONNX) has no open loop.
         parts = [soft] if torch.jit.is_tracing() else soft.split(16)
         masks = [
             resize(resize(part[None], batch_hw)[:, :, : size[0], : size[1]], original_size)[0] > self.mask_threshold
