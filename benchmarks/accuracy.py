@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import speed
 from konohana import checkpoint, evaluation, inference, profile, training
+from konohana.cast import IGNORE_CLASS
 from konohana.data.dataset import Frames, class_names_of, read_frames
 from konohana.images import load_image
 from konohana.settings import UserError, override, require, resolve, run
@@ -148,7 +149,7 @@ def main():
     if not chosen_peers:
         raise UserError("peers={}: name at least one, like {'ours': {}}.")
     settings = {name: compare.settings_of(name, c) for name, c in chosen_peers.items() if c is not None}
-    (train_frames, val_frames), problems = read_frames(root, ['train', 'val'], '不计算', progress)
+    (train_frames, val_frames), problems = read_frames(root, ['train', 'val'], IGNORE_CLASS, progress)
     if problems:
         raise UserError(f'{root}: {problems[0]} (and {len(problems) - 1} more problems). Mend the data first.')
     class_names = class_names_of(root, train_frames)

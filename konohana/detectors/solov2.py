@@ -211,7 +211,7 @@ class SOLOv2(nn.Module):
         order = values.argsort(descending=True, stable=True)[: self.max_detections]
         order = order[values[order] >= self.final_threshold]
         keep, values = keep[order], values[order]
-        soft = soft[keep].unflatten(1, mask_feats.shape[1:])
+        soft = soft[keep].reshape(-1, mask_feats.shape[1], mask_feats.shape[2])  # unflatten would fix the sizes in ONNX
         return {'labels': labels[keep] + 1, 'scores': values, 'soft_masks': soft}
 
     def finish(self, found, size, original_size):
@@ -221,7 +221,7 @@ class SOLOv2(nn.Module):
             size: (height, width) of the image inside the batch. original_size: those of the image given.
         """
         soft = found.pop('soft_masks')
-        batch_hw = [side * MASK_STRIDE for side in soft.shape[1:]]
+        batch_hw = (soft.shape[1] * MASK_STRIDE, soft.shape[2] * MASK_STRIDE)
         # As floats, all masks of a large picture would fill the memory. A traced network (ONNX) has no open loop.
         parts = [soft] if torch.jit.is_tracing() else soft.split(16)
         masks = [

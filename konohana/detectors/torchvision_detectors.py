@@ -7,6 +7,7 @@ they get the head for the data's classes, the size of frames, and published weig
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision import models
 from torchvision.models import detection
@@ -56,10 +57,9 @@ class FixedTransform(FrameTransform):
 
     def batch_images(self, images, size_divisible=1):
         """List of 3 x H x W -> N x 3 x height x width, empty at the right and at the bottom."""
-        batch = images[0].new_zeros(len(images), 3, *self.img_hw)
-        for part, image in zip(batch, images, strict=True):
-            part[:, : image.shape[1], : image.shape[2]] = image
-        return batch
+        # Padding and stacking, since a traced network (ONNX) would keep pictures that are written into a tensor.
+        height, width = self.img_hw
+        return torch.stack([F.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images])
 
 
 class TorchvisionDetector(nn.Module):
