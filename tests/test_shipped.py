@@ -21,7 +21,7 @@ def figures_of(name, folder):
     assert problems == []
     detections = predict_dataset(model, Frames(frames, model.class_names), progress=False)
     figures = evaluate(frames, detections, model.class_names)
-    return figures, finding(frames, detections, model.class_names, threshold=0.3)
+    return figures, finding(frames, detections, model.class_names, threshold=0.45)
 
 
 @pytest.mark.parametrize('name', FILES)
