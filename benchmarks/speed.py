@@ -40,6 +40,7 @@ class Yolo(nn.Module):
     """A YOLO of ultralytics, untrained, with its own post-processing, under the contract of the detectors here."""
 
     stride = 32
+    channels_last = True  # as for the detectors here: it halves the time of depthwise convolutions on a CPU
 
     def __init__(self, name, fuse):
         super().__init__()
@@ -61,6 +62,8 @@ class Yolo(nn.Module):
         height, width = batch.shape[-2:]
         # Its networks take sides that are multiples of 32; its own loader pads with grey, too.
         batch = nn.functional.pad(batch, (0, -width % self.stride, 0, -height % self.stride), value=114 / 255)
+        if self.channels_last:
+            batch = batch.contiguous(memory_format=torch.channels_last)
         found = self.select(self.network(batch))
         return [{'boxes': f[:, :4], 'scores': f[:, 4], 'labels': f[:, 5].long() + 1} for f in found]
 

@@ -17,8 +17,10 @@ from konohana.settings import UserError, override, require, resolve, run
 runs = []  # folders with event files, several or one; [] takes every run in logs
 keys = []  # what to draw, a panel each, like ['train/*', 'val/AP']; [] takes train/loss, val/AP50 and val/AP
 against = 'epoch'  # 'epoch', 'iteration' or 'minutes'
-smooth = 0.0  # smoothing of curves of many points, 0 (none) to 1, as in TensorBoard
+smooth = 0.0  # smoothing of curves of a hundred points or more, 0 (none) to 1, as in TensorBoard
 picture_out = 'logs/curves.png'  # file to write: .png, .jpg, .svg or .pdf
+
+MANY = 100  # points of a curve from which on it is smoothed: figures on val are fewer, and stand for themselves
 
 ENDINGS = ('png', 'jpg', 'svg', 'pdf')
 
@@ -46,7 +48,9 @@ def main():
     for key in panels:
         for folder, values in scalars.items():
             if key in values:
-                x, y = positions(values, values[key], folder), smoothed(values[key][:, 2], smooth)
+                x, y = positions(values, values[key], folder), values[key][:, 2]
+                if len(y) >= MANY:
+                    y = smoothed(y, smooth)
                 panels[key][names[folder]] = np.stack([x, y], axis=1)
     if len(scalars) == 1:
         # A legend is drawn for several curves; of a single run its name still says which it is.
