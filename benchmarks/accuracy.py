@@ -91,7 +91,9 @@ def train_yolo(name, folder, frames, class_names, chosen):
 
 
 class TrainedYolo(speed.Yolo):
-    """A YOLO with trained weights, under the contract."""
+    """A YOLO with trained weights, under the contract; as many and as unsure boxes as the other detectors give."""
+
+    limits = {'conf_thres': 0.001, 'iou_thres': 0.7, 'max_det': 100}  # noqa: RUF012
 
     def __init__(self, name, weights):
         super().__init__(name, fuse=False)
@@ -99,13 +101,7 @@ class TrainedYolo(speed.Yolo):
 
         self.network = YOLO(str(weights), task='detect').model.float().eval().requires_grad_(False)
         self.transform = None
-
-    def forward(self, images):
-        batch = torch.stack(list(images))
-        height, width = batch.shape[-2:]
-        batch = torch.nn.functional.pad(batch, (0, -width % self.stride, 0, -height % self.stride), value=114 / 255)
-        found = self.select(self.network(batch), conf_thres=0.001, iou_thres=0.7, max_det=100)
-        return [{'boxes': f[:, :4], 'scores': f[:, 4], 'labels': f[:, 5].long() + 1} for f in found]
+        self.eval()  # ultralytics' networks answer otherwise while training
 
 
 def row_of(figures):
@@ -163,7 +159,7 @@ def main():
             started = time.monotonic()
             models[name] = TrainedYolo(name, train_yolo(name, folder, (train_frames, val_frames), class_names, chosen))
             print(f'{(time.monotonic() - started) / 60:.1f} minutes')
-            models[name].to(chosen)
+            models[name].to(chosen, memory_format=torch.channels_last)
             # Its batch is one size: the frames are brought to it as the other detectors bring them.
             found = evaluation.predict_dataset(models[name], val_set, progress=progress)
             rows[name] = row_of(evaluation.evaluate(val_frames, found, class_names))

@@ -40,6 +40,7 @@ class Yolo(nn.Module):
     """A YOLO of ultralytics, untrained, with its own post-processing, under the contract of the detectors here."""
 
     stride = 32
+    limits = {}  # noqa: RUF012 (of its post-processing, where they are not ultralytics' own)
     channels_last = True  # as for the detectors here: it halves the time of depthwise convolutions on a CPU
 
     def __init__(self, name, fuse):
@@ -64,7 +65,7 @@ class Yolo(nn.Module):
         batch = nn.functional.pad(batch, (0, -width % self.stride, 0, -height % self.stride), value=114 / 255)
         if self.channels_last:
             batch = batch.contiguous(memory_format=torch.channels_last)
-        found = self.select(self.network(batch))
+        found = self.select(self.network(batch), **self.limits)
         return [{'boxes': f[:, :4], 'scores': f[:, 4], 'labels': f[:, 5].long() + 1} for f in found]
 
 
