@@ -124,7 +124,7 @@ def table(rows, chosen):
     for name, row in rows.items():
         cells = []
         for column in COLUMNS:
-            digits = 3 if 'AP' in column else 2 if column in ('M parameters', 'GMAC', 'against ours') else 0
+            digits = 3 if 'AP' in column else 2 if column in ('M parameters', 'GMAC', 'against ours') else 1
             value = row.get(column)
             cells.append('–' if value is None else f'{value:.{digits}f}')
         lines.append(f'| {name} | ' + ' | '.join(cells) + ' |')

@@ -162,10 +162,17 @@ def test_other_detectors(case, tmp_path):
         if case != 'solov2':
             check_same(model, exported, images)
             continue
-        # Its masks are noise here: one pixel can move a box far, and alike masks are taken for each other. With
-        # post-processing they are cut out at the network's size, so only pictures of that size are the same.
-        seen = [model.transform.resize(image)[0] for image in images] if post_processing else images
-        check_same(model, exported, seen, box=100, score=0.05)
+        # Its masks are noise here, many nearly the same: a pixel at the threshold moves a box far and lets alike masks
+        # change places, so the order of scores is compared. With post-processing the masks are cut out at the
+        # network's size, so only pictures of that size are the same.
+        for image in images:
+            if post_processing:
+                image = model.transform.resize(image)[0]
+            (expected,), (found,) = predict(model, [image]), predict(exported, [image])
+            far = onnx_file.differences(expected, found)
+            assert len(expected['boxes']) == len(found['boxes']) > 10
+            assert (expected['scores'] - found['scores']).abs().max() < 0.01, far
+            assert far['mask'] < 0.02 and far['unmatched'] <= 0.05 * len(expected['boxes']) + 1, far
 
 
 def test_two_stage_detectors_have_no_raw_outputs(tmp_path):
