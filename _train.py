@@ -176,7 +176,7 @@ def main():
         print(message)
     if state.iteration == 0 and (init_from or pretrained):
         with distributed.first_rank_first():
-            print(start_from_published(model) if pretrained else initialise(model, class_names))
+            print(start_from_published(model) if pretrained else initialise(model, class_names, options))
         ema.model.load_state_dict(model.state_dict())
 
     print(
@@ -235,7 +235,7 @@ def start_from_published(model):
     return model.load_pretrained(pretrained)
 
 
-def initialise(model, class_names):
+def initialise(model, class_names, options):
     """Start from other weights; returns what was done, as text."""
     path = resolve(__file__, init_from)
     content = checkpoint.load(path)
@@ -249,6 +249,10 @@ def initialise(model, class_names):
     text = f'Starting from {path}.'
     if not same_classes:
         text += f' Its classes were {", ".join(content["class_names"])}, so the class layer starts anew.'
+    for name, value in options.items():
+        before = content.get('options', {}).get(name, value)
+        if before != value:
+            text += f' Its {name} was {before!r}, here it is {value!r}.'
     if left:
         text += f' Not taken from there: {", ".join(left[:8])}{" ..." if len(left) > 8 else ""}.'
     return text
