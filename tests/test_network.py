@@ -113,12 +113,19 @@ def test_decode_and_select_give_back_a_box_written_into_the_maps():
     torch.testing.assert_close(found['boxes'][0], box, atol=1e-3, rtol=1e-4)
 
 
-def test_two_names_for_one_place_leave_one_detection():
+def test_boxes_of_one_place_leave_one_that_they_vote_on():
     network = build('konohana', 5, (96, 160)).eval()
-    boxes = torch.tensor([[10.0, 10.0, 60.0, 80.0], [12.0, 10.0, 61.0, 80.0], [90.0, 10.0, 150.0, 80.0]])
-    names = torch.eye(5)[[0, 1, 2]] * 9
-    found = network.select(torch.tensor([3.0, 2.0, 1.0]), torch.ones(3) * 3, names, boxes, (96, 160))
-    assert found['labels'].tolist() == [1, 3]
+    boxes = torch.tensor([[10.0, 10.0, 60.0, 80.0], [12.0, 10.0, 61.0, 80.0], [14.0, 12.0, 62.0, 80.0]])
+    apart = torch.tensor([[90.0, 10.0, 150.0, 80.0], [90.0, 10.0, 150.0, 50.0]])  # overlap by 0.57: no say, yet dropped
+    names = torch.eye(5)[[0, 1, 1, 2, 3]] * 9
+    confidence, quality = torch.tensor([3.0, 2.5, 2.0, 1.0, 0.0]), torch.zeros(5)
+    found = network.select(confidence, quality, names, torch.cat([boxes, apart]), (96, 160))
+    # The surest box alone would have said 1; the two beside it outvote it.
+    assert sorted(found['labels'].tolist()) == [2, 3]
+    first, second = (found['boxes'][found['labels'].tolist().index(label)] for label in (2, 3))
+    weight = confidence[:3].sigmoid()
+    torch.testing.assert_close(first, (boxes * weight[:, None]).sum(0) / weight.sum())
+    torch.testing.assert_close(second, apart[0])
 
 
 def test_bad_sizes_and_names_are_one_line():
