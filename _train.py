@@ -71,7 +71,7 @@ hue = 0.0  # jitter of the hue, 0 to 0.5
 mosaic = False  # half of the samples are made of four frames
 random_erasing = 0.0  # probability that a rectangle is erased
 trivial_augment = False  # TrivialAugment's changes of colour and sharpness, in the place of colour and hue
-calm_part = 0.05  # the last part of training sees frames as they are, but for flip
+calm_part = 0.0  # this last part of training sees frames as they are, but for flip; 0 for none
 
 # running
 device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
