@@ -57,7 +57,7 @@ ema_decay = 0.998  # of the moving average of weights that is tested
 vram_limit_gib = 3.0  # cap on this process's GPU memory, 0 for none
 amp = True  # half precision where it is safe, on CUDA
 repeat_rare = 0.05  # frames with names that fewer than this part of the frames hold come up to twice, 0 for none
-small_part = 0.6  # this first part of training sees frames at two thirds of img_hw: quicker (flagship, YOLOF)
+small_part = 0.65  # this first part of training sees frames at two thirds of img_hw: quicker (flagship, YOLOF)
 group_by_aspect = False  # pictures higher than wide get batches of their own, with img_hw turned upright
 seed = 0  # the same seed on the same machine gives the same run
 

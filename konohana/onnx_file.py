@@ -345,6 +345,8 @@ def _session(path, device):
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
     settings.log_severity_level = 3  # errors alone
+    # Threads that wait busily for the next picture would slow all that happens in between: video, another detector.
+    settings.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try:
         return onnxruntime.InferenceSession(data, settings, providers=[*providers, 'CPUExecutionProvider'])
     except Exception as error:

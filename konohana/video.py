@@ -533,7 +533,7 @@ def annotate_video(
     model,
     video_in,
     video_out,
-    threshold=0.45,
+    threshold=0.5,
     batch_size=4,
     label_names=None,
     crf=18,

@@ -43,11 +43,11 @@ def toy_val(tmp_path_factory):
 def test_they_find_and_name_the_toy_show(name, toy_val):
     figures, seen = figures_of(name, toy_val)
     assert figures['AP50_agnostic'] > 0.8, figures
-    assert seen['f1'] > 0.75 and seen['named'] > 0.45, seen
+    assert seen['f1'] > 0.8 and seen['named'] > 0.55, seen
 
 
 @pytest.mark.parametrize('name', FILES)
 def test_they_find_and_name_the_cast_in_real_frames(name, shared_data):
     figures, seen = figures_of(name, shared_data('konohana_dataset'))
-    assert not math.isnan(figures['AP']) and figures['AP50'] > 0.55 and figures['AP50_agnostic'] > 0.84, figures
-    assert seen['f1'] > 0.8 and seen['named'] > 0.78, seen
+    assert not math.isnan(figures['AP']) and figures['AP50'] > 0.58 and figures['AP50_agnostic'] > 0.85, figures
+    assert seen['f1'] > 0.82 and seen['named'] > 0.84, seen
