@@ -21,7 +21,7 @@ def figures_of(name, folder):
     assert problems == []
     detections = predict_dataset(model, Frames(frames, model.class_names), progress=False)
     figures = evaluate(frames, detections, model.class_names)
-    return figures, finding(frames, detections, model.class_names, threshold=0.45)
+    return figures, finding(frames, detections, model.class_names, threshold=0.5)
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -43,11 +43,11 @@ def toy_val(tmp_path_factory):
 def test_they_find_and_name_the_toy_show(name, toy_val):
     figures, seen = figures_of(name, toy_val)
     assert figures['AP50_agnostic'] > 0.8, figures
-    assert seen['f1'] > 0.8 and seen['named'] > 0.55, seen
+    assert seen['f1'] > 0.8 and seen['named'] > 0.7, seen
 
 
 @pytest.mark.parametrize('name', FILES)
 def test_they_find_and_name_the_cast_in_real_frames(name, shared_data):
     figures, seen = figures_of(name, shared_data('konohana_dataset'))
     assert not math.isnan(figures['AP']) and figures['AP50'] > 0.58 and figures['AP50_agnostic'] > 0.85, figures
-    assert seen['f1'] > 0.82 and seen['named'] > 0.84, seen
+    assert seen['f1'] > 0.82 and seen['named'] > 0.85, seen
