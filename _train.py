@@ -236,7 +236,14 @@ def start_from_published(model):
 
 
 def initialise(model, class_names, options):
-    """Start from other weights; returns what was done, as text."""
+    """Start from the weights of `init_from`, as far as they fit; returns what was done, as one line of text.
+
+    Args:
+        model: the new detector, changed in place. class_names: its names. options: dict of its options.
+
+    Raises:
+        UserError: see `checkpoint.load`; weights of which nothing fits.
+    """
     path = resolve(__file__, init_from)
     content = checkpoint.load(path)
     same_classes = content['class_names'] == class_names
