@@ -81,7 +81,7 @@ def find_split(root, split):
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f'{root}: there is no such folder. Set konohana_dataset_path to the folder of your dataset.')
+        raise UserError(f'{root}: there is no such folder. Name the folder of your dataset.')
     for pictures, annotations, sets in LISTED_LAYOUTS:
         if (root / sets).is_dir():
             list_file = root / sets / f'{split}.txt'
