@@ -328,13 +328,13 @@ def _run(session, tensor):
 
 def _session(path, device):
     """onnxruntime's session of a file; UserError as `load` says."""
-    onnxruntime = _optional('onnxruntime', f'{path}: an ONNX file')
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f'{path}: there is no such weights file.') from None
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror}).') from None
+    onnxruntime = _optional('onnxruntime', f'{path}: an ONNX file')
     cuda = 'CUDAExecutionProvider' in onnxruntime.get_available_providers()
     kind = device.partition(':')[0]
     if kind not in ('', 'cpu', 'cuda') or (kind == 'cuda' and not cuda):
