@@ -21,6 +21,7 @@ from konohana.data.dataset import (
     unknown_names,
     upright,
 )
+from konohana.data.paste import Paste
 from konohana.settings import UserError, override, require, resolve, run
 
 # data
@@ -69,6 +70,7 @@ shift = True  # and put at a random place
 colour = 0.4  # strength of brightness, contrast and saturation jitter, 0 for none
 hue = 0.0  # jitter of the hue, 0 to 0.5
 mosaic = False  # half of the samples are made of four frames
+paste = 0.0  # probability that one or two characters, cut out of other frames, are pasted into a frame
 random_erasing = 0.0  # probability that a rectangle is erased
 trivial_augment = False  # TrivialAugment's changes of colour and sharpness, in the place of colour and hue
 calm_part = 0.0  # this last part of training sees frames as they are, but for flip; 0 for none
@@ -91,7 +93,10 @@ def main():
         **dict.fromkeys(('batch_size', 'accumulate', 'n_epoch', 'eval_every'), (1, None)),
         **dict.fromkeys(('lr', 'warmup_epochs', 'weight_decay', 'save_minutes', 'vram_limit_gib'), (0, None)),
         **dict.fromkeys(
-            ('flip', 'colour', 'ema_decay', 'random_erasing', 'backbone_lr', 'repeat_rare', 'small_part', 'calm_part'),
+            (
+                *('flip', 'colour', 'ema_decay', 'random_erasing', 'paste'),
+                *('backbone_lr', 'repeat_rare', 'small_part', 'calm_part'),
+            ),
             (0, 1),
         ),
         **{'hue': (0, 0.5), 'num_workers': (0, 256), 'seed': (0, 2**63 - 1), 'clip_norm': (1e-6, None)},
@@ -147,7 +152,13 @@ def main():
     small_sizes = detector in ('konohana', 'yolof')  # torchvision's and SOLOv2 are made for one size
     shown_frames = repeat_rare_frames(train_frames, repeat_rare)
     train_set = Frames(
-        shown_frames, class_names, [small, large, calm], img_hw if mosaic and augment else None, seed, with_masks
+        shown_frames,
+        class_names,
+        [small, large, calm],
+        img_hw if mosaic and augment else None,
+        seed,
+        with_masks,
+        Paste(train_frames, class_names, paste, progress) if paste and augment else None,
     )
     val_set = Frames(val_frames, class_names)
     groups = upright(shown_frames) if group_by_aspect else None

@@ -136,6 +136,7 @@ class Frames(Dataset):
             `transform` turns the first of the four).
         seed: of the augmentation. A sample depends on (seed, epoch, index) alone, whatever process loads it and
             whatever was loaded before: so a resumed run sees what the uninterrupted one would have seen.
+        paste: None, or what pastes characters of other frames into a picture first, see `paste.Paste`.
         with_masks: whether targets have `masks` too (uint8 n x H x W of 0 and 1, in the order of the boxes). They are
             kept encoded and decoded anew for each sample, since those of a whole data set would fill the memory.
 
@@ -147,7 +148,7 @@ class Frames(Dataset):
     (1 is the first name), `ignored` and `image_id`, the index).
     """
 
-    def __init__(self, frames, class_names, transform=None, mosaic_hw=None, seed=0, with_masks=False):
+    def __init__(self, frames, class_names, transform=None, mosaic_hw=None, seed=0, with_masks=False, paste=None):
         lacking = [frame for frame in frames if not frame.has_masks] if with_masks else []
         if lacking:
             raise UserError(
@@ -158,7 +159,7 @@ class Frames(Dataset):
         self.frames, self.class_names = frames, list(class_names)
         self.label_of = {name: i for i, name in enumerate(self.class_names, start=1)}
         self.transforms = transform if isinstance(transform, list) else [transform] if transform else []
-        self.mosaic_hw, self.seed, self.with_masks = mosaic_hw, seed, with_masks
+        self.mosaic_hw, self.seed, self.with_masks, self.paste = mosaic_hw, seed, with_masks, paste
 
     def __len__(self):
         return len(self.frames)
@@ -177,11 +178,16 @@ class Frames(Dataset):
     def augmented(self, index, transform):
         """A sample as the transform leaves it, or a mosaic of four such."""
         if self.mosaic_hw is None or torch.rand(()) < 0.5:
-            return transform(*self.load(index))
+            return transform(*self.pasted(index))
         others = torch.randint(len(self), (3,)).tolist()
-        samples = [transform(*self.load(i)) for i in (index, *others)]
+        samples = [transform(*self.pasted(i)) for i in (index, *others)]
         # As large as the first, so that the pictures of a batch stay of one shape where it is theirs.
         return mosaic(samples, tuple(samples[0][0].shape[-2:]))
+
+    def pasted(self, index):
+        """The picture and target of frame `index` before `transform`."""
+        image, target = self.load(index)
+        return self.paste(image, target) if self.paste else (image, target)
 
     def load(self, index):
         """The picture and target of frame `index` as they are on disk, as tv_tensors."""
