@@ -6,6 +6,7 @@ ultralytics' own trainer where that is installed, from its .yaml files. One tabl
 quick each is. Minutes are what is equal, not epochs: a quick network sees more frames.
 """
 
+import csv
 import json
 import shutil
 import statistics
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from torchvision.transforms.v2 import functional as TF
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,6 +23,7 @@ from benchmarks import speed
 from konohana import checkpoint, evaluation, inference, profile, training
 from konohana.cast import IGNORE_CLASS
 from konohana.data.dataset import Frames, class_names_of, read_frames
+from konohana.detectors.transform import fit_size
 from konohana.images import load_image
 from konohana.settings import UserError, override, require, resolve, run
 from tools import compare
@@ -90,18 +93,37 @@ def train_yolo(name, folder, frames, class_names, chosen):
     return weights
 
 
-class TrainedYolo(speed.Yolo):
-    """A YOLO with trained weights, under the contract; as many and as unsure boxes as the other detectors give."""
+def yolo_epochs(folder):
+    """How many epochs ultralytics' trainer has done, from its results.csv."""
+    lines = (folder / 'run' / 'results.csv').read_text(encoding='utf-8').splitlines()
+    return float(list(csv.DictReader(lines))[-1]['epoch'])
 
-    limits = {'conf_thres': 0.001, 'iou_thres': 0.7, 'max_det': 100}  # noqa: RUF012
+
+class TrainedYolo(speed.Yolo):
+    """A YOLO with trained weights, under the contract; as many and as unsure boxes as the other detectors give.
+
+    Pictures are resized inside, as the other detectors do it, to the size it was trained at.
+    """
+
+    limits = {'conf_thres': 0.001, 'iou_thres': 0.7, 'max_det': 100, 'multi_label': True}  # noqa: RUF012
 
     def __init__(self, name, weights):
         super().__init__(name, fuse=False)
         from ultralytics import YOLO
 
         self.network = YOLO(str(weights), task='detect').model.float().eval().requires_grad_(False)
-        self.transform = None
         self.eval()  # ultralytics' networks answer otherwise while training
+
+    def forward(self, images):
+        detections = []
+        for image in images:
+            height, width = image.shape[-2:]
+            size = fit_size(height, width, img_hw)
+            resized = image if size == (height, width) else TF.resize(image, list(size), antialias=True)
+            (found,) = super().forward([resized])
+            found['boxes'] = found['boxes'] * found['boxes'].new_tensor([width / size[1], height / size[0]] * 2)
+            detections.append(found)
+        return detections
 
 
 def row_of(figures):
@@ -160,9 +182,9 @@ def main():
             models[name] = TrainedYolo(name, train_yolo(name, folder, (train_frames, val_frames), class_names, chosen))
             print(f'{(time.monotonic() - started) / 60:.1f} minutes')
             models[name].to(chosen, memory_format=torch.channels_last)
-            # Its batch is one size: the frames are brought to it as the other detectors bring them.
             found = evaluation.predict_dataset(models[name], val_set, progress=progress)
-            rows[name] = row_of(evaluation.evaluate(val_frames, found, class_names))
+            figures = evaluation.evaluate(val_frames, found, class_names)
+            rows[name] = {**row_of(figures), 'epochs': yolo_epochs(folder)}
         else:
             compare.check_begun(folder, settings[name])
             state = compare.state_of(folder, settings[name])
