@@ -31,7 +31,7 @@ def run(speed, monkeypatch, *overrides):
 def rows_of(text):
     """{name: list of the row's cells} of the Markdown table in `text`."""
     lines = [line for line in text.splitlines() if line.startswith('|')]
-    assert len({line.count('|') for line in lines}) == 1 and lines[1].strip('|-') == ''
+    assert len({line.count('|') for line in lines}) == 1 and lines[1].strip('|-:') == ''
     return {cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip('|').split('|')] for line in lines[2:])}
 
 

@@ -88,7 +88,7 @@ def check_begun(folder, settings):
             shown = ', '.join(f'{key}={begun[key]!r} then and {settings[key]!r} now' for key in other)
             raise UserError(
                 f'{folder}: this variant was begun with other variables ({shown}). Give the new one a name of its own, '
-                'delete that folder, or set compare_out.'
+                'delete that folder, or write to another one (compare_out, or accuracy_out of accuracy.py).'
             )
     else:
         checkpoint.write_bytes(file, json.dumps(settings, ensure_ascii=False, indent=1).encode())
