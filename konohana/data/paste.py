@@ -5,6 +5,7 @@ beside more neighbours, and the rare more often. Data with masks are cut along t
 are found by GrabCut (Rother et al. 2004), which does well on flat colours with drawn outlines.
 """
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,9 +130,9 @@ class Paste:
             for i, found in enumerate(pool.map(cut_out, frames), start=1):
                 self.cut_outs += found
                 bar.update(i)
-        names = [one.name for one in self.cut_outs]
+        counts = Counter(one.name for one in self.cut_outs)
         # A name's share grows with the root of its number.
-        self.weights = torch.tensor([names.count(name) ** -0.5 for name in names])
+        self.weights = torch.tensor([counts[one.name] ** -0.5 for one in self.cut_outs])
 
     def __call__(self, image, target):
         if not self.cut_outs or torch.rand(()) >= self.p:
