@@ -92,13 +92,8 @@ def main():
         settings,
         **dict.fromkeys(('batch_size', 'accumulate', 'n_epoch', 'eval_every'), (1, None)),
         **dict.fromkeys(('lr', 'warmup_epochs', 'weight_decay', 'save_minutes', 'vram_limit_gib'), (0, None)),
-        **dict.fromkeys(
-            (
-                *('flip', 'colour', 'ema_decay', 'random_erasing', 'paste'),
-                *('backbone_lr', 'repeat_rare', 'small_part', 'calm_part'),
-            ),
-            (0, 1),
-        ),
+        **dict.fromkeys(('flip', 'colour', 'paste', 'random_erasing', 'ema_decay'), (0, 1)),
+        **dict.fromkeys(('backbone_lr', 'repeat_rare', 'small_part', 'calm_part'), (0, 1)),
         **{'hue': (0, 0.5), 'num_workers': (0, 256), 'seed': (0, 2**63 - 1), 'clip_norm': (1e-6, None)},
         max_minutes=(0, None),
     )
@@ -151,15 +146,11 @@ def main():
     with_masks = getattr(model, 'wants_masks', False)
     small_sizes = detector in ('konohana', 'yolof')  # torchvision's and SOLOv2 are made for one size
     shown_frames = repeat_rare_frames(train_frames, repeat_rare)
-    train_set = Frames(
-        shown_frames,
-        class_names,
-        [small, large, calm],
-        img_hw if mosaic and augment else None,
-        seed,
-        with_masks,
-        Paste(train_frames, class_names, paste, progress) if paste and augment else None,
-    )
+    pasting = Paste(train_frames, class_names, paste, progress) if paste and augment else None
+    if pasting:
+        print(f'{len(pasting.cut_outs)} characters can be cut out of their frames and pasted into others.')
+    mosaic_hw = img_hw if mosaic and augment else None
+    train_set = Frames(shown_frames, class_names, [small, large, calm], mosaic_hw, seed, with_masks, pasting)
     val_set = Frames(val_frames, class_names)
     groups = upright(shown_frames) if group_by_aspect else None
     loader = DataLoader(

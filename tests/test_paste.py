@@ -170,6 +170,6 @@ def test_training_with_pasting(tmp_path, toy_dataset, run_script):
     )
     done = run_script(*command, 'img_hw=96,160', 'n_epoch=1', 'paste=0.8', 'mosaic=True', 'val_split=')
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / 'net.pt').is_file()
+    assert (tmp_path / 'net.pt').is_file() and 'can be cut out' in done.stdout
     done = run_script(*command, 'paste=1.5')
     assert done.returncode != 0 and 'paste' in done.stdout + done.stderr and 'Traceback' not in done.stderr
