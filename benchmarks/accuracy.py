@@ -94,15 +94,19 @@ def train_yolo(name, folder, frames, class_names, chosen):
 
 
 def yolo_epochs(folder):
-    """How many epochs ultralytics' trainer has done, from its results.csv."""
-    lines = (folder / 'run' / 'results.csv').read_text(encoding='utf-8').splitlines()
+    """How many epochs ultralytics' trainer has done, from its results.csv; None where that is not there."""
+    file = folder / 'run' / 'results.csv'
+    if not file.is_file():
+        return None
+    lines = file.read_text(encoding='utf-8').splitlines()
     return float(list(csv.DictReader(lines))[-1]['epoch'])
 
 
 class TrainedYolo(speed.Yolo):
     """A YOLO with trained weights, under the contract; as many and as unsure boxes as the other detectors give.
 
-    Pictures are resized inside, as the other detectors do it, to the size it was trained at.
+    Pictures (float 3 x H x W RGB, 0 to 1) are resized inside, as the other detectors do it, to the size it was trained
+    at; boxes are in pixels of the picture given.
     """
 
     limits = {'conf_thres': 0.001, 'iou_thres': 0.7, 'max_det': 100, 'multi_label': True}  # noqa: RUF012

@@ -135,6 +135,7 @@ class Paste:
         self.weights = torch.tensor([counts[one.name] ** -0.5 for one in self.cut_outs])
 
     def __call__(self, image, target):
+        """uint8 3 x H x W RGB and its target -> the same, with more characters in both."""
         if not self.cut_outs or torch.rand(()) >= self.p:
             return image, target
         for i in torch.multinomial(self.weights, int(torch.randint(1, 3, ())), replacement=True).tolist():
@@ -142,6 +143,7 @@ class Paste:
         return image, target
 
     def _paste(self, image, target, one):
+        """Image and target with the `CutOut` in front, at a random size and place; unchanged where none is found."""
         height, width = image.shape[-2:]
         x1, y1, x2, y2 = one.box
         low, high = np.log(SCALE)
