@@ -47,7 +47,7 @@ pretrained = None  # start from published weights: True (COCO) or 'backbone' (Im
 # training
 batch_size = 16  # frames in a batch, of all processes together
 accumulate = 1  # batches to sum up before a step, for small memory
-n_epoch = 50  # how often each frame is seen
+n_epoch = 22  # how often each frame is seen; raise it where frames are few
 max_minutes = 0.0  # minutes to train in the place of n_epoch, evaluation not counted; 0 for n_epoch
 lr = 1e-3  # learning rate after warm-up
 warmup_epochs = 1.0  # epochs in which the learning rate rises
