@@ -4,6 +4,8 @@ Run it again to resume; delete net.pt, optim.pt and iter.txt to start afresh, or
 curves in curves.png, or with start_tb.
 """
 
+import math
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -84,6 +86,9 @@ run_name = ''  # keeps everything of the run in <log_path>/<run_name>, in the pl
 checkpoint_path = '.'  # folder of net.pt, optim.pt, iter.txt, net_best.pt
 log_path = 'logs'  # folder of TensorBoard's logs and curves.png
 progress = True  # show progress bars
+
+FEW_STEPS = 1000  # below so many a training from nothing or from published weights has only begun
+ENOUGH_STEPS = 2000  # the shipped weights had 2300
 
 
 def main():
@@ -185,6 +190,10 @@ def main():
         f'{len(train_frames)} frames to learn from, {len(val_frames)} to judge by, {len(class_names)} names: '
         f'{", ".join(class_names)}. Training {detector} on {chosen_device}.'
     )
+    steps = n_batches * n_epoch // accumulate
+    if steps < FEW_STEPS and not (init_from or max_minutes or state.iteration):
+        enough = math.ceil(ENOUGH_STEPS * accumulate / n_batches)
+        print(f'n_epoch={n_epoch} makes only {steps} steps of so few frames; n_epoch={enough} makes {ENOUGH_STEPS}.')
     if state.finished(settings):
         more = f'{state.minutes:.1f} minutes already. Raise max_minutes'
         if not max_minutes:

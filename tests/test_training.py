@@ -53,6 +53,7 @@ def test_learns_writes_its_files_and_finishes(dataset, tmp_path):
     done = train(dataset, tmp_path, 'n_epoch=2', 'eval_every=1')
     assert done.returncode == 0, done.stderr
     assert 'Epoch 2/2' in done.stdout and 'val AP' in done.stdout
+    assert 'n_epoch=2 makes only 6 steps of so few frames; n_epoch=667 makes 2000.' in done.stdout
     for name in ('net.pt', 'optim.pt', 'iter.txt', 'net_best.pt'):
         assert (tmp_path / name).is_file()
     assert (tmp_path / 'iter.txt').read_text().strip() == '6'
@@ -62,7 +63,7 @@ def test_learns_writes_its_files_and_finishes(dataset, tmp_path):
     assert list((tmp_path / 'logs' / 'net').glob('events*'))
     assert not list(tmp_path.glob('*.tmp'))
     again = train(dataset, tmp_path, 'n_epoch=2')
-    assert again.returncode == 0 and 'Raise n_epoch' in again.stdout
+    assert again.returncode == 0 and 'Raise n_epoch' in again.stdout and 'so few' not in again.stdout
 
 
 def wait_for(path, text, process, seconds=120):
