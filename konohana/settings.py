@@ -50,11 +50,12 @@ _TYPE_NAMES = {
     bool: 'True or False',
     int: 'a whole number',
     float: 'a number',
-    str: 'text',
-    tuple: 'values in brackets, like (360, 640)',
-    list: 'values in brackets, like [1, 2]',
-    dict: "pairs in braces, like {'a': 'b'}",
+    tuple: 'values in brackets',
+    list: 'values in brackets',
+    dict: 'pairs in braces',
 }
+# What to show where the variable's own value is empty, and so is no example.
+_EXAMPLES = {tuple: (360, 640), list: ['a', 'b'], dict: {'a': 'b'}}
 
 
 def _parse(name, text, default):
@@ -84,7 +85,8 @@ def _parse(name, text, default):
             raise UserError(f'{name}={text}: {name} takes {len(default)} values, like {name}={default!r}.')
         return value
     if type(value) is not kind:
-        raise UserError(f'{name}={text}: {name} takes {_TYPE_NAMES[kind]}, like {name}={default!r}.')
+        example = default or _EXAMPLES.get(kind, default)
+        raise UserError(f'{name}={text}: {name} takes {_TYPE_NAMES[kind]}, like {name}={example!r}.')
     return value
 
 

@@ -121,10 +121,11 @@ def test_only_what_is_named_changes():
         ('amp=yes', ('True or False',)),
         ('img_hw=360', ('brackets', '(360, 640)')),
         ('img_hw=360x640', ('brackets',)),
+        ('scale=2', ('brackets, like scale=(0.6, 1.6).',)),
         ('img_hw=(1, 2, 3)', ('2 values',)),
         ("img_hw=('a', 'b')", ('2 values',)),
         ('label_names=柚', ('braces',)),
-        ('label_names={1, 2}', ('braces',)),
+        ('label_names={1, 2}', ("braces, like label_names={'柚': 'Yuzu'}.",)),
         ('lr=__import__("os").getcwd()', ('a number',)),
     ],
 )
@@ -136,6 +137,15 @@ def test_wrong_type(argument, words):
     assert argument in text and '\n' not in text
     assert all(word in text for word in words)
     assert script_globals == variables()
+
+
+@pytest.mark.parametrize(
+    ('empty', 'example'), [((), 'runs=(360, 640).'), ([], "runs=['a', 'b']."), ({}, "runs={'a': 'b'}.")]
+)
+def test_an_empty_value_is_no_example(empty, example):
+    with pytest.raises(UserError) as error:
+        override({'runs': empty}, ['runs=x'])
+    assert str(error.value).endswith(f', like {example}')
 
 
 def test_unknown_name_lists_the_valid_ones_and_guesses():
@@ -219,7 +229,7 @@ def start(tmp_path, *arguments):
     [
         ('folder=none', 2, 'Error: none: there is no such folder.'),
         ('fodler=x', 2, "Error: unknown variable 'fodler'. Did you mean folder?"),
-        ('img_hw=花', 2, 'Error: img_hw=?: img_hw takes values in brackets, like (360, 640)'),
+        ('img_hw=花', 2, 'Error: img_hw=?: img_hw takes values in brackets, like img_hw=('),
         ('folder=ctrl-c', 130, 'Stopped.'),
     ],
 )
