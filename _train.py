@@ -9,7 +9,7 @@ import math
 import torch
 from torch.utils.data import DataLoader
 
-from konohana import checkpoint, detectors, distributed, evaluation, inference, logs, training
+from konohana import checkpoint, detectors, distributed, evaluation, half_precision, inference, logs, training
 from konohana.cast import IGNORE_CLASS
 from konohana.data.augment import training_transform
 from konohana.data.dataset import (
@@ -24,6 +24,7 @@ from konohana.data.dataset import (
     upright,
 )
 from konohana.data.paste import Paste
+from konohana.distillation import Teacher
 from konohana.settings import UserError, override, require, resolve, run
 
 # data
@@ -40,10 +41,12 @@ img_hw = (360, 640)  # height and width that frames are resized to inside the ne
 use_res2block = False  # Res2Net's blocks; the files are then net_det3.pt, optim_det3.pt, iter_det3.txt
 attention = 'se'  # what weighs channels in the flagship's blocks: se, coordinate or none
 activation = 'relu6'  # of the flagship: relu6, hardswish, relu, silu, mish, gelu or acon
+stem_stride = 4  # of the flagship; 2 makes it more accurate and some two times slower
 backbone = 'resnet50'  # of YOLOF: any network of torchvision, or of timm, that gives feature maps
 frozen_stages = 1  # of SOLOv2's ResNet: 1 keeps the stem and the first stage as they are, 0 trains all of it
 norm_eval = True  # batch norms of SOLOv2's ResNet keep their averages while training
 init_from = ''  # weights to start from, e.g. 'weights/net.pt'
+teacher = ''  # weights of a flagship to learn from besides the labels, trained on the same data with stem_stride=2
 pretrained = None  # start from published weights: True (COCO) or 'backbone' (ImageNet), for detectors that have them
 
 # training
@@ -58,7 +61,7 @@ backbone_lr = 0.3  # a backbone that does not start from nothing learns at this 
 clip_norm = 10.0  # gradients are clipped to this norm
 ema_decay = 0.998  # of the moving average of weights that is tested
 vram_limit_gib = 3.0  # cap on this process's GPU memory, 0 for none
-amp = True  # half precision where it is safe, on CUDA
+amp = True  # half precision where it is safe, on CUDA and on CPUs with AMX
 repeat_rare = 0.05  # frames with names that fewer than this part of the frames hold come up to twice, 0 for none
 small_part = 0.65  # this first part of training sees frames at two thirds of img_hw: quicker (flagship, YOLOF)
 group_by_aspect = False  # pictures higher than wide get batches of their own, with img_hw turned upright
@@ -110,6 +113,8 @@ def main():
         raise UserError(f"pretrained={pretrained!r}: it is None, True (COCO's weights) or 'backbone' (ImageNet's).")
     if pretrained and init_from:
         raise UserError(f'pretrained={pretrained!r} and init_from={init_from!r}: choose one of them.')
+    if teacher and detector != 'konohana':
+        raise UserError(f'teacher={teacher!r}: only the flagship, detector=konohana, learns from one.')
     if set(run_name) & set('/\\:*?"<>|') or run_name != run_name.strip(' .'):
         raise UserError(f'run_name={run_name!r}: it becomes the name of a folder, so without / \\ : * ? " < > |.')
     options = detectors.options_of(detector, settings)
@@ -170,6 +175,8 @@ def main():
 
     # Network, optimizer, and what an earlier run left.
     model = model.to(chosen_device, memory_format=torch.channels_last)
+    if amp:
+        half_precision.quicken_depthwise(model)
     ema = training.Ema(model, ema_decay)
     optimizer = training.make_optimizer(model, lr, weight_decay, backbone_lr if init_from or pretrained else 1.0)
     scaler = torch.amp.GradScaler(chosen_device.type, enabled=amp and chosen_device.type == 'cuda')
@@ -177,7 +184,8 @@ def main():
     n_batches = len(loader.batch_sampler.batches())
     order = {'seed': seed, 'batch_size': batch_size, 'frames': len(train_set), 'group_by_aspect': group_by_aspect}
     folder = resolve(__file__, log_path) / run_name if run_name else resolve(__file__, checkpoint_path)
-    state = training.Run(folder, model, ema, optimizer, scaler, description, order, use_res2block)
+    helper = Teacher(resolve(__file__, teacher), model, class_names, chosen_device, amp) if teacher else None
+    state = training.Run(folder, model, ema, optimizer, scaler, description, order, use_res2block, helper)
     message = state.resume()
     if message:
         print(message)

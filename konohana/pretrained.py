@@ -7,6 +7,7 @@ are. The stem differs: Lite0 begins with a 3x3 convolution of stride 2, and half
 it was made for. Averaging 2x2 pixels and then convolving 3x3 is one 6x6 convolution of stride 4: that is what the stem
 starts as, and learns on from with the full frame's detail before it. So the flagship starts with exactly the features
 that Lite0 has of the frame at half its size, at a quarter of Lite0's cost.
+(With stem_stride=2 the stem is Lite0's own.)
 
 Lite0 is Google's, ported to PyTorch by RangiLyu; Apache-2.0.
 """
@@ -36,7 +37,8 @@ def start_from_lite0(backbone):
     """
     state = lite0_state()
     stem = state['_conv_stem.weight']
-    state['_conv_stem.weight'] = stem.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
+    if backbone.stem[0][0].stride[0] == 4:
+        state['_conv_stem.weight'] = stem.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
 
     def take(layers, conv_key, norm_key, keep=slice(None)):
         layers[0].weight.copy_(state[f'{conv_key}.weight'][keep])

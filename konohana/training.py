@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from konohana import checkpoint, detectors, distributed
+from konohana import checkpoint, detectors, distributed, half_precision
 from konohana.inference import weights_name
 from konohana.progress import progress_bar
 from konohana.settings import UserError
@@ -156,9 +156,10 @@ class Run:
         folder: where the files are. model, ema, optimizer, scaler: what is saved.
         description: dict of `detector`, `options`, `class_names`, `img_hw`, as weights files carry it.
         order: dict of what fixes the order of the samples (seed, batch size, number of frames).
+        teacher: None, or a `distillation.Teacher`, which is in no file.
     """
 
-    def __init__(self, folder, model, ema, optimizer, scaler, description, order, use_res2block=False):
+    def __init__(self, folder, model, ema, optimizer, scaler, description, order, use_res2block=False, teacher=None):
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +171,7 @@ class Run:
         self.best_file = self.net_file.with_stem(f'{self.net_file.stem}_best')
         self.optim_file = folder / self.net_file.name.replace('net', 'optim')
         self.iter_file = (folder / self.net_file.name.replace('net', 'iter')).with_suffix('.txt')
-        self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, scaler
+        self.model, self.ema, self.optimizer, self.scaler, self.teacher = model, ema, optimizer, scaler, teacher
         self.network = distributed.wrap(model)  # what is called in training
         self.description, self.order = description, order
         self.epoch = self.batches_done = self.iteration = 0  # batches_done counts within the epoch
@@ -359,7 +360,9 @@ def train_step(run, images, targets, device, settings, last):
         {k: v.as_subclass(torch.Tensor).to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
         for target in targets
     ]
-    with torch.autocast(device.type, dtype=torch.float16, enabled=settings['amp'] and device.type == 'cuda'):
+    if run.teacher:
+        targets = run.teacher.look(images, targets)
+    with half_precision.autocast(device, settings['amp']):
         losses = run.network(images, targets)
     weight = distributed.weight(len(images), device)
     losses = {key: value * weight for key, value in losses.items()}

