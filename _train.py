@@ -24,7 +24,6 @@ from konohana.data.dataset import (
     upright,
 )
 from konohana.data.paste import Paste
-from konohana.distillation import Teacher
 from konohana.settings import UserError, override, require, resolve, run
 
 # data
@@ -41,12 +40,10 @@ img_hw = (360, 640)  # height and width that frames are resized to inside the ne
 use_res2block = False  # Res2Net's blocks; the files are then net_det3.pt, optim_det3.pt, iter_det3.txt
 attention = 'se'  # what weighs channels in the flagship's blocks: se, coordinate or none
 activation = 'relu6'  # of the flagship: relu6, hardswish, relu, silu, mish, gelu or acon
-stem_stride = 4  # of the flagship; 2 makes it more accurate and some two times slower
 backbone = 'resnet50'  # of YOLOF: any network of torchvision, or of timm, that gives feature maps
 frozen_stages = 1  # of SOLOv2's ResNet: 1 keeps the stem and the first stage as they are, 0 trains all of it
 norm_eval = True  # batch norms of SOLOv2's ResNet keep their averages while training
 init_from = ''  # weights to start from, e.g. 'weights/net.pt'
-teacher = ''  # weights of a flagship to learn from besides the labels, trained on the same data with stem_stride=2
 pretrained = None  # start from published weights: True (COCO) or 'backbone' (ImageNet), for detectors that have them
 
 # training
@@ -113,8 +110,6 @@ def main():
         raise UserError(f"pretrained={pretrained!r}: it is None, True (COCO's weights) or 'backbone' (ImageNet's).")
     if pretrained and init_from:
         raise UserError(f'pretrained={pretrained!r} and init_from={init_from!r}: choose one of them.')
-    if teacher and detector != 'konohana':
-        raise UserError(f'teacher={teacher!r}: only the flagship, detector=konohana, learns from one.')
     if set(run_name) & set('/\\:*?"<>|') or run_name != run_name.strip(' .'):
         raise UserError(f'run_name={run_name!r}: it becomes the name of a folder, so without / \\ : * ? " < > |.')
     options = detectors.options_of(detector, settings)
@@ -184,8 +179,7 @@ def main():
     n_batches = len(loader.batch_sampler.batches())
     order = {'seed': seed, 'batch_size': batch_size, 'frames': len(train_set), 'group_by_aspect': group_by_aspect}
     folder = resolve(__file__, log_path) / run_name if run_name else resolve(__file__, checkpoint_path)
-    helper = Teacher(resolve(__file__, teacher), model, class_names, chosen_device, amp) if teacher else None
-    state = training.Run(folder, model, ema, optimizer, scaler, description, order, use_res2block, helper)
+    state = training.Run(folder, model, ema, optimizer, scaler, description, order, use_res2block)
     message = state.resume()
     if message:
         print(message)

@@ -23,8 +23,8 @@ def autocast(device, enabled=True):
 class _Depthwise(torch.autograd.Function):
     """Depthwise convolution in bfloat16 of which the gradients that oneDNN computes slowly so are computed in float32.
 
-    On the CPU a depthwise kernel's gradient takes nine times as long in bfloat16 as in float32, and so does the input's
-    where the stride is not 1: together half of a training step.
+    On the CPU a depthwise kernel's gradient took some nine times as long in bfloat16 as in float32, and the input's was
+    slow where the stride is not 1: together more than half of the flagship's training step.
     """
 
     @staticmethod

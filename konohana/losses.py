@@ -8,8 +8,6 @@ from konohana import distributed
 
 WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 7.5, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
-TEACHER_WEIGHTS = {'confidence': 1.0, 'box': 7.5, 'name': 1.0, 'features': 3.0}
-TEACHER_SURE = 0.05  # where the teacher is less sure that somebody is there, it has no say in who and how large
 EDGE = 4.0  # pixels; a side this close to the picture's edge lies on it
 
 
@@ -91,48 +89,6 @@ def detection_losses(predictions, targets, assigner, image_sizes):
     name = F.cross_entropy(chosen['names'], chosen['label'], reduction='none', label_smoothing=LABEL_SMOOTHING) * weight
     losses = {'loss_confidence': confidence, 'loss_quality': quality, 'loss_box': box, 'loss_name': name}
     return {key: WEIGHTS[key] * loss.sum() / total for key, loss in losses.items()}
-
-
-def teacher_losses(predictions, targets, image_sizes):
-    """How far a network sees something else than its teacher does (Hinton et al. 2015, 1503.02531).
-
-    Args:
-        predictions: `Konohana.decode`'s dict for N images and P points, and `features`, the neck's map N x c x h x w.
-        targets: N dicts with what `distillation.Teacher.look` adds, `teacher`.
-        image_sizes: N pairs (height, width) of the pictures within the batch.
-
-    Returns:
-        dict of the scalar `loss_teacher`, already weighted: binary cross-entropy of confidence at all points; at the
-        points where the teacher is sure of somebody, weighted by its confidence, GIoU loss of `edges_reached` and
-        cross-entropy of the names; these divided by the batch's sum of the teacher's confidences. And `features_apart`.
-    """
-    views = [target['teacher'] for target in targets]
-    seen = {key: torch.stack([view[key] for view in views]) for key in views[0]}
-    sure = seen['confidence'] > TEACHER_SURE
-    weight = seen['confidence'][sure]
-    total = distributed.normaliser(seen['confidence'].sum(), len(targets))
-    confidence = F.binary_cross_entropy_with_logits(predictions['confidence'], seen['confidence'], reduction='sum')
-    name = F.cross_entropy(predictions['names'][sure], seen['names'][sure], reduction='none') * weight
-    boxes, true_boxes = [], []
-    for i, size in enumerate(image_sizes):
-        true_boxes.append(clip_boxes_to_image(seen['boxes'][i][sure[i]], size))
-        boxes.append(edges_reached(predictions['boxes'][i][sure[i]], true_boxes[-1], size))
-    box = generalized_box_iou_loss(torch.cat(boxes), torch.cat(true_boxes)) * weight
-    apart = {'confidence': confidence / total, 'box': box.sum() / total, 'name': name.sum() / total}
-    apart['features'] = features_apart(predictions['features'], seen['features'])
-    return {'loss_teacher': sum(TEACHER_WEIGHTS[key] * value for key, value in apart.items())}
-
-
-def features_apart(features, wanted):
-    """1 minus the correlation of two maps N x c x h x w, mean over channels: 0 where they say the same, at most 2.
-
-    Cao et al. 2022 (PKD, 2207.02039): what counts is where a channel is strong, not how large the numbers are.
-    """
-    a, b = (x.float().transpose(0, 1).flatten(1) for x in (features, wanted))
-    a, b = (
-        (x - x.mean(dim=1, keepdim=True)) / x.std(dim=1, correction=0, keepdim=True).clamp(min=1e-6) for x in (a, b)
-    )
-    return 1 - (a * b).mean()
 
 
 def paired_iou(a, b):

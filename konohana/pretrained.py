@@ -6,8 +6,7 @@ The flagship's blocks are Lite0's (Tan and Le 2019, https://arxiv.org/abs/1905.1
 are. The stem differs: Lite0 begins with a 3x3 convolution of stride 2, and half a frame of 640 x 360 is about the size
 it was made for. Averaging 2x2 pixels and then convolving 3x3 is one 6x6 convolution of stride 4: that is what the stem
 starts as, and learns on from with the full frame's detail before it. So the flagship starts with exactly the features
-that Lite0 has of the frame at half its size, at a quarter of Lite0's cost.
-(With stem_stride=2 the stem is Lite0's own.)
+that Lite0 has of the frame at half its size, at a quarter of Lite0's cost. (A stem of stride 2 takes Lite0's own.)
 
 Lite0 is Google's, ported to PyTorch by RangiLyu; Apache-2.0.
 """
@@ -37,7 +36,7 @@ def start_from_lite0(backbone):
     """
     state = lite0_state()
     stem = state['_conv_stem.weight']
-    if backbone.stem[0][0].stride[0] == 4:
+    if backbone.stem[0][0].stride == (4, 4):
         state['_conv_stem.weight'] = stem.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) / 4
 
     def take(layers, conv_key, norm_key, keep=slice(None)):

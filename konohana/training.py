@@ -156,10 +156,9 @@ class Run:
         folder: where the files are. model, ema, optimizer, scaler: what is saved.
         description: dict of `detector`, `options`, `class_names`, `img_hw`, as weights files carry it.
         order: dict of what fixes the order of the samples (seed, batch size, number of frames).
-        teacher: None, or a `distillation.Teacher`, which is in no file.
     """
 
-    def __init__(self, folder, model, ema, optimizer, scaler, description, order, use_res2block=False, teacher=None):
+    def __init__(self, folder, model, ema, optimizer, scaler, description, order, use_res2block=False):
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +170,7 @@ class Run:
         self.best_file = self.net_file.with_stem(f'{self.net_file.stem}_best')
         self.optim_file = folder / self.net_file.name.replace('net', 'optim')
         self.iter_file = (folder / self.net_file.name.replace('net', 'iter')).with_suffix('.txt')
-        self.model, self.ema, self.optimizer, self.scaler, self.teacher = model, ema, optimizer, scaler, teacher
+        self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, scaler
         self.network = distributed.wrap(model)  # what is called in training
         self.description, self.order = description, order
         self.epoch = self.batches_done = self.iteration = 0  # batches_done counts within the epoch
@@ -360,8 +359,6 @@ def train_step(run, images, targets, device, settings, last):
         {k: v.as_subclass(torch.Tensor).to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
         for target in targets
     ]
-    if run.teacher:
-        targets = run.teacher.look(images, targets)
     with half_precision.autocast(device, settings['amp']):
         losses = run.network(images, targets)
     weight = distributed.weight(len(images), device)

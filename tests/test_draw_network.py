@@ -111,7 +111,8 @@ def test_rows_say_what_the_table_says(script):
 
 
 def test_the_picture_follows_the_tables(script, monkeypatch):
-    monkeypatch.setattr(network, 'FEATURES', (0, 2))
+    for module in (network, script):
+        monkeypatch.setattr(module, 'FEATURES', (0, 2))
     blocks = ((7, 2, 32, 16, True), (3, 2, 48, 24, False), (3, 1, 64, 28, False))
     monkeypatch.setattr(network, 'BLOCKS', blocks)
     monkeypatch.setattr(network, 'TOWER_DEPTH', 3)

@@ -1,4 +1,4 @@
-"""benchmarks/speed.py: what it measures and writes, what it refuses. Times themselves are not tested."""
+"""benchmarks/speed.py and training_speed.py: what they measure, write and refuse. Times themselves are not tested."""
 
 import importlib.util
 from pathlib import Path
@@ -101,3 +101,18 @@ def test_yolo(speed, monkeypatch, capsys):
     pytest.importorskip('ultralytics')
     run(speed, monkeypatch, 'detector=yolo11n, yolo26n', 'img_hw=(60, 96)')
     assert list(rows_of(capsys.readouterr().out)) == ['yolo11n', 'yolo26n']
+
+
+def test_steps_in_both_precisions_side_by_side(run_script):
+    script = 'benchmarks/training_speed.py'
+    names = 'detector=konohana, solov2_light_r18'
+    done = run_script(script, names, 'img_hw=(64, 96)', 'batch_size=2', 'n_runs=1')
+    assert done.returncode == 0, done.stderr
+    rows = rows_of(done.stdout)
+    assert list(rows) == [f'{name} amp={amp}' for name in ('konohana', 'solov2_light_r18') for amp in (False, True)]
+    for name, (kind, *numbers) in rows.items():
+        assert 'True' in name or (kind, numbers[-1]) == ('float32', '1.00')
+        assert all(float(number) > 0 for number in numbers)
+    for wrong, said in (('detector=nothing', 'nothing'), ('detector=,', 'at least one'), ('n_runs=0', 'n_runs')):
+        done = run_script(script, wrong)
+        assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr

@@ -15,7 +15,7 @@ from torchvision.ops.misc import SqueezeExcitation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.detectors.konohana import CoordinateAttention, Konohana, Res2Depthwise
+from konohana.detectors.konohana import FEATURES, CoordinateAttention, Konohana, Res2Depthwise
 from konohana.settings import UserError, override, resolve, run
 
 svg_out = 'docs/network.svg'  # file to write; a relative path starts at the repository's root
@@ -356,7 +356,7 @@ def draw(model, img_hw):
     for g, (stride, numbers) in enumerate(groups):
         colour = blue(g, len(groups))
         y = bottom + GAP
-        tapped = [numbers.index(i) for i in numbers if i in model.backbone.tapped]
+        tapped = [numbers.index(i) for i in numbers if i in FEATURES]
         if tapped:
             # The neck needs room between two of its levels, and below the legend.
             y = max(y, (taps[-1] + LEVEL if taps else FIRST_LEVEL) - HEADER - ROW * tapped[0] - 11)
@@ -367,7 +367,7 @@ def draw(model, img_hw):
             out.append(f'<g class="layer block" id="{name}">{hint(name, measures)}')
             out += block_row(y + HEADER + ROW * k, blocks[i], measures[name], colour, widest)
             out.append('</g>')
-            if i in model.backbone.tapped:
+            if i in FEATURES:
                 taps.append(y + HEADER + ROW * k + 11)
         parts.append((f'stride {stride}', [measures[f'backbone.blocks.{i}'] for i in numbers], colour))
         bottom = y + HEADER + ROW * len(numbers) + 6

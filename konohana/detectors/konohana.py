@@ -23,12 +23,11 @@ from torchvision.ops.misc import SqueezeExcitation
 
 from konohana.assignment import TaskAlignedAssigner
 from konohana.detectors.transform import FrameTransform
-from konohana.losses import detection_losses, teacher_losses
+from konohana.losses import detection_losses
 from konohana.settings import UserError
 
 # The stem: one dense convolution from the frame to stride 4.   kernel, stride, channels
 STEM = ((6, 4, 32),)
-FINE_STEM = ((3, 2, 32),)  # with stem_stride=2: the blocks see the frame twice as fine, for four times the work
 
 # Inverted residuals.   kernel, stride, expanded channels, channels, attention (squeeze-and-excitation, if not chosen)
 BLOCKS = (
@@ -49,7 +48,6 @@ BLOCKS = (
     (5, 1, 1152, 192, True),
 )
 FEATURES = (2, 4, 10, 14)  # blocks whose outputs are fused: strides 8, 16, 32, 64
-FINE_FEATURES = (4, 10, 14)  # with stem_stride=2: strides 8, 16, 32
 
 NECK_CHANNELS = 96
 TOWER_DEPTH = 2  # depthwise-separable 5x5 convolutions in each of the two towers
@@ -198,13 +196,12 @@ class Separable(nn.Sequential):
 
 
 class Backbone(nn.Module):
-    """Stem and inverted residuals; N x 3 x H x W -> list of feature maps of strides 8, 16, 32 and 64 (fine: no 64)."""
+    """Stem and inverted residuals; N x 3 x H x W -> list of feature maps of strides 8, 16, 32 and 64."""
 
-    def __init__(self, use_res2block=False, attention='se', activation='relu6', fine=False):
+    def __init__(self, use_res2block=False, attention='se', activation='relu6'):
         super().__init__()
-        self.tapped = FINE_FEATURES if fine else FEATURES
         channels, stem = 3, []
-        for kernel, stride, c_out in FINE_STEM if fine else STEM:
+        for kernel, stride, c_out in STEM:
             stem.append(ConvNorm(channels, c_out, kernel, stride, act=activation))
             channels = c_out
         self.stem = nn.Sequential(*stem)
@@ -221,7 +218,7 @@ class Backbone(nn.Module):
         features = []
         for i, block in enumerate(self.blocks):
             x = block(x)
-            if i in self.tapped:
+            if i in FEATURES:
                 features.append(x)
         return features
 
@@ -229,13 +226,13 @@ class Backbone(nn.Module):
 class Neck(nn.Module):
     """Feature pyramid's top-down half (Lin et al. 2017, 1612.03144), kept to one output.
 
-    List of feature maps, finest first -> one map of NECK_CHANNELS at the finest size. `tapped`: the blocks they are of.
+    List of feature maps, finest first -> one map of NECK_CHANNELS at the finest size.
     """
 
-    def __init__(self, tapped, activation='relu6'):
+    def __init__(self, activation='relu6'):
         super().__init__()
-        self.laterals = nn.ModuleList(ConvNorm(BLOCKS[i][3], NECK_CHANNELS) for i in tapped)
-        self.smooths = nn.ModuleList(Separable(NECK_CHANNELS, activation) for _ in tapped)
+        self.laterals = nn.ModuleList(ConvNorm(BLOCKS[i][3], NECK_CHANNELS) for i in FEATURES)
+        self.smooths = nn.ModuleList(Separable(NECK_CHANNELS, activation) for _ in FEATURES)
 
     def forward(self, features):
         fused = None
@@ -258,12 +255,10 @@ class Konohana(nn.Module):
         use_res2block: Res2Net's split in the place of the depthwise convolution of the stride-1 blocks.
         attention: what weighs channels in the blocks that have a mark in BLOCKS, a name in ATTENTIONS.
         activation: between layers, a name in ACTIVATIONS.
-        stem_stride: 4, or 2 for a network that is slower and more accurate, to teach the quick one for instance.
 
     Training: `model(images, targets)` -> dict of scalar losses `loss_confidence`, `loss_quality`, `loss_box`,
-    `loss_name`, and `loss_teacher` where targets have what a teacher sees (see `distillation`). `images` is a list of
-    float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes` (n x 4; x1, y1, x2, y2 in pixels),
-    `labels` (n, int64) and maybe `ignored` (m x 4: nothing is learned there).
+    `loss_name`. `images` is a list of float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes`
+    (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and maybe `ignored` (m x 4: nothing is learned there).
 
     Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, in pixels of the image given), `labels` (n), `scores`
     (n, 0 to 1, descending). With `keep_maps = True` also `confidence` and `quality`, the h x w maps in 0 to 1.
@@ -277,19 +272,15 @@ class Konohana(nn.Module):
     channels_last = True  # halves the time of depthwise convolutions on a CPU
     class_layers = ('name_layer.',)  # what is made anew for another list of classes
 
-    def __init__(
-        self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6', stem_stride=4
-    ):
+    def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6'):
         super().__init__()
-        if stem_stride not in (2, 4):
-            raise UserError(f'stem_stride={stem_stride}: it is 4, or 2 for a slower, more accurate network.')
         for name, value, known in (('attention', attention, ATTENTIONS), ('activation', activation, ACTIVATIONS)):
             if value not in known:
                 raise UserError(f'{name}={value!r}: there is no such choice. Known: {", ".join(known)}.')
         self.n_classes = n_classes
         self.transform = FrameTransform(img_hw, size_divisible=STRIDE)
-        self.backbone = Backbone(use_res2block, attention, activation, fine=stem_stride == 2)
-        self.neck = Neck(self.backbone.tapped, activation)
+        self.backbone = Backbone(use_res2block, attention, activation)
+        self.neck = Neck(activation)
         self.find_tower = nn.Sequential(*(Separable(NECK_CHANNELS, activation) for _ in range(TOWER_DEPTH)))
         self.name_tower = nn.Sequential(*(Separable(NECK_CHANNELS, activation) for _ in range(TOWER_DEPTH)))
         self.find_layer = nn.Conv2d(NECK_CHANNELS, 6, 1)  # confidence, quality, left, top, right, bottom
@@ -305,11 +296,8 @@ class Konohana(nn.Module):
 
     def raw_outputs(self, batch):
         """Normalised N x 3 x H x W -> dict of maps N x c x H/8 x W/8, as logits: `find` (6), `name` (n_classes)."""
-        return self.heads(self.neck(self.backbone(batch)))
-
-    def heads(self, features):
-        """The neck's map N x c x H/8 x W/8 -> the maps of `raw_outputs`."""
-        find, name = self.find_tower(features), self.name_tower(features)
+        x = self.neck(self.backbone(batch))
+        find, name = self.find_tower(x), self.name_tower(x)
         # bfloat16 would round the sides of boxes to one or two parts in a hundred.
         with torch.autocast(find.device.type, enabled=False):
             return {'find': self.find_layer(find.float()), 'name': self.name_layer(name.float())}
@@ -373,15 +361,10 @@ class Konohana(nn.Module):
         tensors = batch.tensors
         if self.channels_last:
             tensors = tensors.contiguous(memory_format=torch.channels_last)
-        if self.training:
-            features = self.neck(self.backbone(tensors))
-            predictions = self.decode(self.heads(features))
-            losses = detection_losses(predictions, targets, self.assigner, batch.image_sizes)
-            if 'teacher' in targets[0]:
-                losses.update(teacher_losses({**predictions, 'features': features}, targets, batch.image_sizes))
-            return losses
         maps = self.raw_outputs(tensors)
         predictions = self.decode(maps)
+        if self.training:
+            return detection_losses(predictions, targets, self.assigner, batch.image_sizes)
         detections = [
             self.select(*(predictions[key][i] for key in ('confidence', 'quality', 'names', 'boxes')), size)
             for i, size in enumerate(batch.image_sizes)

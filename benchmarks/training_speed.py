@@ -1,0 +1,107 @@
+"""How fast detectors train with and without half precision: python benchmarks/training_speed.py
+
+Forward, losses, backward and the optimizer's step on one batch of the toy show, no loading. A detector's two rows take
+turns in one run, since a busy machine slows both alike: look at the ratio, not at the milliseconds.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from konohana import half_precision, training
+from konohana.cast import CLASS_NAMES
+from konohana.data.toy import draw_frame
+from konohana.detectors import build
+from konohana.inference import pick_device
+from konohana.settings import UserError, override, require, run
+
+detector = 'konohana'  # detectors' names, with commas between them
+img_hw = (360, 640)  # height and width of the frames
+batch_size = 16  # frames in a batch
+n_runs = 8  # timed steps of each, after one to warm up
+threads = 0  # threads to use, 0 for torch's choice
+device = 'cpu'  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
+
+
+def toy_batch(chosen):
+    """`batch_size` frames of the toy show on a device -> (list of images, list of targets with boxes and masks)."""
+    images, targets = [], []
+    for i in range(batch_size):
+        frame = draw_frame(i, img_hw)
+        images.append(torch.from_numpy(frame['image']).permute(2, 0, 1).float().to(chosen) / 255)
+        target = {
+            'boxes': torch.from_numpy(frame['boxes']),
+            'labels': torch.tensor([CLASS_NAMES.index(name) + 1 for name in frame['labels']], dtype=torch.int64),
+            'masks': torch.from_numpy(frame['masks']).to(torch.uint8),
+        }
+        targets.append({key: value.to(chosen) for key, value in target.items()})
+    return images, targets
+
+
+def make_step(name, chosen, amp, batch):
+    """A function that trains a new detector of that name by one step on `batch` (images, targets)."""
+    torch.manual_seed(0)
+    model = build(name, len(CLASS_NAMES), img_hw).to(chosen, memory_format=torch.channels_last).train()
+    if amp:
+        half_precision.quicken_depthwise(model)
+    optimizer = training.make_optimizer(model, lr=1e-5, weight_decay=0.05)
+    scaler = torch.amp.GradScaler(chosen.type, enabled=amp and chosen.type == 'cuda')
+
+    def step():
+        with half_precision.autocast(chosen, amp):
+            losses = model(*batch)
+        scaler.scale(sum(losses.values())).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        if chosen.type != 'cpu':
+            getattr(torch, chosen.type).synchronize()
+
+    return step
+
+
+def time_steps(steps):
+    """Dict of name -> function, which take turns -> dict of name -> list of `n_runs` times in seconds."""
+    times = {name: [] for name in steps}
+    for i in range(n_runs + 1):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if i:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def main():
+    require(override(globals()), batch_size=(2, None), n_runs=(1, None), threads=(0, None))
+    if threads:
+        torch.set_num_threads(threads)
+    names = list(dict.fromkeys(name.strip() for name in detector.split(',') if name.strip()))
+    if not names:
+        raise UserError("detector='': name at least one, like detector='konohana, yolof'.")
+    chosen = pick_device(device)
+    half = half_precision.half_type(chosen)
+    print(
+        f'{img_hw[0]} x {img_hw[1]}, batch_size={batch_size}, {chosen}, {torch.get_num_threads()} threads, '
+        f'median of {n_runs} steps'
+    )
+    if half is None:
+        print('Half precision is not quicker on this device, so amp=True changes nothing here.')
+    batch = toy_batch(chosen)
+    print('| detector | computes in | ms a step | images/s | against float32 |\n|---|---|---|---|---|')
+    for name in names:
+        times = time_steps({amp: make_step(name, chosen, amp, batch) for amp in (False, True)})
+        for amp, seconds in times.items():
+            ratio = statistics.median(a / b for a, b in zip(seconds, times[False], strict=True))
+            one = statistics.median(seconds)
+            kind = str(half if amp and half else torch.float32).removeprefix('torch.')
+            print(f'| {name} amp={amp} | {kind} | {one * 1e3:.0f} | {batch_size / one:.1f} | {ratio:.2f} |')
+
+
+if __name__ == '__main__':
+    run(main)
