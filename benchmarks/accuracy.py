@@ -3,7 +3,8 @@
 All learn the same frames at the same size for the same minutes on the same device, then are judged on the same val:
 detectors of this project by _train.py (through tools/compare.py, so that a stopped run goes on), the YOLOs by
 ultralytics' own trainer where that is installed, from its .yaml files. One table (accuracy.md) says how good, large and
-quick each is. Minutes are what is equal, not epochs: a quick network sees more frames.
+quick each is. Minutes are what is equal, not epochs: a quick network sees more frames. On CPUs with AMX _train.py
+computes in bfloat16, ultralytics' trainer does not: 'amp': False among the peers' variables makes them alike.
 """
 
 import csv
