@@ -91,7 +91,7 @@ def main():
         f'median of {n_runs} steps'
     )
     if half is None:
-        print('Half precision is not quicker on this device, so amp=True changes nothing here.')
+        print('Half precision is not used on this device, so amp=True changes nothing here.')
     batch = toy_batch(chosen)
     print('| detector | computes in | ms a step | images/s | against float32 |\n|---|---|---|---|---|')
     for name in names:

@@ -6,10 +6,10 @@ from torch.ops import aten
 
 
 def half_type(device):
-    """torch.device -> the type to train in where precision allows, None where that is not quicker."""
+    """torch.device -> the type to train in where precision allows, None where only float32 is used."""
     if device.type == 'cuda':
         return torch.float16
-    # Without matrix units bfloat16 saves a CPU no time. (PyTorch has no public function that says so.)
+    # On CPUs without matrix units bfloat16 was not measured. (PyTorch has no public function that tells them apart.)
     has_amx = getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)
     return torch.bfloat16 if device.type == 'cpu' and has_amx() else None
 
