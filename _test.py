@@ -14,13 +14,16 @@ from torchvision.transforms.v2 import functional as TF
 import konohana
 from konohana import drawing
 from konohana.cast import IGNORE_CLASS, ROMANISED
-from konohana.data.dataset import read_frames, report
-from konohana.data.voc import Frame, list_pictures
+from konohana.data.images import list_pictures, load_image, save_image
+from konohana.data.reading import read_frames, report
+from konohana.data.sample import Sample
 from konohana.detectors.transform import fit_size
-from konohana.evaluation import encoded, evaluate, finding, format_figures, predict, write_results_json
-from konohana.images import load_image, save_image
+from konohana.errors import UserError
+from konohana.evaluation.coco_metrics import write_results_json
+from konohana.evaluation.predict import encoded, predict
+from konohana.evaluation.summary import evaluate, finding, format_figures
 from konohana.progress import progress_bar
-from konohana.settings import UserError, override, require, resolve, run
+from konohana.settings import override, require, resolve, run
 
 konohana_dataset_path = 'toy_show'  # your dataset's folder; toy_show is drawn when it is not there
 split = 'val'  # which of its splits
@@ -58,7 +61,7 @@ def main():
             raise UserError(f'{root}: no usable frame in split {split!r}.')
     else:
         source = resolve(__file__, pictures_in)
-        frames = [Frame(picture) for picture in ([source] if source.is_file() else list_pictures(source))]
+        frames = [Sample(picture) for picture in ([source] if source.is_file() else list_pictures(source))]
     out = resolve(__file__, test_out or ('test_out_det3' if use_res2block else 'test_out'))
 
     # Pictures that cannot be read are named at the end; the others are done all the same.

@@ -7,10 +7,11 @@ what is done as <name>_partial. With a webcam (video_in=0) it goes on until Ctrl
 import time
 
 import konohana
-from konohana.camera import annotate_camera, camera_number
-from konohana.settings import UserError, override, require, resolve, run
-from konohana.video import CONTAINERS, annotate_video
-from konohana.window import open_window
+from konohana.errors import UserError
+from konohana.settings import override, require, resolve, run
+from konohana.video.annotate import CONTAINERS, annotate_video
+from konohana.video.camera import annotate_camera, camera_number
+from konohana.video.window import open_window
 
 video_in = ''  # the video, or 0 for the first webcam (1, 2 ...); '' draws a toy episode, toy_show.mp4
 video_out = ''  # .mkv, .mp4 or .mov; '' is test_out/<name of video_in>_annotated
@@ -49,10 +50,10 @@ def main():
 
     source = resolve(__file__, video_in or 'toy_show.mp4')
     if not video_in and not source.is_file():
-        from konohana.data import toy
+        from konohana.toy import writer
 
         print(f'Drawing a toy episode, {source.name}.')
-        toy.write_video(source, seconds=10, fps=24, hw=(360, 640), seed=0)
+        writer.write_video(source, seconds=10, fps=24, hw=(360, 640), seed=0)
     ending = source.suffix if source.suffix.lower() in CONTAINERS else '.mkv'
     target = resolve(__file__, video_out or f'test_out/{source.stem}_annotated{ending}')
 

@@ -9,22 +9,23 @@ import math
 import torch
 from torch.utils.data import DataLoader
 
-from konohana import checkpoint, detectors, distributed, evaluation, half_precision, inference, logs, training
+from konohana import checkpoint, detectors, distributed, inference
 from konohana.cast import IGNORE_CLASS
 from konohana.data.augment import training_transform
-from konohana.data.dataset import (
-    EpochBatches,
-    Frames,
-    class_names_of,
-    collate,
-    read_frames,
-    repeat_rare_frames,
-    report,
-    unknown_names,
-    upright,
-)
+from konohana.data.dataset import Frames, collate
 from konohana.data.paste import Paste
-from konohana.settings import UserError, override, require, resolve, run
+from konohana.data.reading import class_names_of, read_frames, report, unknown_names
+from konohana.data.sampler import EpochBatches, repeat_rare_frames, upright
+from konohana.errors import UserError
+from konohana.evaluation.predict import predict_dataset
+from konohana.evaluation.summary import evaluate
+from konohana.interrupts import StopRequest, ignore_interrupts
+from konohana.settings import override, require, resolve, run
+from konohana.training import half_precision, logs
+from konohana.training.engine import train_one_epoch
+from konohana.training.memory import cap_gpu_memory, out_of_memory_explained
+from konohana.training.run import Run
+from konohana.training.schedule import Ema, make_optimizer
 
 # data
 konohana_dataset_path = 'toy_show'  # your dataset's folder; toy_show is drawn when it is not there
@@ -115,7 +116,7 @@ def main():
     options = detectors.options_of(detector, settings)
     torch.manual_seed(seed)
     chosen_device = distributed.start(inference.pick_device(device))
-    training.cap_gpu_memory(chosen_device, vram_limit_gib)
+    cap_gpu_memory(chosen_device, vram_limit_gib)
 
     # Frames and class names, with every problem of the data shown before anything starts.
     root = resolve(__file__, konohana_dataset_path)
@@ -165,21 +166,21 @@ def main():
         collate_fn=collate,
         pin_memory=chosen_device.type == 'cuda',
         persistent_workers=num_workers > 0,
-        worker_init_fn=training.ignore_interrupts,
+        worker_init_fn=ignore_interrupts,
     )
 
     # Network, optimizer, and what an earlier run left.
     model = model.to(chosen_device, memory_format=torch.channels_last)
     if amp:
         half_precision.quicken_depthwise(model)
-    ema = training.Ema(model, ema_decay)
-    optimizer = training.make_optimizer(model, lr, weight_decay, backbone_lr if init_from or pretrained else 1.0)
+    ema = Ema(model, ema_decay)
+    optimizer = make_optimizer(model, lr, weight_decay, backbone_lr if init_from or pretrained else 1.0)
     scaler = torch.amp.GradScaler(chosen_device.type, enabled=amp and chosen_device.type == 'cuda')
     description = {'detector': detector, 'options': options, 'class_names': class_names, 'img_hw': list(img_hw)}
     n_batches = len(loader.batch_sampler.batches())
     order = {'seed': seed, 'batch_size': batch_size, 'frames': len(train_set), 'group_by_aspect': group_by_aspect}
     folder = resolve(__file__, log_path) / run_name if run_name else resolve(__file__, checkpoint_path)
-    state = training.Run(folder, model, ema, optimizer, scaler, description, order, use_res2block)
+    state = Run(folder, model, ema, optimizer, scaler, description, order, use_res2block)
     message = state.resume()
     if message:
         print(message)
@@ -205,15 +206,15 @@ def main():
     log_folder = folder if run_name else resolve(__file__, log_path) / state.net_file.stem
     with (
         logs.Log(log_folder, state.iteration) as log,
-        training.StopRequest() as stop,
-        training.out_of_memory_explained(chosen_device, settings),
+        StopRequest() as stop,
+        out_of_memory_explained(chosen_device, settings),
     ):
         while not state.finished(settings):
             part = state.part_done(settings)
             loader.batch_sampler.stage = 0 if small_sizes and part < small_part else 1 if part < 1 - calm_part else 2
             if small_sizes:
                 model.transform.set_size(img_hw if loader.batch_sampler.stage else small_hw)
-            losses, rate = training.train_one_epoch(state, loader, chosen_device, settings, stop, log.scalar)
+            losses, rate = train_one_epoch(state, loader, chosen_device, settings, stop, log.scalar)
             if stop.requested:
                 state.save()
                 print(f'Stopped at iteration {state.iteration} and saved. Run the same command again to go on.')
@@ -222,8 +223,8 @@ def main():
             line += f', {rate:.1f} images/s'
             figures = None
             if val_frames and (state.epoch % eval_every == 0 or state.finished(settings)) and not distributed.rank():
-                detections = evaluation.predict_dataset(ema.model, val_set, progress=progress)
-                figures = evaluation.evaluate(val_frames, detections, class_names)
+                detections = predict_dataset(ema.model, val_set, progress=progress)
+                figures = evaluate(val_frames, detections, class_names)
                 state.figures = figures
                 state.save_best(figures['AP'])
                 log.figures(figures, state.iteration)

@@ -21,12 +21,19 @@ from torchvision.transforms.v2 import functional as TF
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import speed
-from konohana import checkpoint, evaluation, inference, profile, training
+from konohana import files, inference
 from konohana.cast import IGNORE_CLASS
-from konohana.data.dataset import Frames, class_names_of, read_frames
+from konohana.data.dataset import Frames
+from konohana.data.images import load_image
+from konohana.data.reading import class_names_of, read_frames
+from konohana.detectors.fusing import fuse_batch_norms
 from konohana.detectors.transform import fit_size
-from konohana.images import load_image
-from konohana.settings import UserError, override, require, resolve, run
+from konohana.errors import UserError
+from konohana.evaluation import cost
+from konohana.evaluation.predict import predict_dataset
+from konohana.evaluation.summary import evaluate
+from konohana.settings import override, require, resolve, run
+from konohana.training.run import is_finished
 from tools import compare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,10 +74,10 @@ def yolo_dataset(folder, train_frames, val_frames, class_names):
             for (x1, y1, x2, y2), name in zip(frame.boxes.tolist(), frame.names, strict=True):
                 centre = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
                 lines.append(f'{class_names.index(name)} ' + ' '.join(f'{value:.6f}' for value in centre))
-            checkpoint.write_text(folder / 'labels' / split / f'{i:06}.txt', '\n'.join(lines) + '\n')
+            files.write_text(folder / 'labels' / split / f'{i:06}.txt', '\n'.join(lines) + '\n')
     # JSON is YAML, and needs no library here.
     data = {'path': str(folder), 'train': 'images/train', 'val': 'images/val', 'names': dict(enumerate(class_names))}
-    checkpoint.write_text(folder / 'data.yaml', json.dumps(data, ensure_ascii=False))
+    files.write_text(folder / 'data.yaml', json.dumps(data, ensure_ascii=False))
     return folder / 'data.yaml'
 
 
@@ -90,7 +97,7 @@ def train_yolo(name, folder, frames, class_names, chosen):
             pretrained=False, val=False, plots=False,
             workers=2, verbose=False,
         )  # fmt: skip
-        checkpoint.write_text(done, 'trained\n')
+        files.write_text(done, 'trained\n')
     return weights
 
 
@@ -187,38 +194,38 @@ def main():
             models[name] = TrainedYolo(name, train_yolo(name, folder, (train_frames, val_frames), class_names, chosen))
             print(f'{(time.monotonic() - started) / 60:.1f} minutes')
             models[name].to(chosen, memory_format=torch.channels_last)
-            found = evaluation.predict_dataset(models[name], val_set, progress=progress)
-            figures = evaluation.evaluate(val_frames, found, class_names)
+            found = predict_dataset(models[name], val_set, progress=progress)
+            figures = evaluate(val_frames, found, class_names)
             rows[name] = {**row_of(figures), 'epochs': yolo_epochs(folder)}
         else:
             compare.check_begun(folder, settings[name])
             state = compare.state_of(folder, settings[name])
-            if not training.is_finished(state, settings[name]):
+            if not is_finished(state, settings[name]):
                 compare.train(name, settings[name])
                 state = compare.state_of(folder, settings[name])
-            if not training.is_finished(state, settings[name]):
+            if not is_finished(state, settings[name]):
                 raise KeyboardInterrupt  # _train.py alone was stopped
             file = folder / inference.weights_name(settings[name]['use_res2block'])
             models[name] = inference.load(file, device, fuse=False)
             rows[name] = {**row_of(state['figures']), 'epochs': compare.result_of(folder, state)['epochs']}
-        rows[name]['M parameters'] = profile.count_parameters(models[name]) / 1e6
-        rows[name]['GMAC'] = profile.count_macs(models[name], img_hw) / 1e9
-        checkpoint.write_text(out / 'accuracy.md', table(rows, chosen))
+        rows[name]['M parameters'] = cost.count_parameters(models[name]) / 1e6
+        rows[name]['GMAC'] = cost.count_macs(models[name], img_hw) / 1e9
+        files.write_text(out / 'accuracy.md', table(rows, chosen))
 
     for name, model in models.items():
         if chosen_peers[name] is None:
             model.network.fuse(verbose=False)
         else:
-            inference.fuse_batch_norms(model)
+            fuse_batch_norms(model)
     picture = torch.from_numpy(load_image(val_frames[len(val_frames) // 2].path)).permute(2, 0, 1).float() / 255
     picture = torch.nn.functional.interpolate(picture[None], img_hw, mode='bilinear', antialias=True)[0]
-    times = profile.time_models(models, picture.to(chosen), n_runs)
+    times = cost.time_models(models, picture.to(chosen), n_runs)
     first = next(iter(times))
     for name, seconds in times.items():
         rows[name]['ms a picture'] = statistics.median(seconds) * 1e3
         # The ratio of two runs that followed one another, so that both saw the same machine.
         rows[name]['against ours'] = statistics.median(a / b for a, b in zip(seconds, times[first], strict=True))
-    checkpoint.write_text(out / 'accuracy.md', table(rows, chosen))
+    files.write_text(out / 'accuracy.md', table(rows, chosen))
     print(table(rows, chosen))
     print(f'Table: {out / "accuracy.md"}')
 

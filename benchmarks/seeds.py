@@ -17,10 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import inference
 from konohana.cast import IGNORE_CLASS
-from konohana.data.dataset import Frames, read_frames, report
-from konohana.detectors.konohana import Konohana
-from konohana.evaluation import evaluate, finding, predict_dataset
-from konohana.settings import UserError, override, require, resolve, run
+from konohana.data.dataset import Frames
+from konohana.data.reading import read_frames, report
+from konohana.detectors.konohana.detector import Konohana
+from konohana.errors import UserError
+from konohana.evaluation.predict import predict_dataset
+from konohana.evaluation.summary import evaluate, finding
+from konohana.settings import override, require, resolve, run
 
 weights = 'weights/net.pt'  # weights files of the flagship, with commas between them
 konohana_dataset_path = 'toy_show'  # dataset to judge by; toy_show is drawn when it is not there

@@ -17,12 +17,15 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import konohana
-from konohana import checkpoint, onnx_file
-from konohana.data.toy import draw_frame
+from konohana import checkpoint
 from konohana.detectors import build, options_of
-from konohana.inference import from_checkpoint, fuse_batch_norms, pick_device
-from konohana.profile import count_macs, count_parameters, time_models
-from konohana.settings import UserError, override, require, resolve, run
+from konohana.detectors.fusing import fuse_batch_norms
+from konohana.errors import UserError
+from konohana.evaluation.cost import count_macs, count_parameters, time_models
+from konohana.inference import from_checkpoint, pick_device
+from konohana.onnx import export, runtime
+from konohana.settings import override, require, resolve, run
+from konohana.toy.writer import draw_frame
 
 # The detectors, with commas between them: a detector's name, a YOLO of ultralytics where that is installed (yolo26n,
 # yolo11n), or a weights file (.pt or .onnx); then maybe the detector's own variables, fuse=False (batch norms stay) or
@@ -117,8 +120,8 @@ def make(text, chosen, folder):
     rows = []
     if onnx and kind:
         file = Path(folder) / f'{len(list(Path(folder).iterdir()))}.onnx'
-        onnx_file.export(model, file, kind, own, frame(), post_processing=True)
-        rows.append((f'{text}, onnxruntime', onnx_file.load(file, chosen.type), parameters, macs))
+        export.export(model, file, kind, own, frame(), post_processing=True)
+        rows.append((f'{text}, onnxruntime', runtime.load(file, chosen.type), parameters, macs))
     if last is not None:
         model.channels_last = last
     layout = torch.channels_last if getattr(model, 'channels_last', False) else torch.contiguous_format

@@ -13,12 +13,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana import half_precision, training
 from konohana.cast import CLASS_NAMES
-from konohana.data.toy import draw_frame
 from konohana.detectors import build
+from konohana.errors import UserError
 from konohana.inference import pick_device
-from konohana.settings import UserError, override, require, run
+from konohana.settings import override, require, run
+from konohana.toy.writer import draw_frame
+from konohana.training import half_precision
+from konohana.training.schedule import make_optimizer
 
 detector = 'konohana'  # detectors' names, with commas between them
 img_hw = (360, 640)  # height and width of the frames
@@ -49,7 +51,7 @@ def make_step(name, chosen, amp, batch):
     model = build(name, len(CLASS_NAMES), img_hw).to(chosen, memory_format=torch.channels_last).train()
     if amp:
         half_precision.quicken_depthwise(model)
-    optimizer = training.make_optimizer(model, lr=1e-5, weight_decay=0.05)
+    optimizer = make_optimizer(model, lr=1e-5, weight_decay=0.05)
     scaler = torch.amp.GradScaler(chosen.type, enabled=amp and chosen.type == 'cuda')
 
     def step():

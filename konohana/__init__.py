@@ -6,6 +6,13 @@ detections = model([image])  # float tensor 3 x H x W, RGB, 0 to 1 -> [{'boxes',
 model.class_names[detections[0]['labels'][0] - 1]
 """
 
-from konohana.inference import default_weights, load, pick_device
-
 __all__ = ['default_weights', 'load', 'pick_device']
+
+
+def __getattr__(name):
+    """The names in `__all__`, imported when first used: `import konohana` alone does not load PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    from konohana import inference
+
+    return getattr(inference, name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 OLDER_FORMAT = bytes.fromhex('80028a0a6cfc9c46f9206aa85019')  # how files of torch.save began before they were zip files
 
@@ -35,22 +35,6 @@ def save(content, path):
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f'{path}: cannot be written ({error}). Is there space and permission?') from None
-
-
-def write_text(path, text):
-    """A small text file, written like `save` does."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path, data):
-    """A file of any kind, written like `save` does."""
-    temporary = Path(path).with_name(Path(path).name + '.tmp')
-    try:
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
         raise UserError(f'{path}: cannot be written ({error}). Is there space and permission?') from None
 
 

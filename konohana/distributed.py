@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 # Others wait while rank 0 evaluates, which takes as long as it takes; torchrun itself ends them if rank 0 dies.
 TIMEOUT = datetime.timedelta(days=7)

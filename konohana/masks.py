@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from konohana.data.voc import EDGE_TOLERANCE
+from konohana.data.sample import EDGE_TOLERANCE
 
 
 def encode(masks):

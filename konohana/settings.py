@@ -13,12 +13,7 @@ import time
 import tokenize
 from pathlib import Path
 
-
-class UserError(Exception):
-    """A user's mistake. Scripts print its text and exit with status 2; it never shows a traceback.
-
-    The text names the file (and line or frame), what is wrong and what to do.
-    """
+from konohana.errors import UserError
 
 
 def _variables(script_globals):
@@ -153,7 +148,7 @@ def run(main):
         main()
     except UserError as error:
         # From a process that loads frames the error comes with that process's traceback before it.
-        text = str(error).rpartition(f'{__name__}.UserError: ')[2].rstrip()
+        text = str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].rstrip()
         if int(os.environ.get('RANK', 0)):
             # Under torchrun the first process mostly has the same to say; this one is ended before it says it again.
             time.sleep(10)

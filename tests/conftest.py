@@ -12,7 +12,7 @@ import torch
 
 from konohana import checkpoint, detectors
 from konohana.cast import CLASS_NAMES
-from konohana.data import toy
+from konohana.toy import writer
 
 PROJECT = Path(__file__).resolve().parent.parent
 TOY_HW = (90, 160)
@@ -25,7 +25,7 @@ torch.set_num_threads(1)  # the networks here are tiny: more threads would only 
 def toy_dataset(tmp_path_factory):
     """Folder of a toy show of 8 frames to train and 4 to validate on. Shared: copy it before changing it."""
     folder = tmp_path_factory.mktemp('toy') / 'a show 花'
-    toy.write_voc(folder, n_train=8, n_val=4, hw=TOY_HW)
+    writer.write_voc(folder, n_train=8, n_val=4, hw=TOY_HW)
     return folder
 
 

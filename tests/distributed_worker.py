@@ -12,9 +12,15 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana import detectors, distributed, training
+from konohana import detectors, distributed
 from konohana.data.augment import training_transform
-from konohana.data.dataset import EpochBatches, Frames, class_names_of, collate, read_frames
+from konohana.data.dataset import Frames, collate
+from konohana.data.reading import class_names_of, read_frames
+from konohana.data.sampler import EpochBatches
+from konohana.interrupts import StopRequest
+from konohana.training.engine import train_one_epoch
+from konohana.training.run import Run
+from konohana.training.schedule import Ema
 
 IMG_HW = (64, 96)
 SETTINGS = {
@@ -59,7 +65,7 @@ def train(dataset, folder):
         # Plain descent: AdamW would turn rounding errors of a gradient near 0 into whole steps.
         optimizer = torch.optim.SGD(model.parameters(), lr=SETTINGS['lr'])
         scaler = torch.amp.GradScaler('cpu', enabled=False)
-        run = training.Run(Path(folder) / name, model, training.Ema(model), optimizer, scaler, {}, {})
+        run = Run(Path(folder) / name, model, Ema(model), optimizer, scaler, {}, {})
         # Twelve frames in batches of five: 5, 5 and 2, which two processes cannot halve evenly.
         data = Frames(frames, names, training_transform(IMG_HW))
         loader = DataLoader(data, batch_sampler=EpochBatches(len(data), 5), collate_fn=collate)
@@ -68,9 +74,9 @@ def train(dataset, folder):
         def write(key, value, iteration, losses=losses):
             losses.append((iteration, key, value))
 
-        with training.StopRequest() as stop:
+        with StopRequest() as stop:
             for _ in range(SETTINGS['n_epoch']):
-                training.train_one_epoch(run, loader, device, SETTINGS, stop, write)
+                train_one_epoch(run, loader, device, SETTINGS, stop, write)
         run.save()
         results[name] = (losses, model.state_dict())
     return results

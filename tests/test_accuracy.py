@@ -11,7 +11,7 @@ from test_speed import rows_of
 from benchmarks import accuracy
 from konohana.cast import CLASS_NAMES, IGNORE_CLASS
 from konohana.data.voc import read_split
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 ONE = "peers={'ours': {}}"
 

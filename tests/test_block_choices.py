@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from conftest import IMG_HW, PROJECT, make_weights, untrained_state
 
-from konohana import checkpoint, inference, training
+from konohana import checkpoint, inference
 from konohana.detectors import build, options_of
-from konohana.detectors.konohana import ACTIVATIONS, ATTENTIONS, AconC, CoordinateAttention, Konohana
-from konohana.settings import UserError
+from konohana.detectors.konohana.detector import Konohana
+from konohana.detectors.konohana.network import ACTIVATIONS, ATTENTIONS, AconC, CoordinateAttention
+from konohana.errors import UserError
+from konohana.training.run import Run
+from konohana.training.schedule import Ema, make_optimizer
 
 OLD = {'use_res2block': False}  # what a weights file from before held as options
 
@@ -51,10 +54,10 @@ def test_the_same_seed_gives_the_same_weights_with_the_defaults_named():
 def test_a_run_without_the_choices_in_its_files_goes_on(tmp_path):
     def run(options):
         model = build('konohana', 2, IMG_HW, **options)
-        optimizer = training.make_optimizer(model, 1e-3, 0.05)
+        optimizer = make_optimizer(model, 1e-3, 0.05)
         scaler = torch.amp.GradScaler('cpu', enabled=False)
         description = {'detector': 'konohana', 'options': options, 'class_names': ['a', 'b'], 'img_hw': list(IMG_HW)}
-        return training.Run(tmp_path, model, training.Ema(model), optimizer, scaler, description, {'seed': 0})
+        return Run(tmp_path, model, Ema(model), optimizer, scaler, description, {'seed': 0})
 
     run(OLD).save()
     assert run(options_of('konohana', OLD)).resume().startswith('Resuming')
@@ -121,7 +124,7 @@ def test_acon_starts_as_silu_and_can_be_a_line_and_a_relu():
 
 def test_acons_parameters_do_not_decay():
     model = build('konohana', 3, IMG_HW, activation='acon')
-    decayed = {id(p) for p in training.make_optimizer(model, 1e-3, 0.05).param_groups[0]['params']}
+    decayed = {id(p) for p in make_optimizer(model, 1e-3, 0.05).param_groups[0]['params']}
     parts = [p for layer in model.modules() if isinstance(layer, AconC) for p in layer.parameters()]
     assert parts and not any(id(p) in decayed for p in parts)
 

@@ -9,9 +9,9 @@ import torch
 from conftest import IMG_HW, make_weights
 
 import konohana
-from konohana import checkpoint, detectors, inference
+from konohana import checkpoint, detectors, files, inference
 from konohana.cast import CLASS_NAMES
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -63,13 +63,13 @@ def test_a_place_that_cannot_be_written(tmp_path):
             checkpoint.save({}, path)
         assert str(path) in str(caught.value)
         with pytest.raises(UserError, match='cannot be written'):
-            checkpoint.write_text(path, 'text')
+            files.write_text(path, 'text')
     assert sorted(file.name for file in tmp_path.iterdir() if file.suffix != '.tmp') == ['file', 'folder.pt']
 
 
 def test_write_text(tmp_path):
     for text in ('1\n', '花\n'):
-        checkpoint.write_text(tmp_path / 'iter.txt', text)
+        files.write_text(tmp_path / 'iter.txt', text)
         assert (tmp_path / 'iter.txt').read_text(encoding='utf-8') == text
     assert len(list(tmp_path.iterdir())) == 1
 

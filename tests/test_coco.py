@@ -12,11 +12,13 @@ from torchvision.ops import masks_to_boxes
 
 from konohana import masks
 from konohana.cast import CLASS_NAMES
-from konohana.data import coco, dataset, toy
+from konohana.data import coco, reading
 from konohana.data.augment import ScaleShift, training_transform
-from konohana.data.dataset import Frames, class_names_of, read_frames, unknown_names
-from konohana.data.voc import Frame
-from konohana.settings import UserError
+from konohana.data.dataset import Frames
+from konohana.data.reading import class_names_of, read_frames, unknown_names
+from konohana.data.sample import Sample
+from konohana.errors import UserError
+from konohana.toy import writer
 
 HW = (60, 80)
 CATEGORIES = [{'id': 90, 'name': 'toothbrush'}, {'id': 3, 'name': '柚'}, {'id': 17, 'name': 'cat'}]
@@ -359,7 +361,7 @@ def test_encoding_is_pycocotools_own(kind):
 def toy_coco(tmp_path_factory):
     """Folder of a toy show of 6 + 2 frames with masks."""
     folder = tmp_path_factory.mktemp('coco') / 'toy 花'
-    toy.write_coco(folder, n_train=6, n_val=2, hw=(90, 160), progress=False)
+    writer.write_coco(folder, n_train=6, n_val=2, hw=(90, 160), progress=False)
     return folder
 
 
@@ -367,11 +369,11 @@ def test_toy_show_with_masks(toy_coco, tmp_path, monkeypatch):
     (train, val), problems = read_frames(toy_coco, ['train', 'val'], None, progress=False)
     assert problems == [] and (len(train), len(val)) == (6, 2)
     assert class_names_of(toy_coco, train) == list(CLASS_NAMES)
-    drawn = toy.draw_frame((0, 0, 2), (90, 160))
+    drawn = writer.draw_frame((0, 0, 2), (90, 160))
     target = Frames(train, CLASS_NAMES, with_masks=True)[2][1]
     np.testing.assert_array_equal(target['masks'].numpy().astype(bool), drawn['masks'])
     np.testing.assert_array_equal(target['boxes'].numpy(), drawn['boxes'])
-    monkeypatch.setattr(dataset, 'TOY_FRAMES', {'train': 2, 'val': 1})
+    monkeypatch.setattr(reading, 'TOY_FRAMES', {'train': 2, 'val': 1})
     frames, problems = read_frames(tmp_path / 'toy_show_coco', ['train'], None, progress=False)
     assert problems == [] and len(frames[0]) == 2 and frames[0][0].masks is not None
     assert not (tmp_path / 'toy_show_coco' / 'val').exists()
@@ -427,7 +429,7 @@ def test_masks_are_wanted_but_not_there(tmp_path, toy_dataset):
     with pytest.raises(UserError, match=r'this detector learns masks.*toy_show_coco') as error:
         Frames(frames, CLASS_NAMES, with_masks=True)
     assert '\n' not in str(error.value) and '.jpg' in str(error.value)
-    assert Frame(tmp_path / 'nobody.png').has_masks
+    assert Sample(tmp_path / 'nobody.png').has_masks
 
 
 def test_masks_are_kept_encoded(shared_data):

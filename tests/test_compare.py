@@ -11,9 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from konohana import checkpoint, detectors, profile, training
+from konohana import checkpoint, detectors
 from konohana.cast import CLASS_NAMES
-from konohana.settings import UserError
+from konohana.errors import UserError
+from konohana.evaluation import cost
+from konohana.training.run import Run
+from konohana.training.schedule import Ema, make_optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = "common={'img_hw': (64, 96), 'batch_size': 4, 'num_workers': 0, 'eval_every': 1000, 'skip_bad_files': True}"
@@ -50,13 +53,13 @@ def trained(compare, monkeypatch):
             raise UserError(f'variant {name!r}: it broke.')
         options = detectors.options_of('konohana', settings)
         model = detectors.build('konohana', len(CLASS_NAMES), settings['img_hw'], **options)
-        optimizer = training.make_optimizer(model, 1e-3, 0.05)
+        optimizer = make_optimizer(model, 1e-3, 0.05)
         scaler = torch.amp.GradScaler('cpu', enabled=False)
         description = {'detector': 'konohana', 'options': options}
         description |= {'class_names': list(CLASS_NAMES), 'img_hw': list(settings['img_hw'])}
         folder = Path(settings['log_path']) / settings['run_name']
         order, res2 = {'seed': settings['seed']}, settings['use_res2block']
-        state = training.Run(folder, model, training.Ema(model), optimizer, scaler, description, order, res2)
+        state = Run(folder, model, Ema(model), optimizer, scaler, description, order, res2)
         state.epoch, state.iteration, state.minutes = settings['n_epoch'], 7, 0.5
         state.figures = {'AP': 0.25 * len(names), 'AP50': float('nan')}
         state.save()
@@ -77,7 +80,7 @@ def test_variants_are_trained_once_and_compared(compare, trained, capsys):
     assert [row[:3] for row in rows[2:]] == [['plain 花', '0.250', '–'], ['Res2', '0.500', '–']]
     plain = detectors.build('konohana', len(CLASS_NAMES), (64, 96))
     # As _train.py built it: before batch norms are folded into convolutions.
-    assert rows[2][3] == f'{profile.count_parameters(plain) / 1e6:.2f}' and float(rows[2][4]) > 0
+    assert rows[2][3] == f'{cost.count_parameters(plain) / 1e6:.2f}' and float(rows[2][4]) > 0
     assert all(float(row[5]) > 0 for row in rows[2:]) and rows[2][6:] == ['1.0', '0.5']
     assert table in capsys.readouterr().out
     chart = Image.open(io.BytesIO((compare.out / 'chart.png').read_bytes()))
@@ -153,13 +156,13 @@ def test_macs_are_those_of_the_convolutions():
             return super().forward(images[0][None])
 
     model = Detector(3, 8, 3, padding=1).train()
-    assert profile.count_macs(model, (10, 12)) == 3 * 8 * 9 * 10 * 12 and model.training
+    assert cost.count_macs(model, (10, 12)) == 3 * 8 * 9 * 10 * 12 and model.training
     flagship = detectors.build('konohana', 2, (64, 96))
-    assert profile.count_macs(flagship, (64, 96)) == profile.count_macs(flagship, (64, 96)) > 1e6
+    assert cost.count_macs(flagship, (64, 96)) == cost.count_macs(flagship, (64, 96)) > 1e6
 
 
 def test_timed_models_take_turns():
     calls = []
     models = {name: lambda images, name=name: calls.append(name) for name in 'ab'}
-    times = profile.time_models(models, torch.zeros(3, 4, 4), 2)
-    assert calls == list('ab') * (2 + profile.WARM_UP) and all(len(t) == 2 and min(t) >= 0 for t in times.values())
+    times = cost.time_models(models, torch.zeros(3, 4, 4), 2)
+    assert calls == list('ab') * (2 + cost.WARM_UP) and all(len(t) == 2 and min(t) >= 0 for t in times.values())

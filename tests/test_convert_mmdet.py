@@ -11,7 +11,7 @@ from conftest import PROJECT
 
 import konohana
 from konohana import checkpoint, detectors
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 CLASSES = ('cat', 'a dog', '狐')
 

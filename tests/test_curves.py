@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from konohana import curves, logs
 from konohana.data.augment import Erase, PhotometricTrivialAugment, training_transform
-from konohana.settings import UserError
+from konohana.errors import UserError
+from konohana.training import curves, logs
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,11 +9,15 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from konohana.cast import CLASS_NAMES, IGNORE_CLASS
-from konohana.data import toy, voc
+from konohana.data import reading
 from konohana.data.augment import GREY, ScaleShift, mosaic, training_transform
-from konohana.data.dataset import EpochBatches, Frames, class_names_of, collate, read_frames, report, unknown_names
-from konohana.data.voc import find_split, list_pictures, read_annotation, read_split
-from konohana.settings import UserError
+from konohana.data.dataset import Frames, collate
+from konohana.data.images import list_pictures
+from konohana.data.reading import class_names_of, read_frames, report, unknown_names
+from konohana.data.sampler import EpochBatches
+from konohana.data.voc import find_split, read_annotation, read_split
+from konohana.errors import UserError
+from konohana.toy import writer
 
 HW = (90, 160)
 LAYOUTS = {
@@ -354,7 +358,7 @@ def test_all_problems_are_shown_together(maker, capsys):
 
 def test_a_split_that_is_not_there_is_known_before_any_picture_is_checked(maker, monkeypatch):
     maker.frame('train', 'good')
-    monkeypatch.setattr(voc, 'read_split', lambda *_: pytest.fail('pictures were checked first'))
+    monkeypatch.setattr(reading.voc, 'read_split', lambda *_: pytest.fail('pictures were checked first'))
     with pytest.raises(UserError, match="there is no split 'val'"):
         read_frames(maker.root, ['train', 'val'], None, progress=False)
 
@@ -440,7 +444,7 @@ def test_unknown_names_have_a_line_each(maker):
 
 def test_toy_show_is_drawn_when_it_is_not_there(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(toy, 'write_voc', lambda folder, **counts: calls.append(counts))
+    monkeypatch.setattr(writer, 'write_voc', lambda folder, **counts: calls.append(counts))
     root = tmp_path / 'toy_show'
     Maker(root).frame('val', 'mine')
     read_frames(root, ['val'], None, progress=False)

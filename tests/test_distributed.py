@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from konohana import checkpoint, distributed
-from konohana.data import toy
 from konohana.data.augment import training_transform
-from konohana.data.dataset import EpochBatches, upright
-from konohana.settings import UserError
+from konohana.data.sampler import EpochBatches, upright
+from konohana.errors import UserError
+from konohana.toy import writer
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
@@ -27,7 +27,7 @@ ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'}
 def dataset(tmp_path_factory):
     """Twelve toy frames to learn, two to judge by, small."""
     folder = tmp_path_factory.mktemp('data') / 'a show 花'
-    toy.write_voc(folder, n_train=12, n_val=2, hw=(90, 160))
+    writer.write_voc(folder, n_train=12, n_val=2, hw=(90, 160))
     return folder
 
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import PROJECT
 from PIL import Image
 
-from konohana.data.dataset import class_names_of, read_frames
-from konohana.settings import UserError
+from konohana.data.reading import class_names_of, read_frames
+from konohana.errors import UserError
 
 XML = """<annotation><folder>VOC2007</folder><filename>{name}.jpg</filename>
 <size><width>50</width><height>40</height><depth>3</depth></size><segmented>0</segmented>

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from konohana.detectors import konohana as network
-from konohana.settings import UserError
+from konohana.detectors.konohana import network
+from konohana.detectors.konohana.detector import Konohana
+from konohana.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / 'tools' / 'draw_network.py'
@@ -62,7 +63,7 @@ def count_macs(model, img_hw):
 
 
 def test_the_picture_in_docs_is_of_this_network(script):
-    picture = script.draw(network.Konohana(14, (360, 640)), (360, 640))
+    picture = script.draw(Konohana(14, (360, 640)), (360, 640))
     drawn = (ROOT / 'docs' / 'network.svg').read_text(encoding='utf-8')
     assert picture == drawn, 'run python tools/draw_network.py'
 
@@ -70,10 +71,10 @@ def test_the_picture_in_docs_is_of_this_network(script):
 @pytest.mark.parametrize('use_res2block', [False, True])
 def test_totals_and_every_layer(script, use_res2block):
     hw = (136, 200)
-    model = network.Konohana(5, hw, use_res2block)
+    model = Konohana(5, hw, use_res2block)
     svg = script.draw(model, hw)
     # Other weights, the same picture.
-    assert svg == script.draw(network.Konohana(5, hw, use_res2block), hw)
+    assert svg == script.draw(Konohana(5, hw, use_res2block), hw)
 
     macs, parameters = count_macs(model, hw), sum(p.numel() for p in model.parameters())
     root = ET.fromstring(svg)
@@ -93,7 +94,7 @@ def test_totals_and_every_layer(script, use_res2block):
 
 def test_rows_say_what_the_table_says(script):
     hw = (136, 200)
-    drawn = layers(script.draw(network.Konohana(5, hw), hw))
+    drawn = layers(script.draw(Konohana(5, hw), hw))
     features = iter(network.Backbone().eval()(torch.zeros(1, 3, *hw)))
     before = network.STEM[-1][2]
     for i, (kernel, stride, expanded, channels, squeeze) in enumerate(network.BLOCKS):
@@ -116,7 +117,7 @@ def test_the_picture_follows_the_tables(script, monkeypatch):
     blocks = ((7, 2, 32, 16, True), (3, 2, 48, 24, False), (3, 1, 64, 28, False))
     monkeypatch.setattr(network, 'BLOCKS', blocks)
     monkeypatch.setattr(network, 'TOWER_DEPTH', 3)
-    svg = script.draw(network.Konohana(1, (64, 64)), (64, 64))
+    svg = script.draw(Konohana(1, (64, 64)), (64, 64))
     drawn = layers(svg)
     assert [name for name in drawn if 'blocks' in name] == [f'backbone.blocks.{i}' for i in range(3)]
     assert texts(drawn['backbone.blocks.0']) == ['7 × 7', '32', '16', '2', 'SE', '8 × 8 × 16']
@@ -125,7 +126,7 @@ def test_the_picture_follows_the_tables(script, monkeypatch):
 
 
 def test_sizes_that_the_strides_do_not_divide(script):
-    ET.fromstring(script.draw(network.Konohana(2, (1, 37)), (1, 37)))
+    ET.fromstring(script.draw(Konohana(2, (1, 37)), (1, 37)))
 
 
 def test_runs_from_any_folder(tmp_path):

@@ -5,31 +5,32 @@ import pytest
 import torch
 from PIL import Image
 
-from konohana import drawing
+from konohana import drawing, fonts
 from konohana.cast import CLASS_NAMES, ROMANISED
-from konohana.drawing import class_colour, draw_detections, find_font, heat_map, place_tags, sheet
-from konohana.images import load_image, save_image
-from konohana.settings import UserError
+from konohana.data.images import load_image, save_image
+from konohana.drawing import class_colour, draw_detections, heat_map, place_tags, sheet
+from konohana.errors import UserError
+from konohana.fonts import _faces, _has_glyphs, _load_font, _picture_of, _spellings, _told, find_font, font_files
 
 GREY = np.full((360, 640, 3), 128, np.uint8)
 
 
 # Named here, because tests put other functions in their places.
-CACHED = (find_font, drawing._spellings, drawing._faces, drawing._load_font, drawing._extent)
+CACHED = (find_font, _spellings, _faces, _load_font, drawing._extent)
 CACHED += (drawing._fit, drawing._tag)
 
 
 def forget_fonts():
     for function in CACHED:
         function.cache_clear()
-    drawing._told.clear()
+    _told.clear()
 
 
 @pytest.fixture
 def no_fonts(monkeypatch):
     """A machine without font files: only Pillow's own Latin font is left."""
     monkeypatch.delenv('KONOHANA_FONT', raising=False)
-    monkeypatch.setattr(drawing, 'font_files', lambda: ())
+    monkeypatch.setattr(fonts, 'font_files', lambda: ())
     forget_fonts()
     yield
     forget_fonts()
@@ -191,8 +192,8 @@ def test_without_glyphs_names_are_romanised_and_it_is_said_once(no_fonts, capsys
     [('铃', 'class 2'), ('铃Rin', 'Rin (class 2)'), ('Éva Noël\n', 'Eva Noel'), ('\u200b', ''), ('😀', 'class 2')],
 )
 def test_unknown_names_become_readable_ascii(no_fonts, monkeypatch, name, spelling):
-    real = drawing._has_glyphs
-    monkeypatch.setattr(drawing, '_has_glyphs', lambda font, text: text.isascii() and real(font, text))
+    real = _has_glyphs
+    monkeypatch.setattr(fonts, '_has_glyphs', lambda font, text: text.isascii() and real(font, text))
     d = detections((10, 100, 60, 150), labels=[2])
     assert (draw_detections(GREY, d, ['a', name]) == draw_detections(GREY, d, ['a', spelling])).all()
 
@@ -209,8 +210,8 @@ def test_chinese_is_drawn_where_a_font_has_it(capsys):
     found = find_font('柚莲')
     if found is None:
         pytest.skip('no font on this machine has Chinese characters')
-    font = drawing._load_font(*found, 24)
-    shapes = {drawing._picture_of(font, c) for c in '柚莲\U0010ffff'}
+    font = _load_font(*found, 24)
+    shapes = {_picture_of(font, c) for c in '柚莲\U0010ffff'}
     assert len(shapes) == 3
     d = detections((10, 100, 60, 150))
     chinese = draw_detections(GREY, d, ['柚'])
@@ -221,12 +222,12 @@ def test_chinese_is_drawn_where_a_font_has_it(capsys):
 
 def test_each_name_gets_a_font_that_has_it(no_fonts, monkeypatch):
     """Fonts made up: one file has Latin and Chinese, another Latin and Korean, none has an emoji."""
-    monkeypatch.setattr(drawing, 'font_files', lambda: ('chinese', 'korean'))
-    monkeypatch.setattr(drawing, '_faces', lambda file, script: (0,))
-    monkeypatch.setattr(drawing, '_load_font', lambda file, face, size: file)
+    monkeypatch.setattr(fonts, 'font_files', lambda: ('chinese', 'korean'))
+    monkeypatch.setattr(fonts, '_faces', lambda file, script: (0,))
+    monkeypatch.setattr(fonts, '_load_font', lambda file, face, size: file)
     extra = {'chinese': '柚', 'korean': '유', None: ''}
-    monkeypatch.setattr(drawing, '_has_glyphs', lambda font, text: all(c.isascii() or c in extra[font] for c in text))
-    spellings = drawing._spellings(('柚', '유', 'Yuzu', '😀'), None)
+    monkeypatch.setattr(fonts, '_has_glyphs', lambda font, text: all(c.isascii() or c in extra[font] for c in text))
+    spellings = _spellings(('柚', '유', 'Yuzu', '😀'), None)
     assert spellings == (('柚', 'chinese', 0), ('유', 'korean', 0), ('Yuzu', 'chinese', 0), ('class 4', 'chinese', 0))
 
 
@@ -245,14 +246,14 @@ def test_broken_font_files_of_the_system_are_passed_over(no_fonts, monkeypatch, 
     for name in ('NotoSansCJK-Regular.ttc', 'msyh.ttf', 'Readme.txt'):
         (tmp_path / name).write_bytes(b'\0' * 64)
     monkeypatch.undo()
-    monkeypatch.setattr(drawing, '_font_folders', lambda: [tmp_path, tmp_path / 'none'])
-    drawing.font_files.cache_clear()
+    monkeypatch.setattr(fonts, '_font_folders', lambda: [tmp_path, tmp_path / 'none'])
+    font_files.cache_clear()
     forget_fonts()
     try:
-        assert [file.name for file in drawing.font_files()] == ['NotoSansCJK-Regular.ttc', 'msyh.ttf']
+        assert [file.name for file in font_files()] == ['NotoSansCJK-Regular.ttc', 'msyh.ttf']
         assert find_font('abc') == (None, 0)
     finally:
-        drawing.font_files.cache_clear()
+        font_files.cache_clear()
 
 
 # Panels
@@ -390,7 +391,7 @@ def test_bad_files_are_named_in_one_line(tmp_path):
 
 
 def test_a_huge_claim_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr('konohana.images.MAX_PIXELS', 99)
+    monkeypatch.setattr('konohana.data.images.MAX_PIXELS', 99)
     save_image(tmp_path / 'a.png', np.zeros((10, 10, 3), np.uint8))
     with pytest.raises(UserError, match=r'a\.png: 10 x 10'):
         load_image(tmp_path / 'a.png')

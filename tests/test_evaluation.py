@@ -12,22 +12,16 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from konohana.data.voc import Frame
-from konohana.evaluation import (
-    COCO_NUMBERS,
-    coco_ground_truth,
-    evaluate,
-    finding,
-    format_figures,
-    voc_map,
-    write_results_json,
-)
+from konohana.data.sample import Sample
+from konohana.evaluation.coco_metrics import COCO_NUMBERS, coco_ground_truth, write_results_json
+from konohana.evaluation.summary import evaluate, finding, format_figures
+from konohana.evaluation.voc_metrics import voc_map
 
 NAMES = ['柚', '皋', 'other']
 
 
 def frame(boxes, names, difficult=None, ignored=()):
-    return Frame(
+    return Sample(
         Path(f'{len(boxes)}.jpg'),
         360,
         640,

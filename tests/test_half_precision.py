@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from konohana import detectors, half_precision
+from konohana import detectors
+from konohana.training import half_precision
 
 
 @pytest.mark.parametrize('stride', [1, 2])

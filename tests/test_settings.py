@@ -8,12 +8,14 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from konohana.settings import UserError, override, resolve, run
+from konohana.errors import UserError
+from konohana.settings import override, resolve, run
 
 SCRIPT = '''"""Does things to pictures."""
 from pathlib import Path
 
-from settings import UserError, override, resolve, run
+from konohana.errors import UserError
+from konohana.settings import override, resolve, run
 
 folder = ''  # where the pictures are
 img_hw = (360, 640)  # height and width
@@ -177,7 +179,7 @@ def test_help_shows_variables_with_their_comments(tmp_path, capsys, flag):
     file = tmp_path / 'script.py'
     file.write_text(SCRIPT, encoding='utf-8')
     script_globals = {'__file__': str(file), '__name__': 'script'}
-    exec(compile(SCRIPT.replace('from settings', 'from konohana.settings'), str(file), 'exec'), script_globals)
+    exec(compile(SCRIPT, str(file), 'exec'), script_globals)
     with pytest.raises(SystemExit) as ended:
         override(script_globals, [flag])
     assert ended.value.code == 0
@@ -217,8 +219,7 @@ def start(tmp_path, *arguments):
     file = tmp_path / 'folder of 脚本' / 'script.py'
     file.parent.mkdir()
     file.write_text(SCRIPT, encoding='utf-8')
-    # settings.py alone, because importing the package takes seconds.
-    environment = {'PYTHONPATH': str(PROJECT / 'konohana'), 'PYTHONIOENCODING': 'ascii', 'SYSTEMROOT': 'C:\\Windows'}
+    environment = {'PYTHONPATH': str(PROJECT), 'PYTHONIOENCODING': 'ascii', 'SYSTEMROOT': 'C:\\Windows'}
     return subprocess.run(
         [sys.executable, str(file), *arguments], cwd=tmp_path, env=environment, capture_output=True, encoding='ascii'
     )

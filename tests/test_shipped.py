@@ -7,9 +7,11 @@ from conftest import PROJECT
 
 import konohana
 from konohana.cast import CLASS_NAMES, IGNORE_CLASS
-from konohana.data import toy
-from konohana.data.dataset import Frames, read_frames
-from konohana.evaluation import evaluate, finding, predict_dataset
+from konohana.data.dataset import Frames
+from konohana.data.reading import read_frames
+from konohana.evaluation.predict import predict_dataset
+from konohana.evaluation.summary import evaluate, finding
+from konohana.toy import writer
 
 FILES = ('net.pt', 'net_det3.pt')
 
@@ -35,7 +37,7 @@ def test_they_are_small_and_know_the_cast(name):
 def toy_val(tmp_path_factory):
     """Sixteen full-size frames of the toy show, of a seed that was not trained on."""
     folder = tmp_path_factory.mktemp('shipped') / 'show'
-    toy.write_voc(folder, n_train=0, n_val=16, seed=77, progress=False)
+    writer.write_voc(folder, n_train=0, n_val=16, seed=77, progress=False)
     return folder
 
 

@@ -10,18 +10,10 @@ import torch
 from torchvision.ops import masks_to_boxes
 
 from konohana import detectors
-from konohana.data import toy
 from konohana.detectors import solov2
-from konohana.detectors.solov2 import (
-    GRIDS,
-    SOLOv2,
-    cell_centres,
-    dice_loss,
-    mask_boxes,
-    matrix_nms,
-    shrink_masks,
-)
-from konohana.settings import UserError
+from konohana.detectors.solov2 import GRIDS, SOLOv2, cell_centres, dice_loss, mask_boxes, matrix_nms, shrink_masks
+from konohana.errors import UserError
+from konohana.toy import writer
 
 
 def small(n_classes=2, img_hw=(64, 96), **options):
@@ -349,7 +341,7 @@ def test_what_is_frozen_stays(frozen_stages, norm_eval):
 def test_a_few_frames_are_learned_by_heart(monkeypatch):
     # Coarser grids than the real ones, for the time.
     monkeypatch.setattr(solov2, 'GRIDS', (16, 14, 12, 8, 6))
-    frames = [frame for i in range(6) if len((frame := toy.draw_frame((3, i), (96, 160)))['labels'])][:2]
+    frames = [frame for i in range(6) if len((frame := writer.draw_frame((3, i), (96, 160)))['labels'])][:2]
     names = sorted({name for frame in frames for name in frame['labels']})
     images = [torch.from_numpy(frame['image']).permute(2, 0, 1).float() / 255 for frame in frames]
     targets = [

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from konohana.detectors import build
-from konohana.profile import count_macs, count_parameters
-from konohana.settings import UserError
+from konohana.errors import UserError
+from konohana.evaluation.cost import count_macs, count_parameters
 
 SCRIPT = Path(__file__).resolve().parent.parent / 'benchmarks' / 'speed.py'
 
@@ -54,10 +54,11 @@ def test_several_side_by_side(speed, monkeypatch, capsys):
 def test_weights_files_and_onnxruntime(speed, monkeypatch, capsys, weights_file):
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
-    from konohana import inference, onnx_file
+    from konohana import inference
+    from konohana.onnx import export
 
     model = inference.load(weights_file, 'cpu')
-    onnx_file.export(model, weights_file.with_suffix('.onnx'), 'konohana', {}, torch.rand(3, 64, 96))
+    export.export(model, weights_file.with_suffix('.onnx'), 'konohana', {}, torch.rand(3, 64, 96))
     # A path with a space in it.
     names = [str(weights_file), str(weights_file.with_suffix('.onnx'))]
     run(speed, monkeypatch, f'detector={", ".join(names)}', 'img_hw=(64, 96)', 'onnx=True')

@@ -10,10 +10,11 @@ from torch import nn
 from torchvision import models
 
 import konohana
-from konohana import checkpoint, detectors, evaluation
+from konohana import checkpoint, detectors
 from konohana.detectors import hub, torchvision_detectors
 from konohana.detectors.transform import fit_size
-from konohana.settings import UserError
+from konohana.errors import UserError
+from konohana.evaluation.predict import predict
 
 NAMES = torchvision_detectors.box_detectors()
 # One of each family, the smallest.
@@ -85,7 +86,7 @@ def test_contract(detector):
     network.eval()
     for label in (1, 3):
         favour(network, label)
-        found = evaluation.predict(network, images)
+        found = predict(network, images)
         assert len(found) == 2
         for image, one in zip(images, found, strict=True):
             height, width = image.shape[-2:]
@@ -140,8 +141,8 @@ def test_size_inside_is_img_hw(detector):
     network = make(detector, img_hw=(96, 128)).eval()
     sizes = []
     network.model.backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
-    evaluation.predict(network, [torch.rand(3, 360, 640)])
-    evaluation.predict(network, [torch.rand(3, 640, 360)])
+    predict(network, [torch.rand(3, 360, 640)])
+    predict(network, [torch.rand(3, 640, 360)])
     # Faster R-CNN turns upright with the picture, and pads to multiples of 32.
     assert sizes == [(96, 128), (96, 128) if detector == SSDLITE else (128, 96)]
     for hw, upright in (((360, 640), False), ((640, 360), True)):

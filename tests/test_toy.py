@@ -12,21 +12,21 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from konohana.cast import CLASS_NAMES
-from konohana.data import toy
-from konohana.data.toy_scenes import draw_shot, shoot
+from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.settings import UserError
+from konohana.toy import writer
+from konohana.toy.scenes import draw_shot, shoot
 
 SMALL = (90, 160)
 
 
 @pytest.fixture(scope='module')
 def frames():
-    return [toy.draw_frame((5, i), SMALL) for i in range(80)]
+    return [writer.draw_frame((5, i), SMALL) for i in range(80)]
 
 
 def test_same_seed_same_bytes(frames):
-    again = toy.draw_frame((5, 3), SMALL)
+    again = writer.draw_frame((5, 3), SMALL)
     for key in ('image', 'boxes', 'masks'):
         assert again[key].tobytes() == frames[3][key].tobytes()
     assert again['labels'] == frames[3]['labels']
@@ -35,7 +35,7 @@ def test_same_seed_same_bytes(frames):
 def test_different_seeds_differ(frames):
     assert len({frame['image'].tobytes() for frame in frames}) == len(frames)
     # To a SeedSequence 8 and (8, 0) are the same.
-    assert toy.draw_frame(8, SMALL)['image'].tobytes() != toy.draw_frame((8, 0), SMALL)['image'].tobytes()
+    assert writer.draw_frame(8, SMALL)['image'].tobytes() != writer.draw_frame((8, 0), SMALL)['image'].tobytes()
 
 
 def test_shapes_and_types(frames):
@@ -76,28 +76,28 @@ def test_every_class_and_empty_frames(frames):
 
 @pytest.mark.parametrize('hw', [(32, 200), (200, 48), (97, 131)])
 def test_odd_sizes(hw):
-    frame = toy.draw_frame(2, hw)
+    frame = writer.draw_frame(2, hw)
     assert frame['image'].shape == (*hw, 3) and frame['masks'].shape[1:] == hw
 
 
 @pytest.mark.parametrize('seed', [-1, 1.5, 'x', (1, -2), None])
 def test_bad_seed(seed):
     with pytest.raises(UserError, match='seed'):
-        toy.draw_frame(seed, SMALL)
+        writer.draw_frame(seed, SMALL)
 
 
 def test_bad_size():
     with pytest.raises(UserError, match='too small'):
-        toy.draw_frame(0, (8, 8))
+        writer.draw_frame(0, (8, 8))
 
 
 def test_voc_round_trip(tmp_path):
     folder = tmp_path / '玩具 show'
-    toy.write_voc(folder, n_train=3, n_val=4, seed=1, hw=SMALL)
+    writer.write_voc(folder, n_train=3, n_val=4, seed=1, hw=SMALL)
     ids = (folder / 'sets' / 'val.txt').read_text(encoding='utf-8').split()
     assert len(ids) == 4 and len((folder / 'sets' / 'train.txt').read_text(encoding='utf-8').split()) == 3
     for i, name in enumerate(ids):
-        frame = toy.draw_frame((1, toy.SPLITS['val'], i), SMALL)
+        frame = writer.draw_frame((1, writer.SPLITS['val'], i), SMALL)
         root = ET.parse(folder / 'anns' / f'{name}.xml').getroot()
         assert (root.findtext('size/width'), root.findtext('size/height')) == ('160', '90')
         assert [item.findtext('name') for item in root.iter('object')] == frame['labels']
@@ -109,7 +109,7 @@ def test_voc_round_trip(tmp_path):
 
 
 def test_voc_resumes(tmp_path):
-    toy.write_voc(tmp_path, n_train=0, n_val=3, hw=SMALL)
+    writer.write_voc(tmp_path, n_train=0, n_val=3, hw=SMALL)
     assert not (tmp_path / 'sets' / 'train.txt').exists()
     names = (tmp_path / 'sets' / 'val.txt').read_text(encoding='utf-8').split()
     picture, annotation = tmp_path / 'imgs' / f'{names[1]}.jpg', tmp_path / 'anns' / f'{names[2]}.xml'
@@ -118,14 +118,14 @@ def test_voc_resumes(tmp_path):
     picture.unlink()
     annotation.unlink()
     kept.write_bytes(b'mine')
-    toy.write_voc(tmp_path, n_train=1, n_val=3, hw=SMALL)
+    writer.write_voc(tmp_path, n_train=1, n_val=3, hw=SMALL)
     assert {path: path.read_bytes() for path in before} == before
     assert kept.read_bytes() == b'mine'
     assert len((tmp_path / 'sets' / 'train.txt').read_text(encoding='utf-8').split()) == 1
     assert not list(tmp_path.rglob('*.part'))
 
 
-@pytest.mark.parametrize('write', [toy.write_voc, toy.write_coco])
+@pytest.mark.parametrize('write', [writer.write_voc, writer.write_coco])
 def test_progress(tmp_path, write, monkeypatch):
     """A bar for what is drawn, none when nothing is missing or none is wanted."""
     bars = []
@@ -134,14 +134,14 @@ def test_progress(tmp_path, write, monkeypatch):
         bars.append((total, shown))
         return progress_bar(title, total, shown=False)
 
-    monkeypatch.setattr(toy, 'progress_bar', bar)
+    monkeypatch.setattr(writer, 'progress_bar', bar)
     write(tmp_path / 'a', n_train=0, n_val=2, hw=SMALL)
     write(tmp_path / 'a', n_train=0, n_val=2, hw=SMALL)
     write(tmp_path / 'b', n_train=0, n_val=1, hw=SMALL, progress=False)
     assert bars == [(2, True), (1, False)]
 
 
-@pytest.mark.parametrize('write', [toy.write_voc, toy.write_coco])
+@pytest.mark.parametrize('write', [writer.write_voc, writer.write_coco])
 def test_cannot_be_written(tmp_path, write):
     for path in ('imgs/toy_val_00000.jpg.part', 'val/000001.jpg.part'):
         (tmp_path / path).mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_cannot_be_written(tmp_path, write):
         write(tmp_path, n_train=0, n_val=1, hw=SMALL)
 
 
-@pytest.mark.parametrize('write', [toy.write_voc, toy.write_coco])
+@pytest.mark.parametrize('write', [writer.write_voc, writer.write_coco])
 def test_another_show_in_the_folder(tmp_path, write):
     write(tmp_path, n_train=0, n_val=1, hw=SMALL)
     with pytest.raises(UserError, match='seed 7'):
@@ -161,17 +161,17 @@ def test_another_show_in_the_folder(tmp_path, write):
 def test_folder_is_a_file(tmp_path):
     (tmp_path / 'taken').write_text('', encoding='utf-8')
     with pytest.raises(UserError, match='taken'):
-        toy.write_voc(tmp_path / 'taken', n_train=0, n_val=1, hw=SMALL)
+        writer.write_voc(tmp_path / 'taken', n_train=0, n_val=1, hw=SMALL)
 
 
 def test_coco_masks(tmp_path):
-    toy.write_coco(tmp_path, n_train=0, n_val=4, seed=1, hw=SMALL)
+    writer.write_coco(tmp_path, n_train=0, n_val=4, seed=1, hw=SMALL)
     path = tmp_path / 'annotations' / 'instances_val.json'
     coco = COCO(path)
     assert [c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))] == list(CLASS_NAMES)
     found = 0
     for i in range(4):
-        frame, image = toy.draw_frame((1, toy.SPLITS['val'], i), SMALL), coco.loadImgs(i + 1)[0]
+        frame, image = writer.draw_frame((1, writer.SPLITS['val'], i), SMALL), coco.loadImgs(i + 1)[0]
         assert (tmp_path / 'val' / image['file_name']).is_file() and image['file_name'] == f'{i + 1:06d}.jpg'
         items = coco.loadAnns(coco.getAnnIds(imgIds=i + 1))
         assert [CLASS_NAMES[item['category_id'] - 1] for item in items] == frame['labels']
@@ -182,7 +182,7 @@ def test_coco_masks(tmp_path):
     assert found
     before = path.read_bytes()
     (tmp_path / 'val' / '000002.jpg').unlink()
-    toy.write_coco(tmp_path, n_train=0, n_val=4, seed=1, hw=SMALL)
+    writer.write_coco(tmp_path, n_train=0, n_val=4, seed=1, hw=SMALL)
     assert (tmp_path / 'val' / '000002.jpg').is_file() and path.read_bytes() == before
     json.loads(before)
 
@@ -197,7 +197,7 @@ def probe(path):
 @pytest.mark.parametrize('name', ['集 1.mp4', 'episode.mkv'])
 def test_video(tmp_path, name):
     path = tmp_path / 'new folder' / name
-    annotations = toy.write_video(path, seconds=2.5, fps=10, hw=SMALL, seed=4)
+    annotations = writer.write_video(path, seconds=2.5, fps=10, hw=SMALL, seed=4)
     words = probe(path)
     assert int(re.findall(r'frame=\s*(\d+)', words)[-1]) == 25 == len(annotations)
     assert 'h264' in words and 'yuv420p' in words and '160x90' in words
@@ -223,5 +223,5 @@ def test_video_bad_input(tmp_path, changes, words):
     arguments = {'seconds': 1, 'fps': 5, 'hw': SMALL} | changes
     path = tmp_path / arguments.pop('path', 'a.mp4')
     with pytest.raises(UserError, match=words):
-        toy.write_video(path, **arguments)
+        writer.write_video(path, **arguments)
     assert not list(tmp_path.iterdir())

@@ -11,10 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from konohana import checkpoint, detectors, evaluation, training
-from konohana.data import toy, voc
+from konohana import checkpoint, detectors
+from konohana.data import voc
 from konohana.data.augment import training_transform
-from konohana.data.dataset import EpochBatches, Frames, class_names_of, collate
+from konohana.data.dataset import Frames, collate
+from konohana.data.reading import class_names_of
+from konohana.data.sampler import EpochBatches
+from konohana.evaluation.predict import predict_dataset
+from konohana.evaluation.summary import evaluate
+from konohana.interrupts import StopRequest
+from konohana.toy import writer
+from konohana.training.engine import train_one_epoch, train_step
+from konohana.training.memory import cap_gpu_memory, out_of_memory_explained
+from konohana.training.run import Run, is_finished
+from konohana.training.schedule import Ema, learning_rate, make_optimizer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def dataset(tmp_path_factory):
     """Twelve toy frames to learn, four to judge by, small."""
     folder = tmp_path_factory.mktemp('data') / 'show'
-    toy.write_voc(folder, n_train=12, n_val=4, hw=(90, 160))
+    writer.write_voc(folder, n_train=12, n_val=4, hw=(90, 160))
     return folder
 
 
@@ -145,7 +155,7 @@ def test_res2_has_files_of_its_own_and_starts_from_plain_weights(dataset, tmp_pa
 def test_another_class_list_makes_only_the_class_layer_anew(dataset, tmp_path, capsys):
     assert train(dataset, tmp_path / 'a', 'n_epoch=1').returncode == 0
     fewer = tmp_path / 'fewer'
-    toy.write_voc(fewer, n_train=12, n_val=4, hw=(90, 160))
+    writer.write_voc(fewer, n_train=12, n_val=4, hw=(90, 160))
     for xml in (fewer / 'anns').glob('*.xml'):
         text = xml.read_text(encoding='utf-8')
         for name in checkpoint.load(tmp_path / 'a' / 'net.pt')['class_names']:
@@ -183,7 +193,7 @@ def test_resuming_with_other_classes_is_one_line(dataset, tmp_path):
 
 def test_eight_frames_are_learned_by_heart(tmp_path):
     """The whole chain can learn: from nothing, AP50 on the frames it saw soon is above 0.95."""
-    toy.write_voc(tmp_path, n_train=8, n_val=0, hw=(180, 320), seed=1)
+    writer.write_voc(tmp_path, n_train=8, n_val=0, hw=(180, 320), seed=1)
     frames, problems = voc.read_split(tmp_path, 'train', progress=False)
     assert not problems
     names = class_names_of(tmp_path, frames)
@@ -192,24 +202,22 @@ def test_eight_frames_are_learned_by_heart(tmp_path):
     data = Frames(frames, names, training_transform(hw, flip=0, scale=(1.0, 1.0), colour=0.0))
     loader = torch.utils.data.DataLoader(data, batch_sampler=EpochBatches(8, 8), collate_fn=collate)
     model = detectors.build('konohana', len(names), hw).to(memory_format=torch.channels_last)
-    ema = training.Ema(model, decay=0.8)
-    optimizer = training.make_optimizer(model, 4e-3, 0.0)
+    ema = Ema(model, decay=0.8)
+    optimizer = make_optimizer(model, 4e-3, 0.0)
     scaler = torch.amp.GradScaler('cpu', enabled=False)
-    run = training.Run(tmp_path / 'run', model, ema, optimizer, scaler, {}, {})
+    run = Run(tmp_path / 'run', model, ema, optimizer, scaler, {}, {})
     settings = {
         **{'lr': 4e-3, 'n_epoch': 140, 'warmup_epochs': 5.0, 'accumulate': 1, 'clip_norm': 10.0, 'amp': False},
         'max_minutes': 0.0,
         **{'save_minutes': 99.0, 'progress': False},
     }
     first = last = None
-    with training.StopRequest() as stop:
+    with StopRequest() as stop:
         for _ in range(settings['n_epoch']):
-            last, _ = training.train_one_epoch(run, loader, torch.device('cpu'), settings, stop, lambda *_: None)
+            last, _ = train_one_epoch(run, loader, torch.device('cpu'), settings, stop, lambda *_: None)
             first = first or last
     assert last['loss'] < first['loss'] / 3
-    figures = evaluation.evaluate(
-        frames, evaluation.predict_dataset(ema.model, Frames(frames, names), progress=False), names
-    )
+    figures = evaluate(frames, predict_dataset(ema.model, Frames(frames, names), progress=False), names)
     assert figures['AP50'] > 0.95, figures
 
 
@@ -229,25 +237,25 @@ def test_accumulating_two_halves_is_one_batch():
         def forward(self, images, targets):
             return {'loss': self.inner(torch.stack(images)).mean()}
 
-    run = training.Run('.', Wrapped(), training.Ema(Wrapped()), optimizer, scaler, {}, {})
+    run = Run('.', Wrapped(), Ema(Wrapped()), optimizer, scaler, {}, {})
     images = [torch.tensor([255, 0, 0], dtype=torch.uint8), torch.tensor([0, 255, 0], dtype=torch.uint8)]
     settings = {'accumulate': 2, 'clip_norm': 1e9, 'amp': False}
-    training.train_step(run, images[:1], [{}], torch.device('cpu'), settings, last=False)
+    train_step(run, images[:1], [{}], torch.device('cpu'), settings, last=False)
     assert torch.equal(model.weight, before)
     run.batches_done = 1
-    training.train_step(run, images[1:], [{}], torch.device('cpu'), settings, last=False)
+    train_step(run, images[1:], [{}], torch.device('cpu'), settings, last=False)
     torch.testing.assert_close(model.weight, before - 0.1 * torch.tensor([[0.5, 0.5, 0.0]]))
 
 
 def test_learning_rate_warms_up_and_falls_to_a_hundredth():
-    rates = [training.learning_rate(1.0, e, 10, 2.0) for e in (0, 1, 2, 6, 10)]
+    rates = [learning_rate(1.0, e, 10, 2.0) for e in (0, 1, 2, 6, 10)]
     assert rates[0] < 0.01 and rates[1] == 0.5 and rates[2] == 1.0 and 0.4 < rates[3] < 0.6
     assert math.isclose(rates[4], 0.01)
 
 
 def test_ema_follows_at_first_and_lags_later():
     model = torch.nn.BatchNorm1d(2)
-    ema = training.Ema(model, decay=0.9)
+    ema = Ema(model, decay=0.9)
     with torch.no_grad():
         model.weight.fill_(3.0)
     model.num_batches_tracked.fill_(7)
@@ -262,24 +270,24 @@ def test_ema_follows_at_first_and_lags_later():
 
 
 def test_memory_cap_needs_room_for_cuda_itself():
-    training.cap_gpu_memory(torch.device('cpu'), 3.0)
-    from konohana.settings import UserError
+    cap_gpu_memory(torch.device('cpu'), 3.0)
+    from konohana.errors import UserError
 
     with pytest.raises(UserError, match='vram_limit_gib'):
-        training.cap_gpu_memory(torch.device('cuda'), 0.3)
+        cap_gpu_memory(torch.device('cuda'), 0.3)
 
 
 def test_out_of_gpu_memory_is_one_line_with_numbers_and_variables(monkeypatch):
     from types import SimpleNamespace
 
-    from konohana.settings import UserError
+    from konohana.errors import UserError
 
     monkeypatch.setattr(torch.cuda, 'max_memory_reserved', lambda _: 2.4 * 2**30)
     monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda _: SimpleNamespace(total_memory=8 * 2**30))
     settings = {'batch_size': 64, 'img_hw': (360, 640), 'vram_limit_gib': 3.0}
     with (
         pytest.raises(UserError, match=r'batch_size=64 .*3.0 GiB .*held 2.90.*8.0.*accumulate') as caught,
-        training.out_of_memory_explained(torch.device('cuda'), settings),
+        out_of_memory_explained(torch.device('cuda'), settings),
     ):
         raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
     assert '\n' not in str(caught.value)
@@ -311,7 +319,7 @@ def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch
         def __iter__(self):
             return batches()
 
-    monkeypatch.setattr(training.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
     settings = {
         **{'lr': 1.0, 'n_epoch': 1, 'max_minutes': 1.0, 'warmup_epochs': 0.5, 'accumulate': 1, 'clip_norm': 1e9},
         **{'amp': False, 'save_minutes': 99.0, 'progress': False},
@@ -323,8 +331,8 @@ def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         scaler = torch.amp.GradScaler('cpu', enabled=False)
         description = {'detector': 'none', 'options': {}, 'class_names': []}
-        monkeypatch.setattr(training.detectors, 'options_of', lambda _, options: options)
-        return training.Run(tmp_path, model, training.Ema(model), optimizer, scaler, description, {})
+        monkeypatch.setattr(detectors, 'options_of', lambda _, options: options)
+        return Run(tmp_path, model, Ema(model), optimizer, scaler, description, {})
 
     def write(name, value, _):
         if name == 'train/learning_rate':
@@ -333,7 +341,7 @@ def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch
     run = begin()
     while not run.finished(settings):
         stop = SimpleNamespace(requested=False)
-        training.train_one_epoch(run, Loader(), torch.device('cpu'), settings, stop, write)
+        train_one_epoch(run, Loader(), torch.device('cpu'), settings, stop, write)
         epochs.append(run.epoch)
         run.save()
         clock[0] += 5000  # evaluation, or the night: it is not counted
@@ -343,4 +351,4 @@ def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch
     assert rates[:3] == [0.001, 0.5, max(rates)] and rates[2:] == sorted(rates[2:], reverse=True)
     expected = [0.01 + 0.99 * (1 + math.cos(math.pi * part)) / 2 for part in (0.2, 0.9)]
     assert math.isclose(rates[2], expected[0], rel_tol=1e-5) and math.isclose(rates[9], expected[1], rel_tol=1e-5)
-    assert training.is_finished({}, settings) is False and '1.0 of 1 minutes, epoch 2' in run.position(settings)
+    assert is_finished({}, settings) is False and '1.0 of 1 minutes, epoch 2' in run.position(settings)

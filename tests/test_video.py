@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-import konohana.video
 from konohana.drawing import class_colour
-from konohana.settings import UserError
-from konohana.video import FrameReader, annotate_video, probe
+from konohana.errors import UserError
+from konohana.video import annotate as engine
+from konohana.video.annotate import FrameReader, annotate_video, probe
 
 ROOT = Path(__file__).resolve().parent.parent
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -302,7 +302,7 @@ def test_variable_rate_stays_in_step(tmp_path):
 
 
 def test_rates():
-    rate = konohana.video._constant_rate
+    rate = engine._constant_rate
     assert rate(Fraction(24000, 1001), 23.98) == Fraction(24000, 1001)
     assert rate(Fraction(50), 25.0) == 25  # fields of interlaced video
     assert rate(Fraction(120000, 1001), 25.3) == Fraction(30000, 1001)  # 24 and 30 mixed
@@ -454,8 +454,8 @@ def test_bad_outputs_and_values(clip, tmp_path):
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='no /dev/full on this system')
 def test_full_disk(clip, tmp_path, monkeypatch):
-    real = konohana.video.VideoWriter
-    monkeypatch.setattr(konohana.video, 'VideoWriter', lambda path, info, crf: real('/dev/full', info, crf))
+    real = engine.VideoWriter
+    monkeypatch.setattr(engine, 'VideoWriter', lambda path, info, crf: real('/dev/full', info, crf))
     with pytest.raises(UserError, match='No space left'):
         annotate(clip, tmp_path / 'out.mkv')
     nothing_left(tmp_path, 'clip.mp4')
@@ -486,7 +486,7 @@ def test_failed_drawing_does_not_hang(clip, tmp_path, monkeypatch):
     def broken(*arguments):
         raise RuntimeError('cannot draw')
 
-    monkeypatch.setattr(konohana.video, 'draw_detections', broken)
+    monkeypatch.setattr(engine, 'draw_detections', broken)
     with pytest.raises(RuntimeError, match='cannot draw'):
         annotate(clip, tmp_path / 'out.mkv')
     nothing_left(tmp_path, 'clip.mp4')
@@ -496,7 +496,7 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
     """Frames do not pile up, neither before a slow model nor before slow drawing."""
     path = make(tmp_path / 'in.mkv', *source('64x48', seconds=2), *X264)
     read, shown, drawn = [], [], []
-    real_read, real_draw = FrameReader.read, konohana.video.draw_detections
+    real_read, real_draw = FrameReader.read, engine.draw_detections
 
     def count_read(self):
         read.append(1)
@@ -515,7 +515,7 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
         return one_box(images)
 
     monkeypatch.setattr(FrameReader, 'read', count_read)
-    monkeypatch.setattr(konohana.video, 'draw_detections', slow_draw)
+    monkeypatch.setattr(engine, 'draw_detections', slow_draw)
     assert annotate(path, tmp_path / 'out.mkv', model, batch_size=2)['frames'] == 50
 
 

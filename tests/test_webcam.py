@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from konohana import camera, window
-from konohana.camera import annotate_camera, camera_number
-from konohana.settings import UserError
-from konohana.video import annotate_video
+from konohana.errors import UserError
+from konohana.video import camera, window
+from konohana.video.annotate import annotate_video
+from konohana.video.camera import annotate_camera, camera_number
 
 
 class FakeCapture:

@@ -17,11 +17,12 @@ from torchvision.ops import box_iou
 
 from konohana import checkpoint, inference
 from konohana.cast import CLASS_NAMES
-from konohana.data.toy import draw_frame
 from konohana.detectors import build, hub, yolof
 from konohana.detectors.backbones import make_backbone
+from konohana.detectors.fusing import fuse_batch_norms
 from konohana.detectors.yolof import ANCHORS, MATCHED, YOLOF, uniform_matching, yolof_losses
-from konohana.settings import UserError
+from konohana.errors import UserError
+from konohana.toy.writer import draw_frame
 
 SMALL = 'mobilenet_v3_small'
 HW = (96, 160)
@@ -416,7 +417,7 @@ def test_timms_networks_train(monkeypatch):
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
     with torch.inference_mode():
         expected = model.eval().raw_outputs(torch.ones(1, 3, *HW))
-        found = inference.fuse_batch_norms(copy.deepcopy(model)).raw_outputs(torch.ones(1, 3, *HW))
+        found = fuse_batch_norms(copy.deepcopy(model)).raw_outputs(torch.ones(1, 3, *HW))
     torch.testing.assert_close(found['cls'], expected['cls'], rtol=1e-3, atol=1e-3)
 
 

@@ -18,11 +18,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import _train
-from konohana import checkpoint, curves, inference, profile, training
-from konohana.data.dataset import read_frames
-from konohana.drawing import find_font
-from konohana.images import load_image
-from konohana.settings import UserError, override, require, resolve, run
+from konohana import checkpoint, files, inference
+from konohana.data.images import load_image
+from konohana.data.reading import read_frames
+from konohana.detectors.fusing import fuse_batch_norms
+from konohana.errors import UserError
+from konohana.evaluation import cost
+from konohana.fonts import find_font
+from konohana.interrupts import StopRequest
+from konohana.settings import override, require, resolve, run
+from konohana.training import curves
+from konohana.training.run import is_finished
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -91,7 +97,7 @@ def check_begun(folder, settings):
                 'delete that folder, or write to another one (compare_out, or accuracy_out of accuracy.py).'
             )
     else:
-        checkpoint.write_bytes(file, json.dumps(settings, ensure_ascii=False, indent=1).encode())
+        files.write_bytes(file, json.dumps(settings, ensure_ascii=False, indent=1).encode())
 
 
 def state_of(folder, settings):
@@ -108,7 +114,7 @@ def train(name, settings):
         KeyboardInterrupt: it was stopped.
     """
     changed = [f'{key}={value}' for key, value in settings.items() if value != getattr(_train, key)]
-    with training.StopRequest() as stop:
+    with StopRequest() as stop:
         # A Ctrl-C in a terminal goes to both: _train.py saves, and here it is remembered until that is done.
         status = subprocess.Popen([sys.executable, str(ROOT / '_train.py'), *changed], stdin=subprocess.DEVNULL).wait()
     if stop.requested or status == 130:
@@ -138,13 +144,13 @@ def measure(rows, settings):
         own = settings[name]
         file = resolve(ROOT / '_train.py', compare_out) / name / inference.weights_name(own['use_res2block'])
         models[name] = inference.load(file, device, fuse=False)
-        rows[name]['M parameters'] = profile.count_parameters(models[name]) / 1e6
-        rows[name]['GMAC'] = profile.count_macs(models[name], own['img_hw']) / 1e9
-        inference.fuse_batch_norms(models[name])
+        rows[name]['M parameters'] = cost.count_parameters(models[name]) / 1e6
+        rows[name]['GMAC'] = cost.count_macs(models[name], own['img_hw']) / 1e9
+        fuse_batch_norms(models[name])
     own = settings[next(iter(rows))]
     (frames,), _ = read_frames(own['konohana_dataset_path'], [own['val_split']], own['ignore_class'], progress)
     picture = torch.from_numpy(load_image(frames[len(frames) // 2].path)).permute(2, 0, 1).float() / 255
-    times = profile.time_models(models, picture.to(inference.pick_device(device)), n_runs)
+    times = cost.time_models(models, picture.to(inference.pick_device(device)), n_runs)
     for name, seconds in times.items():
         rows[name]['ms a picture'] = statistics.median(seconds) * 1e3
 
@@ -225,7 +231,7 @@ def main():
     rows, failed = {}, {}
     for i, (name, own) in enumerate(settings.items(), start=1):
         state = state_of(out / name, own)
-        if not training.is_finished(state, own):
+        if not is_finished(state, own):
             print(f'[{i}/{len(settings)}] {name}')
             try:
                 train(name, own)
@@ -234,15 +240,15 @@ def main():
                 failed[name] = error
                 continue
             state = state_of(out / name, own)
-        if not training.is_finished(state, own):
+        if not is_finished(state, own):
             raise KeyboardInterrupt  # _train.py alone was stopped
         rows[name] = result_of(out / name, state)
-        checkpoint.write_bytes(out / 'table.md', table(rows, failed).encode())
+        files.write_bytes(out / 'table.md', table(rows, failed).encode())
     if rows:
         measure(rows, settings)
-        checkpoint.write_bytes(out / 'table.md', table(rows, failed).encode())
+        files.write_bytes(out / 'table.md', table(rows, failed).encode())
         print(table(rows, failed))
-        checkpoint.write_bytes(out / 'chart.png', chart(rows))
+        files.write_bytes(out / 'chart.png', chart(rows))
         print(f'Table and chart: {out / "table.md"}, {out / "chart.png"}')
     if failed:
         raise UserError(f'Not trained: {", ".join(failed)}. Mend what is said above and run this again.')

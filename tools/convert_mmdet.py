@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from konohana import checkpoint, detectors
-from konohana.settings import UserError, override, resolve, run
+from konohana.errors import UserError
+from konohana.settings import override, resolve, run
 
 weights_in = ''  # MMDetection's file (.pth)
 weights_out = ''  # weights file to write (.pt)

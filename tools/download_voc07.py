@@ -22,8 +22,9 @@ from pathlib import Path, PurePosixPath
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana.data import voc
+from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.settings import UserError, override, require, resolve, run
+from konohana.settings import override, require, resolve, run
 
 folder = 'voc2007'  # where archives and pictures go; a relative path starts at the repository's root
 trainval_url = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtrainval_06-Nov-2007.tar'  # any mirror of it will do

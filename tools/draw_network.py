@@ -15,8 +15,10 @@ from torchvision.ops.misc import SqueezeExcitation
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.detectors.konohana import FEATURES, CoordinateAttention, Konohana, Res2Depthwise
-from konohana.settings import UserError, override, resolve, run
+from konohana.detectors.konohana.detector import Konohana
+from konohana.detectors.konohana.network import FEATURES, CoordinateAttention, Res2Depthwise
+from konohana.errors import UserError
+from konohana.settings import override, resolve, run
 
 svg_out = 'docs/network.svg'  # file to write; a relative path starts at the repository's root
 img_hw = (360, 640)  # height and width of the frame that is sent through the network

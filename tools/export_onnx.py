@@ -1,7 +1,7 @@
 """Write a trained detector as an ONNX file, for other programs and runtimes: python tools/export_onnx.py weights=net.pt
 
 The file is then run in onnxruntime on pictures, and its results are compared with PyTorch's. _test.py and
-_test_with_video.py take it as `weights`. What goes in and out is told at the top of konohana/onnx_file.py.
+_test_with_video.py take it as `weights`. What goes in and out is told at the top of konohana/export.py.
 
 Needs: pip install onnx onnxruntime
 """
@@ -14,13 +14,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import konohana
-from konohana import checkpoint, onnx_file
-from konohana.data.toy import draw_frame
-from konohana.data.voc import list_pictures
-from konohana.evaluation import predict
-from konohana.images import load_image
-from konohana.inference import from_checkpoint, fuse_batch_norms
-from konohana.settings import UserError, override, require, resolve, run
+from konohana import checkpoint
+from konohana.data.images import list_pictures, load_image
+from konohana.detectors.fusing import fuse_batch_norms
+from konohana.errors import UserError
+from konohana.evaluation.predict import predict
+from konohana.inference import from_checkpoint
+from konohana.onnx import export, runtime
+from konohana.settings import override, require, resolve, run
+from konohana.toy.writer import draw_frame
 
 detector = ''  # which network it must be; '' takes what the weights are of
 weights = ''  # weights file; '' takes net.pt of your training, else weights/net.pt
@@ -53,7 +55,7 @@ def compare(model, exported, images):
             print(f'{name}: the largest difference is {largest:.2g}, of values up to {float(values.abs().max()):.3g}')
     # One by one: in a batch the padding, which the network sees, depends on the largest picture.
     expected, found = ([predict(network, [image])[0] for image in images] for network in (model, exported))
-    results = [onnx_file.differences(a, b) for a, b in zip(expected, found, strict=True)]
+    results = [runtime.differences(a, b) for a, b in zip(expected, found, strict=True)]
     box, score, mask = (max(result[key] for result in results) for key in ('box', 'score', 'mask'))
     masks = f', of a mask {mask:.2%} of its pixels' if 'masks' in expected[0] else ''
     count, unmatched = sum(len(a['boxes']) for a in expected), sum(result['unmatched'] for result in results)
@@ -73,9 +75,9 @@ def main():
     target = resolve(root, onnx_out or Path(path).with_suffix('.onnx').name)
     images = pictures(root)
     model = fuse_batch_norms(from_checkpoint(content, path).eval().requires_grad_(False))
-    onnx_file.export(model, target, content['detector'], content.get('options', {}), images[0], post_processing)
+    export.export(model, target, content['detector'], content.get('options', {}), images[0], post_processing)
     print(f'Written: {target} ({target.stat().st_size / 2**20:.1f} MiB, {len(model.class_names)} names)')
-    compare(model, onnx_file.load(target, 'cpu'), images)
+    compare(model, runtime.load(target, 'cpu'), images)
 
 
 if __name__ == '__main__':

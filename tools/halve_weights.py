@@ -10,7 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import checkpoint
-from konohana.settings import UserError, override, resolve, run
+from konohana.errors import UserError
+from konohana.settings import override, resolve, run
 
 weights_in = 'net.pt'  # weights file to read
 weights_out = 'net_half.pt'  # weights file to write

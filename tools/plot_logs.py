@@ -11,8 +11,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana import checkpoint, curves
-from konohana.settings import UserError, override, require, resolve, run
+from konohana import files
+from konohana.errors import UserError
+from konohana.settings import override, require, resolve, run
+from konohana.training import curves
 
 runs = []  # folders with event files, several or one; [] takes every run in logs
 keys = []  # what to draw, a panel each, like ['train/*', 'val/AP']; [] takes train/loss, val/AP50 and val/AP
@@ -56,7 +58,7 @@ def main():
         # A legend is drawn for several curves; of a single run its name still says which it is.
         (name,) = names.values()
         panels = {f'{key} ({name})': value for key, value in panels.items()}
-    checkpoint.write_bytes(target, curves.draw(panels, against, ending))
+    files.write_bytes(target, curves.draw(panels, against, ending))
     print(f'{len(panels)} panels of {len(scalars)} runs: {target}')
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from konohana import masks
-from konohana.data.voc import Frame, along, clipped
-from konohana.images import load_image
+from konohana.data.images import load_image
+from konohana.data.sample import Sample, along, clipped
+from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.settings import UserError
 
 
 def is_coco(root):
@@ -124,13 +124,13 @@ def read_object(annotation, hw):
 
 
 def _read_frame(path, image, picture, annotations, names, ignore_class):
-    """(Frame, problems) of one picture, which is decoded once to know that it can be.
+    """(Sample, problems) of one picture, which is decoded once to know that it can be.
 
     Args:
         path: the JSON file. image: its row of `images`. picture: where the picture should be.
         annotations: the rows of `annotations` that belong to it. names: dict of category id -> name.
     """
-    frame, problems = Frame(picture, image_id=image['id']), []
+    frame, problems = Sample(picture, image_id=image['id']), []
     try:
         frame.height, frame.width = load_image(picture).shape[:2]
     except UserError as error:
@@ -217,7 +217,7 @@ def read_split(root, split, ignore_class=None, progress=True):
             counted for their own class.
 
     Returns:
-        (list of `voc.Frame` in the file's order, list of problems). A frame with a problem is not in the first list.
+        (list of `Sample` in the file's order, list of problems). A frame with a problem is not in the first list.
 
     Raises:
         UserError: no such split, or a file that cannot be used at all: no JSON, no COCO, faulty categories, no picture.

@@ -16,7 +16,7 @@ import torch
 from torchvision import tv_tensors
 
 from konohana import masks
-from konohana.images import load_image
+from konohana.data.images import load_image
 from konohana.progress import progress_bar
 
 SMALLEST = 24  # pixels: a character with a shorter side is not cut out
@@ -86,7 +86,7 @@ def _alone(boxes, i):
 
 
 def cut_out(frame):
-    """A `voc.Frame` -> list of `CutOut`: its characters that can be pasted elsewhere."""
+    """A `Sample` -> list of `CutOut`: its characters that can be pasted elsewhere."""
     found, image = [], None
     taken = np.concatenate([frame.boxes, frame.ignored])
     for i, (box, name) in enumerate(zip(frame.boxes, frame.names, strict=True)):
@@ -116,7 +116,7 @@ class Paste:
     """Paste up to two characters into a frame, with probability `p`; names with few cut-outs come more often.
 
     Args:
-        frames: list of `voc.Frame` to cut out of; takes some 20 ms for a character without a mask. class_names: list.
+        frames: list of `Sample` to cut out of; takes some 20 ms for a character without a mask. class_names: list.
         p: probability, 0 to 1. progress: show a progress bar.
 
     `paste(image, target)` -> the same, see `augment`: before all other augmentation. `cut_outs` is what there is.

@@ -8,7 +8,6 @@ train/  val/ (or valid/ or test/)                            (pictures and XML s
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
@@ -16,58 +15,15 @@ import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
 
-from konohana.images import load_image
+from konohana.data.images import PICTURE_ENDINGS, list_pictures, load_image
+from konohana.data.sample import Sample, along, clipped
+from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.settings import UserError
-
-PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
 
 # (folder of pictures, folder of annotations, folder of <split>.txt)
 LISTED_LAYOUTS = (('imgs', 'anns', 'sets'), ('JPEGImages', 'Annotations', 'ImageSets/Main'))
 
 SAME_SPLIT = {'val': ('val', 'valid', 'test'), 'valid': ('valid', 'val', 'test')}
-
-# Labelling tools disagree on whether the first pixel is 0 or 1: so far outside, a box is clipped without a word.
-EDGE_TOLERANCE = 2.0
-
-
-@dataclass
-class Frame:
-    """One picture and its labels. Boxes are float32 n x 4, x1, y1, x2, y2 in pixels (x2, y2 exclusive).
-
-    What Pascal VOC does not know comes from COCO files, see coco.py: `masks` has a compressed RLE (masks.py) for each
-    box, or None where an object has none; `ignored_names` the only name for which a region is not counted, or None for
-    all; `ignored_masks` the region's own shape, or None for its whole box.
-    """
-
-    path: Path
-    height: int = 0
-    width: int = 0
-    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
-    names: list = field(default_factory=list)
-    difficult: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    ignored: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))  # regions not to be counted
-    masks: list | None = None
-    ignored_names: list | None = None
-    ignored_masks: list | None = None
-    image_id: int | str | None = None  # as the data set counts its pictures
-    categories: dict | None = None  # name -> id of all classes of the data set, in its order
-
-    @property
-    def has_masks(self):
-        """Whether every object has a mask (a frame without objects lacks none)."""
-        return len(self.boxes) == 0 or (self.masks is not None and all(mask is not None for mask in self.masks))
-
-
-def list_pictures(folder):
-    """The pictures directly in `folder`, sorted by name; UserError when the folder is missing or holds none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f'{folder}: there is no such folder.')
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
-    if not paths:
-        raise UserError(f'{folder}: no pictures there (looked for {" ".join(PICTURE_ENDINGS)}).')
-    return paths
 
 
 def find_split(root, split):
@@ -138,12 +94,12 @@ def read_annotation(path, ignore_class=None):
         ignore_class: name of boxes that mark regions not to be counted.
 
     Returns:
-        (Frame without its picture's path; height and width are 0 where the file does not say, list of problems).
+        (Sample without its picture's path; height and width are 0 where the file does not say, list of problems).
 
     Problems are one line each, naming the file: XML that does not parse, entities (bombs and external ones are refused
     by defusedxml), objects without name or box, boxes that are inverted, empty, not numbers or outside the picture.
     """
-    frame, problems = Frame(path), []
+    frame, problems = Sample(path), []
     try:
         root = defusedxml.ElementTree.parse(path).getroot()
     except FileNotFoundError:
@@ -200,22 +156,8 @@ def read_annotation(path, ignore_class=None):
     return frame, problems
 
 
-def along(low, high, side):
-    """Whether low..high (from 1, inclusive) lies within 1..side, give or take; a side of 0 is not known."""
-    side = side or math.inf
-    return low >= 1 - EDGE_TOLERANCE and high <= side + EDGE_TOLERANCE and high > 0 and low - 1 < side
-
-
-def clipped(boxes, frame):
-    """List of boxes -> float32 n x 4, cut at the picture's edges (as far as its size is known)."""
-    boxes = np.array(boxes, np.float32).reshape(-1, 4).clip(min=0)
-    if frame.width and frame.height:
-        boxes = np.minimum(boxes, np.array([frame.width, frame.height] * 2, np.float32))
-    return boxes
-
-
 def _read_frame(pair, ignore_class):
-    """(picture, XML) -> (Frame, problems), with the picture decoded once to know that it can be."""
+    """(picture, XML) -> (Sample, problems), with the picture decoded once to know that it can be."""
     picture, xml = pair
     frame, problems = read_annotation(xml, ignore_class)
     frame.path = picture
@@ -242,7 +184,7 @@ def read_split(root, split, ignore_class=None, progress=True):
     """Read all annotations of a split and check every picture.
 
     Returns:
-        (list of `Frame`, list of problems). A frame with a problem is not in the first list.
+        (list of `Sample`, list of problems). A frame with a problem is not in the first list.
 
     Raises:
         UserError: see `find_split`.

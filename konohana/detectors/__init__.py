@@ -10,12 +10,12 @@ import functools
 import importlib
 import inspect
 
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 # Name -> (module of this package, class or function there), imported when it is asked for. The arguments are
 # (n_classes, img_hw, **options). torchvision's detectors are known by torchvision's own names, see `names`.
 DETECTORS = {
-    'konohana': ('konohana', 'Konohana'),
+    'konohana': ('konohana.detector', 'Konohana'),
     'yolof': ('yolof', 'YOLOF'),
     'solov2_light_r18': ('solov2', 'solov2_light_r18'),
     'solov2_light_r34': ('solov2', 'solov2_light_r34'),

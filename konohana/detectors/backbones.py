@@ -21,7 +21,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from konohana.detectors import hub
 from konohana.detectors.transform import FrameTransform
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE = '_caffe'  # at the end of a ResNet's name

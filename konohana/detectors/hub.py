@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 TIMEOUT = 30  # seconds without an answer after which the network counts as absent
 

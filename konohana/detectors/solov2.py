@@ -23,9 +23,9 @@ from torchvision.ops import FeaturePyramidNetwork, sigmoid_focal_loss
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from konohana import distributed
+from konohana.boxes import points_in_boxes
 from konohana.detectors.backbones import make_backbone
-from konohana.losses import points_in_boxes
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 GRIDS = (40, 36, 24, 16, 12)  # cells a side
 LEAST_AREAS = (8, 8, 16, 32, 32)  # a mask of a grid must have more pixels than this, at stride 4

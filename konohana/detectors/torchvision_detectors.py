@@ -15,7 +15,7 @@ from torchvision.models import detection
 from konohana import checkpoint
 from konohana.detectors import hub
 from konohana.detectors.transform import FrameTransform
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 # ImageNet weights of the backbones that torchvision's detectors have, found by what is in their names.
 BACKBONE_WEIGHTS = {

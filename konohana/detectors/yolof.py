@@ -23,9 +23,9 @@ from torchvision.ops import (
 )
 
 from konohana import distributed
+from konohana.boxes import points_in_boxes
 from konohana.detectors.backbones import make_backbone
-from konohana.losses import points_in_boxes
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 STRIDE = 32  # of the one map
 ANCHORS = (32, 64, 128, 256, 512)  # sides in pixels; all are centred on a cell's top left corner

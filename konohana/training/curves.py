@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from konohana import checkpoint
+from konohana import files
 from konohana.cast import ROMANISED
-from konohana.drawing import find_font
-from konohana.settings import UserError
+from konohana.errors import UserError
+from konohana.fonts import find_font
 
 PANEL_SIZE = (6.4, 4.2)  # inches, at 110 dots per inch
 N_MARKED = 40  # a curve of no more points shows them
@@ -52,7 +52,7 @@ class History:
             if figures and not math.isnan(figures[key]):
                 row[key] = figures[key]
         self.rows.append(row)
-        checkpoint.write_text(self.file, ''.join(json.dumps(row) + '\n' for row in self.rows))
+        files.write_text(self.file, ''.join(json.dumps(row) + '\n' for row in self.rows))
 
     def draw(self):
         """Write `curves.png`: losses beside mAP@0.5 and mAP@0.5:0.95, against epochs. UserError without matplotlib."""
@@ -66,7 +66,7 @@ class History:
             for key, title in (('AP50', 'mAP@0.5'), ('AP', 'mAP@0.5:0.95'))
         }
         panels = {'Losses (training)': losses, 'mAP (val)': quality}
-        checkpoint.write_bytes(self.picture, draw(panels, 'epoch'))
+        files.write_bytes(self.picture, draw(panels, 'epoch'))
 
 
 def read_events(folder):

@@ -11,18 +11,7 @@ import cv2
 import numpy as np
 
 from konohana.cast import CLASS_NAMES
-from konohana.data.toy_figures import (
-    CIRCLE,
-    INK,
-    OTHER,
-    WHITE,
-    Pen,
-    choose_look,
-    draw_figure,
-    head_to_floor,
-    mirror,
-    shade,
-)
+from konohana.toy.figures import CIRCLE, INK, OTHER, WHITE, Pen, choose_look, draw_figure, head_to_floor, mirror, shade
 
 # The points of one curve stay together on a line.
 # fmt: off

@@ -7,11 +7,11 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from konohana import distributed, masks
-from konohana.curves import History
+from konohana.data.images import load_image
 from konohana.drawing import draw_detections
-from konohana.evaluation import COCO_NUMBERS
-from konohana.images import load_image
-from konohana.settings import UserError
+from konohana.errors import UserError
+from konohana.evaluation.coco_metrics import COCO_NUMBERS
+from konohana.training.curves import History
 
 N_PICTURES = 4  # frames of val shown, evenly spread
 PICTURE_THRESHOLD = 0.3

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from konohana.settings import UserError
+from konohana.errors import UserError
 
 # More pixels than any frame of a show has: a small file may claim a size that fills the memory.
 MAX_PIXELS = 120_000_000
@@ -128,3 +128,17 @@ def save_image(path, image):
     except (OSError, SystemError, ValueError) as error:
         # Pillow has ValueError or SystemError for pictures a format cannot hold (empty, or a side over 65500).
         raise UserError(f'{path}: cannot be written ({_reason(error)}). Check the folder and the free space.') from None
+
+
+PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
+
+
+def list_pictures(folder):
+    """The pictures directly in `folder`, sorted by name; UserError when the folder is missing or holds none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f'{folder}: there is no such folder.')
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
+    if not paths:
+        raise UserError(f'{folder}: no pictures there (looked for {" ".join(PICTURE_ENDINGS)}).')
+    return paths

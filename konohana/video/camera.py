@@ -13,9 +13,18 @@ from pathlib import Path
 import cv2
 
 from konohana.drawing import draw_detections
+from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.settings import UserError
-from konohana.video import CONTAINERS, Stream, VideoInfo, VideoWriter, _detect, _ffmpeg, _last_line, _model_size
+from konohana.video.annotate import (
+    CONTAINERS,
+    Stream,
+    VideoInfo,
+    VideoWriter,
+    _detect,
+    _ffmpeg,
+    _last_line,
+    _model_size,
+)
 
 PATIENCE = 10.0  # seconds without a picture after which the camera counts as gone
 

@@ -13,8 +13,8 @@ Lite0 is Google's, ported to PyTorch by RangiLyu; Apache-2.0.
 
 import torch
 
-from konohana.detectors.konohana import Res2Depthwise
-from konohana.settings import UserError
+from konohana.detectors.konohana.network import Res2Depthwise
+from konohana.errors import UserError
 
 
 def lite0_state():

@@ -29,8 +29,8 @@ import torch
 
 from konohana.detectors.transform import fit_size
 from konohana.drawing import draw_detections
+from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.settings import UserError
 
 CONTAINERS = {'.mkv': 'matroska', '.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov'}
 

@@ -21,9 +21,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from konohana.cast import CLASS_NAMES
-from konohana.data.toy_scenes import draw_shot, shoot
+from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.settings import UserError
+from konohana.toy.scenes import draw_shot, shoot
 
 VERSION = 1  # raise when the drawing changes: written into annotations, so that two versions are never mixed
 SPLITS = {'train': 0, 'val': 1}

@@ -5,19 +5,11 @@ import torch.nn.functional as F
 from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 
 from konohana import distributed
+from konohana.boxes import paired_iou, points_in_boxes
 
 WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 7.5, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
 EDGE = 4.0  # pixels; a side this close to the picture's edge lies on it
-
-
-def points_in_boxes(points, boxes):
-    """P x 2 points, m x 4 boxes -> P bool: the point lies in at least one of the boxes."""
-    if len(boxes) == 0:
-        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
-    low = points[:, None] >= boxes[None, :, :2]
-    high = points[:, None] <= boxes[None, :, 2:]
-    return (low & high).all(dim=-1).any(dim=-1)
 
 
 def edges_reached(boxes, true_boxes, img_hw):
@@ -89,12 +81,3 @@ def detection_losses(predictions, targets, assigner, image_sizes):
     name = F.cross_entropy(chosen['names'], chosen['label'], reduction='none', label_smoothing=LABEL_SMOOTHING) * weight
     losses = {'loss_confidence': confidence, 'loss_quality': quality, 'loss_box': box, 'loss_name': name}
     return {key: WEIGHTS[key] * loss.sum() / total for key, loss in losses.items()}
-
-
-def paired_iou(a, b):
-    """IoU of box i of `a` with box i of `b`; both n x 4 -> n in 0 to 1."""
-    low = torch.maximum(a[:, :2], b[:, :2])
-    high = torch.minimum(a[:, 2:], b[:, 2:])
-    overlap = (high - low).clamp(min=0).prod(dim=1)
-    union = (a[:, 2:] - a[:, :2]).prod(dim=1) + (b[:, 2:] - b[:, :2]).prod(dim=1) - overlap
-    return overlap / union.clamp(min=1e-6)

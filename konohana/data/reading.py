@@ -1,0 +1,102 @@
+"""The frames and class names of a dataset folder, whatever its layout, and all that is wrong with them."""
+
+from pathlib import Path
+
+from konohana import distributed
+from konohana.data import coco, voc
+from konohana.errors import UserError
+from konohana.toy import writer
+
+TOY_SHOW = 'toy_show'  # a dataset folder of this name is drawn when it is not there
+
+
+TOY_SHOW_COCO = 'toy_show_coco'  # the same show as COCO instances, with masks
+
+
+TOY_FRAMES = {'train': 400, 'val': 40}
+
+
+def read_frames(path, splits, ignore_class, progress=True):
+    """The frames of several splits of a dataset, and all that is wrong with them.
+
+    Args:
+        path: dataset folder, of Pascal VOC or COCO as its content says; one named `toy_show` (boxes) or
+            `toy_show_coco` (boxes and masks) is drawn if it lacks the split.
+        splits: names of splits.
+        ignore_class: name of boxes that mark regions not to be counted.
+
+    Returns:
+        (list of lists of `Sample`, one for each split, without the frames that have problems; list of problems).
+
+    Raises:
+        UserError: see `voc.find_split` and `coco.read_split`.
+    """
+    path = Path(path)
+    with distributed.first_rank_first():
+        if path.name == TOY_SHOW:
+            # A list that is there may be the user's own, and write_voc would write it anew.
+            lacking = [s for s in TOY_FRAMES if s in splits and not (path / 'sets' / f'{s}.txt').is_file()]
+            counts = {f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}
+            writer.write_voc(path, **counts, progress=progress)
+        if path.name == TOY_SHOW_COCO:
+            lists = {s: path / f'annotations/instances_{s}.json' for s in splits}
+            lacking = [s for s in TOY_FRAMES if s in splits and not lists[s].is_file()]
+            counts = {f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}
+            writer.write_coco(path, **counts, progress=progress)
+    kind = coco if coco.is_coco(path) else voc
+    # Splits that are not there are known at once, before thousands of pictures are checked.
+    for split in splits:
+        kind.find_split(path, split)
+    frames, problems = [], []
+    for split in splits:
+        found, wrong = kind.read_split(path, split, ignore_class, progress)
+        frames.append(found)
+        problems.extend(wrong)
+    return frames, problems
+
+
+def report(problems, skip):
+    """Print all problems; raise UserError unless they are to be skipped (or there are none)."""
+    if not problems:
+        return
+    for problem in problems:
+        print(f'Problem: {problem}')
+    count = f'{len(problems)} problem{"s" * (len(problems) > 1)} in the data, listed above.'
+    if not skip:
+        raise UserError(f'{count} Mend them, or go on without these files by skip_bad_files=True.')
+    print(f'{count} Going on without these files.')
+
+
+def class_names_of(path, frames):
+    """Class names of a dataset, in the order of their labels.
+
+    The lines of its classes.txt if there is one; else COCO's categories in the order of their ids; else the names in
+    `frames`, sorted.
+    """
+    listed = Path(path) / 'classes.txt'
+    if not listed.is_file():
+        listed_names = {name: None for frame in frames for name in frame.categories or ()}
+        return list(listed_names) or sorted({name for frame in frames for name in frame.names})
+    try:
+        lines = listed.read_text(encoding='utf-8-sig').splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f'{listed}: not UTF-8 text. Save it as UTF-8.') from None
+    names = [line.strip() for line in lines if line.strip()]
+    if len(set(names)) != len(names):
+        raise UserError(f'{listed}: a name stands there twice.')
+    return names
+
+
+def unknown_names(frames, class_names):
+    """One line for each name in `frames` that `class_names` lacks, naming the first file that has it."""
+    first, count = {}, {}
+    for frame in frames:
+        for name in frame.names:
+            if name not in class_names:
+                first.setdefault(name, frame.path)
+                count[name] = count.get(name, 0) + 1
+    return [
+        f'{path}: the name {name!r} ({count[name]} boxes) is none of the classes learned ({", ".join(class_names)}). '
+        'Correct the label, or label it in the train split too, or list it in classes.txt.'
+        for name, path in first.items()
+    ]

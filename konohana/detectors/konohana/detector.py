@@ -1,0 +1,174 @@
+"""The flagship under torchvision's contract."""
+
+import torch
+from torch import nn
+from torchvision.ops import box_iou, clip_boxes_to_image, nms
+
+from konohana.detectors.konohana.assigner import TaskAlignedAssigner
+from konohana.detectors.konohana.criterion import detection_losses
+from konohana.detectors.konohana.network import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    NECK_CHANNELS,
+    STRIDE,
+    Backbone,
+    Neck,
+    Res2Depthwise,
+    make_tower,
+)
+from konohana.detectors.transform import FrameTransform
+from konohana.errors import UserError
+
+
+class Konohana(nn.Module):
+    """The flagship detector, under torchvision's contract.
+
+    Args:
+        n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
+        img_hw: (height, width) that frames are resized to inside (short and long side, aspect ratio kept).
+        use_res2block: Res2Net's split in the place of the depthwise convolution of the stride-1 blocks.
+        attention: what weighs channels in the blocks that have a mark in BLOCKS, a name in ATTENTIONS.
+        activation: between layers, a name in ACTIVATIONS.
+
+    Training: `model(images, targets)` -> dict of scalar losses `loss_confidence`, `loss_quality`, `loss_box`,
+    `loss_name`. `images` is a list of float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes`
+    (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and maybe `ignored` (m x 4: nothing is learned there).
+
+    Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, in pixels of the image given), `labels` (n), `scores`
+    (n, 0 to 1, descending). With `keep_maps = True` also `confidence` and `quality`, the h x w maps in 0 to 1.
+    """
+
+    score_threshold = 0.05  # boxes less sure to be anybody are dropped before NMS
+    nms_threshold = 0.5  # IoU from which two boxes are one character, whatever their names
+    vote_threshold = 0.7  # IoU from which a box that NMS drops has a say in the one that remains
+    max_detections = 100
+    keep_maps = False
+    channels_last = True  # halves the time of depthwise convolutions on a CPU
+    class_layers = ('name_layer.',)  # what is made anew for another list of classes
+
+    def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6'):
+        super().__init__()
+        for name, value, known in (('attention', attention, ATTENTIONS), ('activation', activation, ACTIVATIONS)):
+            if value not in known:
+                raise UserError(f'{name}={value!r}: there is no such choice. Known: {", ".join(known)}.')
+        self.n_classes = n_classes
+        self.transform = FrameTransform(img_hw, size_divisible=STRIDE)
+        self.backbone = Backbone(use_res2block, attention, activation)
+        self.neck = Neck(activation)
+        self.find_tower = make_tower(activation)
+        self.name_tower = make_tower(activation)
+        self.find_layer = nn.Conv2d(NECK_CHANNELS, 6, 1)  # confidence, quality, left, top, right, bottom
+        self.name_layer = nn.Conv2d(NECK_CHANNELS, n_classes, 1)
+        self.distance_scale = nn.Parameter(torch.ones(()))
+        self.assigner = TaskAlignedAssigner()
+        for layer in (self.find_layer, self.name_layer):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            self.find_layer.bias[0] = -4.6  # confidence starts at 1 %: nearly every cell is background (RetinaNet)
+            self.find_layer.bias[2:] = 2.0  # boxes start about 15 cells wide, in the middle of the real ones
+
+    def raw_outputs(self, batch):
+        """Normalised N x 3 x H x W -> dict of maps N x c x H/8 x W/8, as logits: `find` (6), `name` (n_classes)."""
+        x = self.neck(self.backbone(batch))
+        find, name = self.find_tower(x), self.name_tower(x)
+        # bfloat16 would round the sides of boxes to one or two parts in a hundred.
+        with torch.autocast(find.device.type, enabled=False):
+            return {'find': self.find_layer(find.float()), 'name': self.name_layer(name.float())}
+
+    def decode(self, maps):
+        """Maps of `raw_outputs` -> predictions per anchor point (P = h * w points, row by row).
+
+        Returns dict of `confidence` and `quality` (N x P logits), `names` (N x P x n_classes logits),
+        `boxes` (N x P x 4; x1, y1, x2, y2 in pixels of the batch), `points` (P x 2; x, y in pixels).
+        """
+        find = maps['find'].float()
+        h, w = find.shape[2:]
+        ys = (torch.arange(h, device=find.device) + 0.5) * STRIDE
+        xs = (torch.arange(w, device=find.device) + 0.5) * STRIDE
+        points = torch.stack(torch.meshgrid(xs, ys, indexing='xy'), dim=-1).reshape(-1, 2)
+        find = find.flatten(2).transpose(1, 2)
+        # exp as in FCOS; the clamp (e^6 cells is eight frames wide) keeps an early outlier finite in half precision.
+        distances = (find[..., 2:] * self.distance_scale).clamp(max=6.0).exp() * STRIDE
+        return {
+            'confidence': find[..., 0],
+            'quality': find[..., 1],
+            'names': maps['name'].float().flatten(2).transpose(1, 2),
+            'boxes': torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1),
+            'points': points,
+        }
+
+    def load_pretrained(self, pretrained):
+        """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`) -> what was done, as text."""
+        if pretrained != 'backbone':
+            raise UserError(
+                f"pretrained={pretrained!r}: the flagship has 'backbone' (EfficientNet-Lite0's ImageNet weights). "
+                "init_from='weights/net.pt' starts from the shipped weights."
+            )
+        from konohana.detectors.konohana.lite0 import start_from_lite0
+
+        return start_from_lite0(self.backbone)
+
+    def adapt_weights(self, state):
+        """Weights of the plain network for a Res2 one: each group's convolution takes its channels' kernels.
+
+        State dict -> state dict; one that needs no change comes back as it is.
+        """
+        adapted = dict(state)
+        for i, block in enumerate(self.backbone.blocks):
+            plain = f'backbone.blocks.{i}.depthwise.'
+            if not isinstance(block.depthwise, Res2Depthwise) or f'{plain}0.weight' not in state:
+                continue
+            for key in [key for key in state if key.startswith(plain)]:
+                part = key.removeprefix(plain)
+                value = adapted.pop(key)
+                groups = value.chunk(Res2Depthwise.GROUPS) if value.ndim else [value] * Res2Depthwise.GROUPS
+                for g, group in enumerate(groups[1:]):
+                    adapted[f'{plain}convs.{g}.{part}'] = group
+        return adapted
+
+    def forward(self, images, targets=None):
+        if self.training and targets is None:
+            raise ValueError('targets are needed in training mode')
+        original_sizes = [tuple(image.shape[-2:]) for image in images]
+        batch, targets = self.transform(images, targets)
+        tensors = batch.tensors
+        if self.channels_last:
+            tensors = tensors.contiguous(memory_format=torch.channels_last)
+        maps = self.raw_outputs(tensors)
+        predictions = self.decode(maps)
+        if self.training:
+            return detection_losses(predictions, targets, self.assigner, batch.image_sizes)
+        detections = [
+            self.select(*(predictions[key][i] for key in ('confidence', 'quality', 'names', 'boxes')), size)
+            for i, size in enumerate(batch.image_sizes)
+        ]
+        if self.keep_maps:
+            for i, (height, width) in enumerate(batch.image_sizes):
+                rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+                seen = maps['find'][i, :2, :rows, :columns].float().sigmoid()
+                detections[i].update(confidence=seen[0], quality=seen[1])
+        return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+
+    def select(self, confidence, quality, names, boxes, size):
+        """One image's predictions (P points) -> its detections: threshold, class-agnostic NMS, the best remain.
+
+        One character has one name, so NMS knows no classes. A character covers many cells, whose boxes and names differ
+        a little: the boxes that lie close to one that remains are averaged into it (Gidaris & Komodakis 2015, box
+        voting, https://arxiv.org/abs/1505.01749), and their names' probabilities with them.
+
+        The score is the geometric mean of confidence, twice, quality, and the name's probability: of the mixtures tried
+        on val the one with the highest AP.
+        """
+        found = confidence.sigmoid() ** 2 * quality.sigmoid()
+        boxes = clip_boxes_to_image(boxes, size)
+        # Cells in a batch's padding see boxes of which nothing lies in the picture.
+        seen = (found > self.score_threshold**3) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        found, boxes, names = found[seen], boxes[seen], names[seen].softmax(dim=-1)
+        keep = nms(boxes, found, self.nms_threshold)
+        votes = (box_iou(boxes[keep], boxes) >= self.vote_threshold) * found.sqrt()
+        votes = votes / votes.sum(dim=1, keepdim=True)
+        probability, labels = (votes @ names).max(dim=1)
+        scores = (found[keep] * probability) ** 0.25
+        best = scores.argsort(descending=True)[: self.max_detections]
+        return {'boxes': (votes @ boxes)[best], 'labels': labels[best] + 1, 'scores': scores[best]}

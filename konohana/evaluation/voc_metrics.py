@@ -1,0 +1,83 @@
+"""Pascal VOC's mean average precision."""
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+
+def voc_map(frames, detections, class_names, iou_threshold=0.5, eleven_points=True):
+    """Mean average precision as the Pascal VOC development kit computes it (Everingham et al. 2010).
+
+    Each detection, best first, is compared with the object it overlaps most; a second detection of an object is a
+    mistake; `difficult` objects neither count nor hurt. Detections lying mostly in ignored regions are left out.
+
+    Args:
+        eleven_points: VOC 2007's mean over recalls 0, 0.1, ... 1; else VOC 2010's area under the curve.
+
+    Returns:
+        mean over the classes that have objects, 0 to 1; nan if none has.
+    """
+    return voc_mean(voc_matches(frames, detections, class_names, iou_threshold), eleven_points)
+
+
+def voc_mean(matches, eleven_points):
+    values = [_voc_ap(rows, n_objects, eleven_points) for rows, n_objects in matches if n_objects]
+    return float(np.mean(values)) if values else float('nan')
+
+
+def voc_matches(frames, detections, class_names, iou_threshold):
+    """For each class (list of (score, is a hit) of all pictures, number of objects that are not difficult)."""
+    matches = [([], 0) for _ in class_names]
+    label_of = {name: label for label, name in enumerate(class_names, start=1)}
+    for frame, found in zip(frames, detections, strict=True):
+        found = outside_ignored(found, frame.ignored)
+        labels, scores = found['labels'].numpy(), found['scores'].numpy()
+        true_labels = np.array([label_of[name] for name in frame.names], np.int64)
+        overlaps = box_iou(found['boxes'].float(), torch.as_tensor(frame.boxes)).numpy()
+        for label in {*labels.tolist(), *true_labels.tolist()}:
+            mine, keep = true_labels == label, labels == label
+            rows, n_objects = matches[label - 1]
+            rows += _match_voc(overlaps[keep][:, mine], scores[keep], frame.difficult[mine], iou_threshold)
+            matches[label - 1] = rows, n_objects + int((~frame.difficult[mine]).sum())
+    return matches
+
+
+def _match_voc(overlaps, scores, difficult, iou_threshold):
+    """One picture, one class -> list of (score, is a hit); what falls on a difficult object is left out.
+
+    Args:
+        overlaps: IoU of n detections with m objects. scores: of the detections. difficult: m bools.
+    """
+    rows, taken = [], np.zeros(len(difficult), bool)
+    for i in np.argsort(-scores, kind='stable'):
+        best = int(overlaps[i].argmax()) if len(difficult) else -1
+        hit = best >= 0 and overlaps[i, best] >= iou_threshold
+        if hit and difficult[best]:
+            continue
+        rows.append((float(scores[i]), bool(hit and not taken[best])))
+        if hit:
+            taken[best] = True
+    return rows
+
+
+def _voc_ap(rows, n_objects, eleven_points):
+    """(score, hit) of all pictures -> average precision."""
+    rows.sort(key=lambda row: -row[0])
+    hits = np.cumsum([hit for _, hit in rows]) if rows else np.zeros(0)
+    recall = hits / n_objects
+    precision = hits / np.arange(1, len(rows) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    if eleven_points:
+        return float(np.mean([envelope[recall >= r - 1e-12].max(initial=0.0) for r in np.linspace(0, 1, 11)]))
+    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+
+
+def outside_ignored(found, ignored):
+    """Detections without those whose box lies more than half inside one ignored region."""
+    boxes = found['boxes'].float()
+    keep = torch.ones(len(boxes), dtype=torch.bool)
+    for region in torch.as_tensor(ignored):
+        low, high = torch.maximum(boxes[:, :2], region[:2]), torch.minimum(boxes[:, 2:], region[2:])
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-6)
+        keep &= (high - low).clamp(min=0).prod(dim=1) / area <= 0.5
+    return {'boxes': boxes[keep], 'labels': found['labels'][keep], 'scores': found['scores'][keep]}

@@ -1,0 +1,52 @@
+"""How much memory training may take, takes, and what to change when it is not enough."""
+
+import contextlib
+import os
+
+import torch
+
+from konohana.errors import UserError
+
+# What a CUDA process takes beside PyTorch's allocator: context, kernels, cuDNN handles. The cap leaves room for it.
+CUDA_CONTEXT_GIB = 0.5
+
+
+def cap_gpu_memory(device, limit_gib):
+    """Make allocations fail that would take this process's GPU memory over `limit_gib` GiB, its CUDA context included.
+
+    0 sets no limit; without CUDA nothing happens.
+    """
+    if device.type != 'cuda' or not limit_gib:
+        return
+    if limit_gib <= CUDA_CONTEXT_GIB:
+        raise UserError(f'vram_limit_gib={limit_gib}: CUDA itself takes about {CUDA_CONTEXT_GIB} GiB. Allow more.')
+    total = torch.cuda.get_device_properties(device).total_memory / 2**30
+    torch.cuda.set_per_process_memory_fraction(min(1.0, (limit_gib - CUDA_CONTEXT_GIB) / total), device)
+
+
+def peak_memory_gib(device):
+    """Most memory this process has held so far, in GiB: of the GPU if it trains there, else of the machine; or None."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_reserved(device) / 2**30 + CUDA_CONTEXT_GIB
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if os.uname().sysname == 'Darwin' else 2**20)
+
+
+@contextlib.contextmanager
+def out_of_memory_explained(device, settings):
+    """Turn running out of GPU memory into a UserError: the numbers, and the variables to change."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        held = torch.cuda.max_memory_reserved(device) / 2**30 + CUDA_CONTEXT_GIB
+        total = torch.cuda.get_device_properties(device).total_memory / 2**30
+        limit = settings['vram_limit_gib'] or total
+        raise UserError(
+            f'Out of GPU memory: batch_size={settings["batch_size"]} at img_hw={settings["img_hw"]} wants more than '
+            f'{limit:.1f} GiB (held {held:.2f}, the card has {total:.1f}). Lower batch_size (accumulate=2 makes up for '
+            f'half of it) or img_hw, or raise vram_limit_gib.'
+        ) from None
