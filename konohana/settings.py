@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import tokenize
+import types
 from pathlib import Path
 
 from konohana.errors import UserError
@@ -119,13 +120,48 @@ def override(script_globals, arguments=None):
     return _variables(script_globals)
 
 
+class Settings(types.SimpleNamespace):
+    """A script's variables as attributes: `settings.batch_size`. `vars(settings)` is the dict of all of them."""
+
+    def path(self, path):
+        """`path` as an absolute Path; a relative one starts at the script's folder, so scripts run from anywhere."""
+        return resolve(self._script, path)
+
+
+def read(script_globals, arguments=None, aliases=None):
+    """A script's variables, with `name=value` arguments over them. The script's globals stay as they are.
+
+    Args:
+        script_globals, arguments: see `override`.
+        aliases: dict of former name -> variable: names that variables had in earlier versions, still taken.
+
+    Returns:
+        `Settings`.
+
+    Raises:
+        UserError: see `override`.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(map(str, arguments))
+    for i, argument in enumerate(arguments):
+        name, equals, text = argument.lstrip('-').partition('=')
+        if equals and name in (aliases or {}):
+            arguments[i] = f'{aliases[name]}={text}'
+    settings = Settings(**override(dict(script_globals), arguments))
+    settings._script = script_globals['__file__']
+    return settings
+
+
 def require(settings, **ranges):
     """Check numbers: `require(settings, batch_size=(1, None), flip=(0, 1))`, ends included, None for no end.
 
+    Args:
+        settings: `Settings`, or a dict of variables.
+
     Raises UserError naming the first variable that is outside its range.
     """
+    values = settings if isinstance(settings, dict) else vars(settings)
     for name, (low, high) in ranges.items():
-        value = settings[name]
+        value = values[name]
         # Written so that nan, which compares with nothing, is refused.
         if not (value >= low and (high is None or value <= high)):
             upper = 'up' if high is None else f'to {high}'
@@ -138,14 +174,14 @@ def resolve(script_file, path):
     return path if path.is_absolute() else (Path(script_file).resolve().parent / path).resolve()
 
 
-def run(main):
-    """Run a script's main(); a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+def run(main, arguments=None):
+    """Run a script's main(arguments); a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             # Windows consoles and redirected output may not be UTF-8: a Chinese name must not end a run.
             stream.reconfigure(errors='replace', line_buffering=True)
     try:
-        main()
+        main() if arguments is None else main(arguments)
     except UserError as error:
         # From a process that loads frames the error comes with that process's traceback before it.
         text = str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].rstrip()
