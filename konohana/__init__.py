@@ -1,7 +1,7 @@
 """konohana finds and names the characters of an animated show.
 
 import konohana
-model = konohana.load('weights/net.pt', device='cpu')
+model = konohana.load()  # the shipped weights; or konohana.load('net.pt', device='cpu')
 detections = model([image])  # float tensor 3 x H x W, RGB, 0 to 1 -> [{'boxes', 'labels', 'scores'}]
 model.class_names[detections[0]['labels'][0] - 1]
 """

@@ -26,11 +26,29 @@ def pick_device(device=''):
     return chosen
 
 
-def default_weights(root, use_res2block=False):
-    """The weights to use when none are named: what the user trained (`net.pt` in `root`), else the shipped ones."""
+def default_weights(root=None, use_res2block=False):
+    """The weights to use when none are named.
+
+    Args:
+        root: a folder. The weights are those you trained there (`root/net.pt`), or else `root/weights/net.pt`. None
+            gives the shipped weights.
+        use_res2block: the weights with Res2Net's blocks, `net_det3.pt`, instead of `net.pt`.
+
+    Returns:
+        the path of the weights file.
+    """
     name = weights_name(use_res2block)
+    if root is None:
+        return _shipped_folder() / name
     trained = Path(root) / name
     return trained if trained.is_file() else Path(root) / 'weights' / name
+
+
+def _shipped_folder():
+    """The folder of the shipped weights: inside the package where pip installed it, beside the package in a clone."""
+    package = Path(__file__).resolve().parent
+    inside = package / 'weights'
+    return inside if inside.is_dir() else package.parent / 'weights'
 
 
 def weights_name(use_res2block):
@@ -38,12 +56,12 @@ def weights_name(use_res2block):
     return 'net_det3.pt' if use_res2block else 'net.pt'
 
 
-def load(path, device='', fuse=True):
+def load(path=None, device='', fuse=True):
     """Load a detector for use.
 
     Args:
-        path: a weights file of `_train.py`, or a shipped one; or an .onnx file of `tools/export_onnx.py`, which
-            onnxruntime computes (see `runtime.load`).
+        path: a weights file of `_train.py`, or an .onnx file of `tools/export_onnx.py`, which onnxruntime computes
+            (see `runtime.load`). None loads the shipped weights.
         device: 'cpu', 'cuda', 'mps', or '' for the fastest there is.
         fuse: fold batch norms into convolutions (faster, the same results within rounding).
 
@@ -56,6 +74,7 @@ def load(path, device='', fuse=True):
     Raises:
         UserError: see `checkpoint.load`; weights that do not fit their detector; no such device.
     """
+    path = default_weights() if path is None else path
     if Path(path).suffix.lower() == '.onnx':
         return runtime.load(path, device)
     device = pick_device(device)

@@ -1,4 +1,4 @@
-"""Reading data labelled in Pascal VOC XML (LabelImg, CVAT and Label Studio write it), in the three layouts people have.
+"""Reading data labelled in Pascal VOC XML (by X-AnyLabeling, CVAT, Label Studio), in the three layouts people have.
 
 imgs/  anns/  sets/<split>.txt
 JPEGImages/  Annotations/  ImageSets/Main/<split>.txt        (VOCdevkit)
