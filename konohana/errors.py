@@ -1,4 +1,6 @@
-"""What goes wrong through no fault of this program."""
+"""What goes wrong through no fault of this program, and text that is safe to print."""
+
+import unicodedata
 
 
 class UserError(Exception):
@@ -6,3 +8,21 @@ class UserError(Exception):
 
     The text names the file (and line or frame), what is wrong and what to do.
     """
+
+
+def printable(text):
+    """`text` with each control character as an escape like \\x1b: names come from files that others may have made.
+
+    Raw, they would move the cursor, colour the terminal or turn the direction of writing. Letters of any script,
+    spaces and emoji stay.
+    """
+    return ''.join(c.encode('unicode_escape').decode() if _controls(c) else c for c in str(text))
+
+
+def _controls(c):
+    # Cc: control characters, Cs: lone surrogates, Zl and Zp: line ends of Unicode; then the marks of writing direction.
+    return (
+        unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp')
+        or unicodedata.bidirectional(c) in ('LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI')
+        or c in '\u061c\u200e\u200f'
+    )

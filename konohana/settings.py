@@ -14,7 +14,8 @@ import tokenize
 import types
 from pathlib import Path
 
-from konohana.errors import UserError
+from konohana import interrupts
+from konohana.errors import UserError, printable
 
 
 def _variables(script_globals):
@@ -175,20 +176,32 @@ def resolve(script_file, path):
 
 
 def run(main, arguments=None):
-    """Run a script's main(arguments); a UserError becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+    """Run a script's `main(arguments)`, and turn what ends it into one line and an exit status.
+
+    A UserError is printed to stderr, with exit status 2. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt in `main`;
+    what it does not handle prints "Stopped.", with status 130. Everything else that `main` raises goes through.
+
+    Args:
+        main: the script's function, called as `main(arguments)`.
+        arguments: list of `name=value` texts; those of the command line when None.
+
+    Raises:
+        SystemExit: with the exit status, where it is not 0.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             # Windows consoles and redirected output may not be UTF-8: a Chinese name must not end a run.
             stream.reconfigure(errors='replace', line_buffering=True)
     try:
-        main() if arguments is None else main(arguments)
+        with interrupts.raising():
+            main() if arguments is None else main(arguments)
     except UserError as error:
         # From a process that loads frames the error comes with that process's traceback before it.
         text = str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].rstrip()
         if int(os.environ.get('RANK', 0)):
             # Under torchrun the first process mostly has the same to say; this one is ended before it says it again.
             time.sleep(10)
-        print(f'Error: {text}', file=sys.stderr)
+        print('Error: ' + '\n'.join(printable(line) for line in text.split('\n')), file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print('Stopped.', file=sys.stderr)
