@@ -1,22 +1,31 @@
 """What the tests share: a small toy show, a weights file, running a script as a user does, data beside the project."""
 
+import contextlib
 import functools
+import importlib.util
+import inspect
+import io
 import os
+import random
+import signal
 import subprocess
 import sys
+import traceback
+import uuid
 from pathlib import Path
 
 import progressbar.utils  # noqa: F401 (it keeps the sys.stderr that it first sees: not one that a test captures)
 import pytest
 import torch
 
-from konohana import checkpoint, detectors
+from konohana import checkpoint, detectors, settings
 from konohana.cast import CLASS_NAMES
 from konohana.toy import writer
 
 PROJECT = Path(__file__).resolve().parent.parent
 TOY_HW = (90, 160)
 IMG_HW = (64, 96)
+HANDLED = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 
 torch.set_num_threads(1)  # the networks here are tiny: more threads would only wait for one another
 
@@ -72,29 +81,106 @@ def weights_file(tmp_path):
     return path
 
 
-@pytest.fixture
-def run_script(tmp_path):
-    """Function (name, *overrides) -> CompletedProcess with text output.
+def arguments_of(name, overrides):
+    """What a test gives to a script: on the CPU and without progress bars, unless `overrides` say otherwise."""
+    source = (PROJECT / name).read_text(encoding='utf-8')
+    quiet = [f'{key}={value}' for key, value in (('progress', 'False'), ('device', 'cpu')) if f'\n{key} = ' in source]
+    return [*quiet, *map(str, overrides)]
 
-    The script runs as a user runs it, but from a folder that is not the project's, on the CPU, without progress bars.
+
+def load_script(name):
+    """A script as a new module, so that no test sees what another has changed in it."""
+    spec = importlib.util.spec_from_file_location(f'script_{uuid.uuid4().hex}', PROJECT / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def state_kept():
+    """What a script may change in its process is as before afterwards: the next test runs in the same one."""
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    before = os.getcwd(), list(sys.path), dict(os.environ), sys.argv, sys.stdin, torch.get_num_threads()  # noqa: PTH109
+    state = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        folder, sys.path[:], environment, sys.argv, sys.stdin, n_threads = before
+        os.chdir(folder)
+        if os.environ != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        torch.set_num_threads(n_threads)
+        random.setstate(state)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def run_in_process(name, arguments, folder):
+    """Run a script's main in this process, as `python <name> <arguments>` would in `folder` -> CompletedProcess."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding='utf-8', write_through=True) for _ in range(2))
+    status = 0
+    with state_kept(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        os.chdir(folder)
+        sys.argv = [str(PROJECT / name), *arguments]
+        sys.stdin = io.StringIO()
+        try:
+            main = load_script(name).main
+            settings.run(main, arguments if inspect.signature(main).parameters else None)
+        except SystemExit as ended:
+            status = ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+    texts = (stream.buffer.getvalue().decode() for stream in (out, err))
+    return subprocess.CompletedProcess(sys.argv, status, *texts)
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A folder that is not the project's: the scripts run from anywhere."""
+    folder = tmp_path / 'somewhere else'
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def run_script(elsewhere):
+    """Function (name, *overrides) -> CompletedProcess with text output. The script runs in the test's own process."""
+    return lambda name, *overrides: run_in_process(name, arguments_of(name, overrides), elsewhere)
+
+
+@pytest.fixture
+def start_script(elsewhere):
+    """Function (name, *overrides, **changes of Popen) -> Popen with text output: a process as a user starts it.
+
+    It takes seconds to import torch, so this is for what needs a process: killing it, Ctrl-C, one test of each script.
     """
 
-    def run(name, *overrides):
-        source = (PROJECT / name).read_text(encoding='utf-8')
-        quiet = [
-            f'{key}={value}' for key, value in (('progress', 'False'), ('device', 'cpu')) if f'\n{key} = ' in source
-        ]
-        elsewhere = tmp_path / 'somewhere else'
-        elsewhere.mkdir(exist_ok=True)
-        return subprocess.run(
-            [sys.executable, str(PROJECT / name), *quiet, *map(str, overrides)],
-            cwd=elsewhere,
-            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding='utf-8',
-            timeout=300,
-        )
+    def start(name, *overrides, **changes):
+        options = {
+            'cwd': elsewhere,
+            'env': {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'},
+            'stdin': subprocess.DEVNULL,
+            'stdout': subprocess.PIPE,
+            'stderr': subprocess.PIPE,
+            'encoding': 'utf-8',
+        }
+        command = [sys.executable, str(PROJECT / name), *arguments_of(name, overrides)]
+        return subprocess.Popen(command, **{**options, **changes})
+
+    return start
+
+
+@pytest.fixture
+def run_process(start_script):
+    """Function (name, *overrides, **changes of Popen) -> CompletedProcess: `start_script`, waited for."""
+
+    def run(name, *overrides, **changes):
+        with start_script(name, *overrides, **changes) as process:
+            out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run
 

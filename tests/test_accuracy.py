@@ -44,9 +44,9 @@ def test_peers_are_trained_once_and_compared(run_script, dataset, tmp_path, monk
     assert done.returncode != 0 and 'batch_size' in done.stderr and 'Traceback' not in done.stderr
 
 
-def test_bad_peers_get_one_line(run_script, dataset, tmp_path):
+def test_bad_peers_get_one_line(run_process, dataset, tmp_path):
     for peers, word in (('peers={}', 'at least one'), ("peers={'x': {'detector': 'nonsense'}}", 'nonsense')):
-        done = run_script(
+        done = run_process(
             'benchmarks/accuracy.py', peers, f'konohana_dataset_path={dataset}', f'accuracy_out={tmp_path}'
         )
         assert done.returncode != 0 and word in done.stderr and 'Traceback' not in done.stderr

@@ -3,8 +3,6 @@
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,8 +24,6 @@ from konohana.training.memory import cap_gpu_memory, out_of_memory_explained
 from konohana.training.run import Run, is_finished
 from konohana.training.schedule import Ema, learning_rate, make_optimizer
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope='module')
 def dataset(tmp_path_factory):
@@ -38,20 +34,14 @@ def dataset(tmp_path_factory):
 
 
 def command(dataset, run, *overrides):
-    settings = [
-        f'konohana_dataset_path={dataset}',
-        f'checkpoint_path={run}',
-        f'log_path={run / "logs"}',
-        *('img_hw=64,96', 'batch_size=4', 'num_workers=0', 'progress=False', 'device=cpu', *overrides),
-    ]
-    return [sys.executable, str(ROOT / '_train.py'), *settings]
+    places = (f'konohana_dataset_path={dataset}', f'checkpoint_path={run}', f'log_path={run / "logs"}')
+    return '_train.py', *places, 'img_hw=64,96', 'batch_size=4', 'num_workers=0', *overrides
 
 
-def train(dataset, run, *overrides):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'}
-    return subprocess.run(
-        command(dataset, run, *overrides), capture_output=True, text=True, encoding='utf-8', env=env, timeout=300
-    )
+@pytest.fixture
+def train(run_script):
+    """Function (dataset, folder of the run, *overrides) -> CompletedProcess of _train.py."""
+    return lambda *given: run_script(*command(*given))
 
 
 def same_weights(a, b):
@@ -59,7 +49,7 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_learns_writes_its_files_and_finishes(dataset, tmp_path):
+def test_learns_writes_its_files_and_finishes(train, dataset, tmp_path):
     done = train(dataset, tmp_path, 'n_epoch=2', 'eval_every=1')
     assert done.returncode == 0, done.stderr
     assert 'Epoch 2/2' in done.stdout and 'val AP' in done.stdout
@@ -87,15 +77,12 @@ def wait_for(path, text, process, seconds=120):
     raise AssertionError(f'{path} did not reach {text}')
 
 
-def test_killed_anywhere_it_continues_the_same_curve(dataset, tmp_path):
+def test_killed_anywhere_it_continues_the_same_curve(train, start_script, dataset, tmp_path):
     straight, killed = tmp_path / 'straight', tmp_path / 'killed'
     # Saving after every batch, so that the kill falls in the middle of an epoch.
     overrides = ('n_epoch=3', 'eval_every=9', 'save_minutes=0.0')
     assert train(dataset, straight, *overrides).returncode == 0
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'}
-    process = subprocess.Popen(
-        command(dataset, killed, *overrides), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
-    )
+    process = start_script(*command(dataset, killed, *overrides))
     wait_for(killed / 'iter.txt', '4', process)
     process.kill()
     process.communicate()
@@ -107,16 +94,8 @@ def test_killed_anywhere_it_continues_the_same_curve(dataset, tmp_path):
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGINT for a single child process')
-def test_ctrl_c_saves_and_says_so(dataset, tmp_path):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'}
-    process = subprocess.Popen(
-        command(dataset, tmp_path, 'n_epoch=500', 'eval_every=1000', 'num_workers=1'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding='utf-8',
-        env=env,
-    )
+def test_ctrl_c_saves_and_says_so(start_script, dataset, tmp_path):
+    process = start_script(*command(dataset, tmp_path, 'n_epoch=500', 'eval_every=1000', 'num_workers=1'))
     wait_for(tmp_path / 'iter.txt', '3', process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -125,7 +104,7 @@ def test_ctrl_c_saves_and_says_so(dataset, tmp_path):
     assert f'Stopped at iteration {saved} ' in out
 
 
-def test_deleting_the_files_starts_afresh(dataset, tmp_path):
+def test_deleting_the_files_starts_afresh(train, dataset, tmp_path):
     assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
     for name in ('net.pt', 'optim.pt', 'iter.txt'):
         (tmp_path / name).unlink()
@@ -133,7 +112,7 @@ def test_deleting_the_files_starts_afresh(dataset, tmp_path):
     assert done.returncode == 0 and 'Resuming' not in done.stdout and 'Epoch 1/1' in done.stdout
 
 
-def test_net_without_optim_is_not_overwritten(dataset, tmp_path):
+def test_net_without_optim_is_not_overwritten(train, dataset, tmp_path):
     assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
     (tmp_path / 'optim.pt').unlink()
     before = (tmp_path / 'net.pt').read_bytes()
@@ -142,7 +121,7 @@ def test_net_without_optim_is_not_overwritten(dataset, tmp_path):
     assert (tmp_path / 'net.pt').read_bytes() == before
 
 
-def test_res2_has_files_of_its_own_and_starts_from_plain_weights(dataset, tmp_path):
+def test_res2_has_files_of_its_own_and_starts_from_plain_weights(train, dataset, tmp_path):
     assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
     done = train(dataset, tmp_path, 'n_epoch=1', 'use_res2block=True', f'init_from={tmp_path / "net.pt"}')
     assert done.returncode == 0, done.stderr
@@ -152,7 +131,7 @@ def test_res2_has_files_of_its_own_and_starts_from_plain_weights(dataset, tmp_pa
     assert checkpoint.load(tmp_path / 'net_det3.pt')['options']['use_res2block'] is True
 
 
-def test_another_class_list_makes_only_the_class_layer_anew(dataset, tmp_path, capsys):
+def test_another_class_list_makes_only_the_class_layer_anew(train, dataset, tmp_path, capsys):
     assert train(dataset, tmp_path / 'a', 'n_epoch=1').returncode == 0
     fewer = tmp_path / 'fewer'
     writer.write_voc(fewer, n_train=12, n_val=4, hw=(90, 160))
@@ -171,7 +150,7 @@ def test_another_class_list_makes_only_the_class_layer_anew(dataset, tmp_path, c
     torch.testing.assert_close(old['model'][key], new['model'][key])
 
 
-def test_a_loss_that_is_not_finite_names_the_pictures(dataset, tmp_path):
+def test_a_loss_that_is_not_finite_names_the_pictures(train, dataset, tmp_path):
     done = train(dataset, tmp_path, 'n_epoch=20', 'lr=1e30', 'warmup_epochs=0.0', 'clip_norm=1e30')
     assert done.returncode == 2 and 'Traceback' not in done.stderr
     assert 'not finite' in done.stderr and '.jpg' in done.stderr and len(done.stderr.strip().splitlines()) == 1
@@ -179,7 +158,7 @@ def test_a_loss_that_is_not_finite_names_the_pictures(dataset, tmp_path):
         assert all(v.isfinite().all() for v in checkpoint.load(tmp_path / 'net.pt')['model'].values())
 
 
-def test_resuming_with_other_classes_is_one_line(dataset, tmp_path):
+def test_resuming_with_other_classes_is_one_line(train, dataset, tmp_path):
     assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
     (dataset / 'classes.txt').write_text(
         '\n'.join([*class_names_of(dataset, voc.read_split(dataset, 'train', progress=False)[0]), 'new one']), 'utf-8'
