@@ -124,17 +124,20 @@ def override(script_globals, arguments=None):
 class Settings(types.SimpleNamespace):
     """A script's variables as attributes: `settings.batch_size`. `vars(settings)` is the dict of all of them."""
 
+    __slots__ = ('_folder',)  # so it is not in vars(settings)
+
     def path(self, path):
         """`path` as an absolute Path; a relative one starts at the script's folder, so scripts run from anywhere."""
-        return resolve(self._script, path)
+        return resolve(self._folder / 'script', path)
 
 
-def read(script_globals, arguments=None, aliases=None):
+def read(script_globals, arguments=None, aliases=None, folder=None):
     """A script's variables, with `name=value` arguments over them. The script's globals stay as they are.
 
     Args:
         script_globals, arguments: see `override`.
         aliases: dict of former name -> variable: names that variables had in earlier versions, still taken.
+        folder: folder at which relative paths start, see `Settings.path`; None for the script's.
 
     Returns:
         `Settings`.
@@ -148,7 +151,7 @@ def read(script_globals, arguments=None, aliases=None):
         if equals and name in (aliases or {}):
             arguments[i] = f'{aliases[name]}={text}'
     settings = Settings(**override(dict(script_globals), arguments))
-    settings._script = script_globals['__file__']
+    settings._folder = Path(script_globals['__file__']).parent if folder is None else folder
     return settings
 
 

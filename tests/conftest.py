@@ -134,7 +134,7 @@ def run_in_process(name, arguments, folder):
             traceback.print_exc()
             status = 1
     texts = (stream.buffer.getvalue().decode() for stream in (out, err))
-    return subprocess.CompletedProcess(sys.argv, status, *texts)
+    return subprocess.CompletedProcess([name, *arguments], status, *texts)
 
 
 @pytest.fixture

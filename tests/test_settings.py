@@ -9,7 +9,7 @@ import torch
 from conftest import PROJECT
 
 from konohana.errors import UserError
-from konohana.settings import override, resolve, run
+from konohana.settings import override, read, resolve, run
 
 SCRIPT = '''"""Does things to pictures."""
 from pathlib import Path
@@ -269,3 +269,11 @@ def test_error_from_a_loader_process_is_one_line(capsys):
         run(main)
     assert ended.value.code == 2
     assert capsys.readouterr().err == 'Error: frame.jpg: damaged. Copy it again.\n'
+
+
+def test_relative_paths_start_at_the_scripts_folder_or_at_the_one_it_names(tmp_path):
+    script_globals = {**variables(), '__file__': str(tmp_path / 'tools' / 'script.py')}
+    settings = read(script_globals, ['n_epoch=3'])
+    assert settings.path('a/b') == tmp_path / 'tools' / 'a' / 'b' and settings.path(tmp_path) == tmp_path
+    assert read(script_globals, [], folder=tmp_path).path('a') == tmp_path / 'a'
+    assert vars(settings).keys() == {name for name in variables() if name.islower() and name[0] != '_'} - {'function'}
