@@ -1,6 +1,6 @@
 """Find and name characters in pictures. Edit the variables below, or set them: python _test.py pictures_in=my_frames
 
-Writes a sheet for each picture (frame, annotated frame, and the confidence and quality maps of a detector that has
+Writes a sheet for each picture (frame, annotated frame, and the objectness and quality maps of a detector that has
 them) and prints figures, of masks too, where there are labels. Without a trained net.pt it uses the shipped weights.
 """
 
@@ -48,8 +48,6 @@ def main():
     here = resolve(__file__, '.')
     path = resolve(__file__, weights) if weights else konohana.default_weights(here, use_res2block)
     model = konohana.load(path, device=device)
-    if hasattr(model, 'keep_maps'):
-        model.keep_maps = sheet
     print(f'Weights: {path}')
 
     labelled = not pictures_in
@@ -100,8 +98,9 @@ def main():
 
 
 def predict_arrays(model, images):
-    """List of uint8 H x W x 3 pictures -> list of detections."""
-    return predict(model, [torch.from_numpy(image).permute(2, 0, 1) for image in images]) if images else []
+    """List of uint8 H x W x 3 pictures -> list of detections, with the detector's maps for sheets."""
+    images = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    return predict(model, images, with_maps=sheet) if images else []
 
 
 def annotated(model, image, found):
@@ -116,9 +115,8 @@ def annotated(model, image, found):
     # Masks are drawn at any size, boxes as they are.
     shown = {**found, 'boxes': found['boxes'] * ratio}
     panels = {'frame': seen, 'found': drawing.draw_detections(seen, shown, model.class_names, **style)}
-    for key in ('confidence', 'quality'):
-        if key in found:
-            panels[key] = drawing.heat_map(found[key], hw, background=seen)
+    for key in model.maps:
+        panels[key] = drawing.heat_map(found[key], hw, background=seen)
     return drawing.sheet(list(panels.values()), list(panels))
 
 

@@ -149,8 +149,8 @@ def main():
         else training_transform(hw, 0, None, False, 0, turn=group_by_aspect)
         for hw in (small_hw, img_hw)
     )
-    with_masks = getattr(model, 'wants_masks', False)
-    small_sizes = detector in ('konohana', 'yolof')  # torchvision's and SOLOv2 are made for one size
+    with_masks = model.wants_masks
+    small_sizes = model.resizable
     shown_frames = repeat_rare_frames(train_frames, repeat_rare)
     pasting = Paste(train_frames, class_names, paste, progress) if paste and augment else None
     if pasting:
@@ -186,7 +186,7 @@ def main():
         print(message)
     if state.iteration == 0 and (init_from or pretrained):
         with distributed.first_rank_first():
-            print(start_from_published(model) if pretrained else initialise(model, class_names, options))
+            print(model.load_pretrained(pretrained) if pretrained else initialise(model, class_names, options))
         ema.model.load_state_dict(model.state_dict())
 
     print(
@@ -240,15 +240,6 @@ def main():
     print(f'Logs and curves.png: {log_folder}')
 
 
-def start_from_published(model):
-    """Start from weights that others have published; returns what was done, as text."""
-    if not hasattr(model, 'load_pretrained'):
-        raise UserError(
-            f'pretrained={pretrained!r}: no weights are published for detector={detector!r}. Leave it None.'
-        )
-    return model.load_pretrained(pretrained)
-
-
 def initialise(model, class_names, options):
     """Start from the weights of `init_from`, as far as they fit; returns what was done, as one line of text.
 
@@ -261,7 +252,7 @@ def initialise(model, class_names, options):
     path = resolve(__file__, init_from)
     content = checkpoint.load(path)
     same_classes = content['class_names'] == class_names
-    anew = () if same_classes else getattr(model, 'class_layers', ())
+    anew = () if same_classes else model.class_layers
     left = checkpoint.fit_weights(model, content['model'], skip=anew)
     if len(left) == len(model.state_dict()):
         raise UserError(

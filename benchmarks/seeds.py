@@ -41,8 +41,8 @@ COLUMNS = ('AP', 'AP50', 'found, AP50', 'found, AP75', 'frequent, AP50', 'precis
 def together(models):
     """Flagships that know the same names -> one flagship that looks with all of them.
 
-    NMS and voting (`Konohana.select`) get the cells of all networks at once: boxes of one character are averaged, from
-    whichever network they are, and so are their names. The first network does the rest. `models` stay as they are.
+    NMS and voting (`Konohana.postprocess`) get the cells of all networks at once: boxes of one character are averaged,
+    from whichever network they are, and so are their names. The first network does the rest. `models` do not change.
     """
     one = copy.deepcopy(models[0])
 

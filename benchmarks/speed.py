@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import konohana
 from konohana import checkpoint
 from konohana.detectors import build, options_of
+from konohana.detectors.base import Detector
 from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError
 from konohana.evaluation.cost import count_macs, count_parameters, time_models
@@ -39,7 +40,7 @@ threads = 0  # threads to use, 0 for torch's choice
 device = 'cpu'  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
 
 
-class Yolo(nn.Module):
+class Yolo(Detector):
     """A YOLO of ultralytics, untrained, with its own post-processing, under the contract of the detectors here."""
 
     stride = 32
@@ -124,7 +125,7 @@ def make(text, chosen, folder):
         rows.append((f'{text}, onnxruntime', runtime.load(file, chosen.type), parameters, macs))
     if last is not None:
         model.channels_last = last
-    layout = torch.channels_last if getattr(model, 'channels_last', False) else torch.contiguous_format
+    layout = torch.channels_last if model.channels_last else torch.contiguous_format
     return [(text, model.to(chosen, memory_format=layout), parameters, macs), *rows]
 
 

@@ -92,8 +92,7 @@ def fit_weights(model, state, skip=()):
     Returns:
         sorted list of the names in the model that were left as they are.
     """
-    if hasattr(model, 'adapt_weights'):
-        state = model.adapt_weights(state)
+    state = model.adapt_weights(state)
     own = model.state_dict()
     fitting = {
         key: value

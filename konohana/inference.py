@@ -82,7 +82,7 @@ def load(path=None, device='', fuse=True):
     model = from_checkpoint(content, path).eval()
     if fuse:
         fuse_batch_norms(model)
-    layout = torch.channels_last if getattr(model, 'channels_last', False) else torch.contiguous_format
+    layout = torch.channels_last if model.channels_last else torch.contiguous_format
     return model.to(device, memory_format=layout).requires_grad_(False)
 
 

@@ -11,6 +11,7 @@ from conftest import IMG_HW, make_weights
 import konohana
 from konohana import checkpoint, detectors, files, inference
 from konohana.cast import CLASS_NAMES
+from konohana.detectors.base import Detector
 from konohana.errors import UserError
 
 
@@ -289,7 +290,10 @@ def test_default_weights_prefers_what_the_user_trained(tmp_path):
 
 
 def test_fit_weights():
-    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
+    class Two(torch.nn.Sequential, Detector):
+        """A detector of two layers."""
+
+    model = Two(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
     ones = {key: torch.ones_like(value) for key, value in model.state_dict().items()}
     state = {**ones, '1.weight': torch.ones(5, 3), 'unknown': torch.ones(1)}
     assert checkpoint.fit_weights(model, state, skip=['1.']) == ['1.bias', '1.weight']

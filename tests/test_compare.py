@@ -13,6 +13,7 @@ from PIL import Image
 
 from konohana import checkpoint, detectors
 from konohana.cast import CLASS_NAMES
+from konohana.detectors.base import Detector
 from konohana.errors import UserError
 from konohana.evaluation import cost
 from konohana.training.run import Run
@@ -151,11 +152,11 @@ def test_stopped_training_stops_the_comparison(compare, monkeypatch):
 def test_macs_are_those_of_the_convolutions():
     """3 -> 8 channels, 3 x 3, on 10 x 12: by hand."""
 
-    class Detector(torch.nn.Conv2d):
+    class Convolution(torch.nn.Conv2d, Detector):
         def forward(self, images):
             return super().forward(images[0][None])
 
-    model = Detector(3, 8, 3, padding=1).train()
+    model = Convolution(3, 8, 3, padding=1).train()
     assert cost.count_macs(model, (10, 12)) == 3 * 8 * 9 * 10 * 12 and model.training
     flagship = detectors.build('konohana', 2, (64, 96))
     assert cost.count_macs(flagship, (64, 96)) == cost.count_macs(flagship, (64, 96)) > 1e6

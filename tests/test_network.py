@@ -33,7 +33,7 @@ def sample(hw=(96, 160)):
 def test_training_gives_losses_that_reach_every_weight(network):
     images, targets = zip(*[sample(), sample((50, 90)), (torch.rand(3, 96, 160), empty_target())], strict=True)
     losses = network.train()(list(images), list(targets))
-    assert set(losses) == {'loss_confidence', 'loss_quality', 'loss_box', 'loss_name'}
+    assert set(losses) == {'loss_objectness', 'loss_quality', 'loss_box', 'loss_name'}
     assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
@@ -46,7 +46,7 @@ def empty_target():
 
 def test_a_batch_without_anybody_still_learns(network):
     losses = network.train()([torch.rand(3, 96, 160)] * 2, [empty_target()] * 2)
-    assert losses['loss_confidence'] > 0
+    assert losses['loss_objectness'] > 0
     assert losses['loss_box'] == losses['loss_name'] == losses['loss_quality'] == 0
     sum(losses.values()).backward()
 
@@ -91,17 +91,19 @@ def test_the_result_does_not_depend_on_the_rest_of_the_batch(network):
     torch.testing.assert_close(alone['scores'], together['scores'], atol=1e-5, rtol=1e-4)
 
 
-def test_keep_maps_gives_the_maps_of_the_picture_alone(network):
+def test_maps_are_those_of_the_picture_alone(network):
     network.eval()
-    network.keep_maps = True
+    images = [torch.rand(3, 96, 160), torch.rand(3, 96, 96)]
     with torch.inference_mode():
-        found = network([torch.rand(3, 96, 160), torch.rand(3, 96, 96)])
-    assert found[0]['confidence'].shape == found[0]['quality'].shape == (12, 20)
-    assert found[1]['confidence'].shape == (12, 12)
-    assert 0 <= found[0]['confidence'].min() and found[0]['confidence'].max() <= 1
+        found = network(images, with_maps=True)
+        assert not set(network.maps) & set(network(images)[0])
+    assert network.maps == ('objectness', 'quality')
+    assert found[0]['objectness'].shape == found[0]['quality'].shape == (12, 20)
+    assert found[1]['objectness'].shape == (12, 12)
+    assert 0 <= found[0]['objectness'].min() and found[0]['objectness'].max() <= 1
 
 
-def test_decode_and_select_give_back_a_box_written_into_the_maps():
+def test_decode_and_postprocess_give_back_a_box_written_into_the_maps():
     network = build('konohana', 5, (96, 160)).eval()
     find, name = torch.full((1, 6, 12, 20), -9.0), torch.zeros(1, 5, 12, 20)
     row, column, box = 4, 7, torch.tensor([20.0, 12.0, 100.0, 52.0])
@@ -109,8 +111,7 @@ def test_decode_and_select_give_back_a_box_written_into_the_maps():
     sides = torch.tensor([x - box[0], y - box[1], box[2] - x, box[3] - y])
     find[0, :, row, column] = torch.cat([torch.tensor([9.0, 9.0]), (sides / STRIDE).log()])
     name[0, 3, row, column] = 20.0
-    predicted = network.decode({'find': find, 'name': name})
-    found = network.select(*(predicted[k][0] for k in ('confidence', 'quality', 'names', 'boxes')), (96, 160))
+    (found,) = network.postprocess(network.decode({'find': find, 'name': name}), [(96, 160)])
     assert found['labels'].tolist() == [4] and found['scores'].item() > 0.99
     torch.testing.assert_close(found['boxes'][0], box, atol=1e-3, rtol=1e-4)
 
@@ -120,12 +121,18 @@ def test_boxes_of_one_place_leave_one_that_they_vote_on():
     boxes = torch.tensor([[10.0, 10.0, 60.0, 80.0], [12.0, 10.0, 61.0, 80.0], [14.0, 12.0, 62.0, 80.0]])
     apart = torch.tensor([[90.0, 10.0, 150.0, 80.0], [90.0, 10.0, 150.0, 50.0]])  # overlap by 0.57: no say, yet dropped
     names = torch.eye(5)[[0, 1, 1, 2, 3]] * 9
-    confidence, quality = torch.tensor([3.0, 2.5, 2.0, 1.0, 0.0]), torch.zeros(5)
-    found = network.select(confidence, quality, names, torch.cat([boxes, apart]), (96, 160))
+    objectness = torch.tensor([3.0, 2.5, 2.0, 1.0, 0.0])
+    predictions = {
+        'objectness': objectness,
+        'quality': torch.zeros(5),
+        'names': names,
+        'boxes': torch.cat([boxes, apart]),
+    }
+    (found,) = network.postprocess({key: value[None] for key, value in predictions.items()}, [(96, 160)])
     # The surest box alone would have said 1; the two beside it outvote it.
     assert sorted(found['labels'].tolist()) == [2, 3]
     first, second = (found['boxes'][found['labels'].tolist().index(label)] for label in (2, 3))
-    weight = confidence[:3].sigmoid()
+    weight = objectness[:3].sigmoid()
     torch.testing.assert_close(first, (boxes * weight[:, None]).sum(0) / weight.sum())
     torch.testing.assert_close(second, apart[0])
 
@@ -208,14 +215,14 @@ def test_points_learn_boxes_they_lie_in_and_the_best_reaches_its_iou():
     points = grid()
     truth = torch.tensor([[0.0, 0.0, 60.0, 60.0], [100.0, 0.0, 160.0, 96.0]])
     boxes = torch.cat([points - 20, points + 20], dim=1)
-    index, aim = TaskAlignedAssigner(top_k=5)(torch.full((len(points),), 0.3), boxes, points, truth)
+    index, soft_target = TaskAlignedAssigner(top_k=5)(torch.full((len(points),), 0.3), boxes, points, truth)
     for k, box in enumerate(truth):
         mine = index == k
         assert mine.sum() == 5
         assert (points[mine] > box[:2]).all() and (points[mine] < box[2:]).all()
         best = paired_iou(boxes[mine], box.expand(5, 4)).max()
-        torch.testing.assert_close(aim[mine].max(), best)
-    assert (aim[index < 0] == 0).all()
+        torch.testing.assert_close(soft_target[mine].max(), best)
+    assert (soft_target[index < 0] == 0).all()
 
 
 def test_a_point_wanted_twice_goes_to_the_box_it_overlaps_more():
@@ -238,8 +245,10 @@ def test_a_box_smaller_than_a_cell_is_not_forgotten():
 
 def test_nobody_there_assigns_nothing():
     points = grid()
-    index, aim = TaskAlignedAssigner()(torch.ones(len(points)), torch.zeros(len(points), 4), points, torch.zeros(0, 4))
-    assert (index == -1).all() and (aim == 0).all()
+    index, soft_target = TaskAlignedAssigner()(
+        torch.ones(len(points)), torch.zeros(len(points), 4), points, torch.zeros(0, 4)
+    )
+    assert (index == -1).all() and (soft_target == 0).all()
 
 
 # Losses
@@ -249,7 +258,7 @@ def test_nothing_is_learned_in_an_ignored_region():
     points = grid()
     logits = torch.zeros(1, len(points), requires_grad=True)
     predictions = {
-        'confidence': logits,
+        'objectness': logits,
         'quality': torch.zeros(1, len(points)),
         'names': torch.zeros(1, len(points), 3),
         'boxes': torch.cat([points - 9, points + 9], dim=1)[None],
@@ -257,7 +266,7 @@ def test_nothing_is_learned_in_an_ignored_region():
     }
     region = torch.tensor([[16.0, 0.0, 90.0, 50.0]])
     losses = detection_losses(predictions, [{**empty_target(), 'ignored': region}], TaskAlignedAssigner(), [(64, 96)])
-    losses['loss_confidence'].backward()
+    losses['loss_objectness'].backward()
     inside = points_in_boxes(points, region)
     assert inside.sum() > 20
     assert (logits.grad[0][inside] == 0).all() and (logits.grad[0][~inside] > 0).all()

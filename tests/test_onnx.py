@@ -13,6 +13,7 @@ from torch import nn
 import konohana
 from konohana import detectors
 from konohana.data.images import save_image
+from konohana.detectors.base import Detector
 from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError
 from konohana.evaluation.predict import predict
@@ -97,8 +98,7 @@ def test_flagship_without_post_processing(flagship):
         for a, b in zip(predict(model, batch), predict(exported, batch), strict=True):
             assert runtime.differences(a, b)['box'] < 0.05
     # What the flagship alone has: the maps that _test.py draws.
-    exported.keep_maps = True
-    assert exported(images[:1])[0]['confidence'].shape == (7, 12)
+    assert exported(images[:1], with_maps=True)[0]['objectness'].shape == (7, 12)
 
 
 def test_learned_numbers_of_the_post_processing_are_in_the_file(tmp_path):
@@ -157,7 +157,7 @@ def test_other_detectors(case, tmp_path):
     model = lively(name, layers, gain, **options)
     # Wide, upright and square: no size of the first may be written down.
     images = pictures((90, 160), (96, 64), (70, 70))
-    kinds = (True, False) if hasattr(model, 'raw_outputs') else (True,)
+    kinds = (True, False) if model.has_raw_outputs else (True,)
     for post_processing in kinds:
         export.export(model, tmp_path / 'net.onnx', name, options, images[0], post_processing)
         exported = konohana.load(tmp_path / 'net.onnx', device='cpu')
@@ -178,7 +178,7 @@ def test_other_detectors(case, tmp_path):
 
 
 def test_two_stage_detectors_have_no_raw_outputs(tmp_path):
-    model = nn.Module()
+    model = Detector()
     model.transform, model.class_names, model.img_hw = (
         detectors.build('konohana', 2, (64, 96)).transform,
         ['a'],

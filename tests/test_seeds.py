@@ -33,7 +33,7 @@ def test_together_has_the_cells_of_all(tmp_path, weights_file):
     both = seeds.together([a, b])
     mine, of_a, of_b = (model.decode(model.raw_outputs(tensors)) for model in (both, a, b))
     n = len(of_a['points'])
-    for key in ('confidence', 'quality', 'names', 'boxes'):
+    for key in ('objectness', 'quality', 'names', 'boxes'):
         assert not torch.allclose(of_a[key], of_b[key])
         torch.testing.assert_close(mine[key][:, :n], of_a[key])
         torch.testing.assert_close(mine[key][:, n:], of_b[key])

@@ -127,6 +127,14 @@ def quick_start(monkeypatch):
         yield
 
 
+def test_backbone_parameters_are_the_backbones(quick_start):
+    for detector in FAMILIES:
+        network = detectors.build(detector, 3, (300, 300))
+        ids = {id(parameter) for parameter in network.backbone_parameters()}
+        names = {name.split('.')[1] for name, parameter in network.named_parameters() if id(parameter) in ids}
+        assert names == {'backbone'}, detector
+
+
 def test_class_layers_are_those_whose_shape_depends_on_the_classes(quick_start):
     for detector in NAMES:
         few, more = (detectors.build(detector, n, (300, 300)) for n in (3, 4))

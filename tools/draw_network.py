@@ -408,7 +408,7 @@ def draw(model, img_hw):
     out.append(arrow((find_x, line), (name_x, line), (name_x, top)))
     height = 46 + 50 * max(len(model.find_tower) + 1, len(model.name_tower) + 1) + 3 * 40 + 2 * 4 + 8
     distances = measures['find_layer']['size'][2] - 2
-    findings = (('confidence', 'is anybody here?', 40), ('quality', 'does the box fit?', 40))
+    findings = (('objectness', 'is anybody here?', 40), ('quality', 'does the box fit?', 40))
     findings += ((f'{distances} distances', "to the box's sides", 40),)
     out += tower(
         *(TOWERS_X, top, width, height, 'Finding', 'where is somebody?', 'find_tower', 'find_layer', findings),

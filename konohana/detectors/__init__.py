@@ -1,10 +1,4 @@
-"""Detectors by name. Each keeps torchvision's contract, so everything else is written once for all of them.
-
-What a detector has besides (all of it optional, read by getattr): `channels_last`, `class_layers` (prefixes of the
-weights that are made anew for other classes), `wants_masks` (it trains on masks), `adapt_weights(state)`, and
-`load_pretrained(pretrained)`: start from published weights, True for those of the whole detector or 'backbone' for
-ImageNet's, and return what was done as one line of text. Files come through `hub.state_dict`.
-"""
+"""Detectors by name. Each is a `base.Detector`, so everything else is written once for all of them."""
 
 import functools
 import importlib

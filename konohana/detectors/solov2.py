@@ -25,6 +25,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from konohana import distributed
 from konohana.boxes import points_in_boxes
 from konohana.detectors.backbones import make_backbone
+from konohana.detectors.base import Detector
 from konohana.errors import UserError
 
 GRIDS = (40, 36, 24, 16, 12)  # cells a side
@@ -94,7 +95,7 @@ class MaskBranch(nn.Module):
         return self.last(total)
 
 
-class SOLOv2(nn.Module):
+class SOLOv2(Detector):
     """SOLOv2, under torchvision's contract.
 
     Args:
@@ -116,7 +117,9 @@ class SOLOv2(nn.Module):
     """
 
     wants_masks = True
-    class_layers = ('cate_layer.',)  # what is made anew for another list of classes
+    class_layers = ('cate_layer.',)
+    has_raw_outputs = True
+
     score_threshold = 0.1  # cells less sure of their category are dropped before anything else
     mask_threshold = 0.5  # a pixel likelier than this belongs to the mask
     n_candidates = 2000  # so many cells at most have their masks computed, the surest first
@@ -189,7 +192,7 @@ class SOLOv2(nn.Module):
             kernels.append(maps[f'kernel_{i}'].flatten(2).transpose(1, 2))
         return torch.cat(scores, dim=1), torch.cat(kernels, dim=1)
 
-    def select(self, scores, kernels, mask_feats):
+    def postprocess(self, scores, kernels, mask_feats):
         """One image's cells (P x n_classes, P x c) and mask features (c x h x w) -> its instances after NMS.
 
         Returns dict of `labels` (n), `scores` (n, descending) and `soft_masks` (n x h x w, 0 to 1). A score is the
@@ -215,7 +218,7 @@ class SOLOv2(nn.Module):
         return {'labels': labels[keep] + 1, 'scores': values, 'soft_masks': soft}
 
     def finish(self, found, size, original_size):
-        """Instances of `select` -> detections at the size of the image given.
+        """Instances of `postprocess` -> detections at the size of the image given.
 
         Args:
             size: (height, width) of the image inside the batch. original_size: those of the image given.
@@ -235,7 +238,7 @@ class SOLOv2(nn.Module):
         masks = masks[there]
         return {'boxes': mask_boxes(masks), **{key: value[there] for key, value in found.items()}, 'masks': masks}
 
-    def forward(self, images, targets=None):
+    def forward(self, images, targets=None, with_maps=False):
         if self.training:
             if targets is None:
                 raise ValueError('targets are needed in training mode')
@@ -248,7 +251,7 @@ class SOLOv2(nn.Module):
             return self.losses(maps, targets, batch.tensors.shape[-2:])
         scores, kernels = self.decode(maps)
         return [
-            self.finish(self.select(scores[i], kernels[i], maps['mask_feats'][i]), size, original)
+            self.finish(self.postprocess(scores[i], kernels[i], maps['mask_feats'][i]), size, original)
             for i, (size, original) in enumerate(zip(batch.image_sizes, original_sizes, strict=True))
         ]
 

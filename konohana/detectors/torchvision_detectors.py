@@ -14,6 +14,7 @@ from torchvision.models import detection
 
 from konohana import checkpoint
 from konohana.detectors import hub
+from konohana.detectors.base import Detector
 from konohana.detectors.transform import FrameTransform
 from konohana.errors import UserError
 
@@ -62,7 +63,7 @@ class FixedTransform(FrameTransform):
         return torch.stack([F.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images])
 
 
-class TorchvisionDetector(nn.Module):
+class TorchvisionDetector(Detector):
     """One of torchvision's detectors, under the contract that all detectors here keep.
 
     Args:
@@ -90,6 +91,7 @@ class TorchvisionDetector(nn.Module):
         self.detector, self.n_classes = detector, n_classes
         if detector == 'ssd300_vgg16' and min(img_hw) < SSD300_SMALLEST:
             raise UserError(f'img_hw={img_hw}: {detector} needs at least {SSD300_SMALLEST} pixels, like (300, 300).')
+        self.wants_masks = detector.startswith('maskrcnn')
         # All of them count the background, though FCOS and RetinaNet have no use for its output.
         self.model = models.get_model(detector, weights=None, weights_backbone=None, num_classes=n_classes + 1)
         for module in self.model.modules():
@@ -111,10 +113,8 @@ class TorchvisionDetector(nn.Module):
         """What resizes and normalises frames; a `FrameTransform`."""
         return self.model.transform
 
-    @property
-    def wants_masks(self):
-        """Whether it trains on masks, and gives them."""
-        return isinstance(self.model, detection.MaskRCNN)
+    def backbone_parameters(self):
+        return list(self.model.backbone.parameters())
 
     @property
     def class_layers(self):
@@ -131,7 +131,7 @@ class TorchvisionDetector(nn.Module):
                 names.append(f'head.classification_head.module_list.{i}{last}')
         return tuple(f'model.{name}.' for name in names)
 
-    def forward(self, images, targets=None):
+    def forward(self, images, targets=None, with_maps=False):
         if not self.training:
             return [self._contracted(found) for found in self.model(images)]
         if targets is None:

@@ -25,6 +25,7 @@ from torchvision.ops import (
 from konohana import distributed
 from konohana.boxes import points_in_boxes
 from konohana.detectors.backbones import make_backbone
+from konohana.detectors.base import Detector
 from konohana.errors import UserError
 
 STRIDE = 32  # of the one map
@@ -121,7 +122,7 @@ class Decoder(nn.Module):
         return (names + objectness - either).flatten(1, 2), self.box_layer(seen)
 
 
-class YOLOF(nn.Module):
+class YOLOF(Detector):
     """The detector, under torchvision's contract.
 
     Args:
@@ -139,11 +140,14 @@ class YOLOF(nn.Module):
     (n, 0 to 1, descending).
     """
 
+    resizable = True
+    class_layers = ('decoder.name_layer.',)
+    has_raw_outputs = True
+
     score_threshold = 0.05  # names less sure are dropped before NMS
     n_before_nms = 1000  # and so many, the surest, take part in it
     nms_threshold = 0.6  # IoU from which two boxes of one name are one object
     max_detections = 100
-    class_layers = ('decoder.name_layer.',)  # what is made anew for another list of classes
 
     def __init__(self, n_classes, img_hw=(360, 640), backbone='resnet50'):
         super().__init__()
@@ -208,7 +212,7 @@ class YOLOF(nn.Module):
             'anchors': torch.cat([centres - sides / 2, centres + sides / 2], dim=-1),
         }
 
-    def forward(self, images, targets=None):
+    def forward(self, images, targets=None, with_maps=False):
         if self.training and targets is None:
             raise ValueError('targets are needed in training mode')
         original_sizes = [tuple(image.shape[-2:]) for image in images]
@@ -217,12 +221,12 @@ class YOLOF(nn.Module):
         if self.training:
             return yolof_losses(predictions, targets, batch.image_sizes)
         detections = [
-            self.select(names, boxes, size)
+            self.postprocess(names, boxes, size)
             for names, boxes, size in zip(predictions['names'], predictions['boxes'], batch.image_sizes, strict=True)
         ]
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
 
-    def select(self, names, boxes, size):
+    def postprocess(self, names, boxes, size):
         """One image's predictions (P anchors) -> its detections: threshold, the surest, NMS for each name."""
         scores = names.sigmoid().flatten()
         kept = (scores > self.score_threshold).nonzero()[:, 0]
@@ -290,7 +294,7 @@ def yolof_losses(predictions, targets, sizes):
     """
     anchors = predictions['anchors']
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    aims, counted, found, true = [], [], [], []
+    soft_targets, counted, found, true = [], [], [], []
     for names, boxes, target, (height, width) in zip(
         predictions['names'], predictions['boxes'], targets, sizes, strict=True
     ):
@@ -305,16 +309,16 @@ def yolof_losses(predictions, targets, sizes):
         learns = (owner_of >= 0) | (background & ~hidden)
         count = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
         count[inside[learns]] = True
-        aim = torch.zeros_like(names)
+        soft_target = torch.zeros_like(names)
         matched = owner_of >= 0
-        aim[inside[matched], target['labels'][owner_of[matched]] - 1] = 1
+        soft_target[inside[matched], target['labels'][owner_of[matched]] - 1] = 1
         counted.append(count)
-        aims.append(aim)
+        soft_targets.append(soft_target)
         found.append(boxes[inside[index]])
         true.append(target['boxes'][owner])
-    aims, counted = torch.stack(aims), torch.stack(counted)
-    total = distributed.normaliser(aims.sum(), len(targets))
-    focal = sigmoid_focal_loss(predictions['names'], aims, alpha=0.25, gamma=2)
+    soft_targets, counted = torch.stack(soft_targets), torch.stack(counted)
+    total = distributed.normaliser(soft_targets.sum(), len(targets))
+    focal = sigmoid_focal_loss(predictions['names'], soft_targets, alpha=0.25, gamma=2)
     box = generalized_box_iou_loss(torch.cat(found), torch.cat(true))
     return {'loss_name': (focal * counted[..., None]).sum() / total, 'loss_box': box.sum() / total}
 

@@ -34,7 +34,7 @@ def count_macs(model, img_hw):
     model.eval()
     try:
         with FlopCounterMode(display=False) as counter:
-            if hasattr(model, 'raw_outputs') and hasattr(model, 'transform'):
+            if model.has_raw_outputs:
                 model.raw_outputs(model.transform([picture])[0].tensors)
             else:
                 model([picture])

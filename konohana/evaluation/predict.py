@@ -7,16 +7,17 @@ from konohana.progress import progress_bar
 
 
 @torch.inference_mode()
-def predict(model, images, encode=False):
+def predict(model, images, encode=False, with_maps=False):
     """Detections of a list of pictures (uint8 or float 0 to 1, 3 x H x W RGB), on the CPU.
 
     Pictures go to the model's device, uint8 becomes float there. Returns the model's list of dicts; with `encode` they
-    have `rles` instead of `masks`, so that dense masks need not even leave the device.
+    have `rles` instead of `masks`, so that dense masks need not even leave the device; with `with_maps` also the
+    detector's `maps`.
     """
     device = next(model.parameters()).device
     images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True) for image in images]
     images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
-    detections = model(images)
+    detections = model(images, with_maps=True) if with_maps else model(images)
     if encode:
         detections = [encoded(found) for found in detections]
     return [{key: value.cpu() if hasattr(value, 'cpu') else value for key, value in d.items()} for d in detections]

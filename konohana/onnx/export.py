@@ -146,7 +146,7 @@ def export(model, path, detector, options, picture, post_processing=True):
             dynamic |= {name: {0: 'detections'} for name in names}
             if 'masks' in names:
                 dynamic['masks'] |= {1: 'height', 2: 'width'}
-        elif hasattr(model, 'raw_outputs'):
+        elif model.has_raw_outputs:
             # Two pictures: what is written down for a batch of one may hold for one alone.
             example = transform([picture, picture])[0].tensors
             metadata['parameters'] = _parameters_outside(model, example[:1])

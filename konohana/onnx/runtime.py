@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.ops import box_iou
 
 from konohana.detectors import build
+from konohana.detectors.base import Detector
 from konohana.errors import UserError
 from konohana.onnx.export import FORMAT, _optional
 
@@ -58,7 +59,7 @@ def load(path, device=''):
     return model
 
 
-class OnnxDetector(nn.Module):
+class OnnxDetector(Detector):
     """A detector whose ONNX file includes the post-processing; see `load`.
 
     Args:
@@ -72,7 +73,10 @@ class OnnxDetector(nn.Module):
         self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)  # says on which device pictures are wanted
         self.eval()
 
-    def forward(self, images):
+    def backbone_parameters(self):
+        return []
+
+    def forward(self, images, targets=None, with_maps=False):
         """List of float 3 x H x W RGB in 0 .. 1 -> list of detections, one picture after the other."""
         return [self.detect(image) for image in images]
 

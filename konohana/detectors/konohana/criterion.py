@@ -1,4 +1,4 @@
-"""What the flagship learns from: the losses of confidence, quality, box and name."""
+"""The losses of the flagship: objectness, quality, box and name."""
 
 import torch
 import torch.nn.functional as F
@@ -7,22 +7,23 @@ from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 from konohana import distributed
 from konohana.boxes import paired_iou, points_in_boxes
 
-WEIGHTS = {'loss_confidence': 1.0, 'loss_quality': 0.5, 'loss_box': 7.5, 'loss_name': 1.0}
+WEIGHTS = {'loss_objectness': 1.0, 'loss_quality': 0.5, 'loss_box': 7.5, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
-EDGE = 4.0  # pixels; a side this close to the picture's edge lies on it
+EDGE = 4.0  # pixels; a side this close to the edge of the picture lies on it
 
 
 def edges_reached(boxes, true_boxes, img_hw):
-    """Predicted boxes, but sides that rightly run out of the picture count as right, however far they run.
+    """Replace predicted sides that rightly run out of the picture by the true ones, however far they run.
 
-    Most characters are cut by the picture's edge. Boxes are clipped to the picture in the end, so all that such a side
-    needs is to reach the edge; to learn where exactly the edge is would take a sight of it from every cell.
+    The picture's edge cuts most characters. Boxes are clipped to the picture in the end, so such a side only needs to
+    reach the edge; to learn where exactly the edge is, every cell would have to see it.
 
     Args:
         boxes, true_boxes: n x 4, in pixels. img_hw: (height, width) of the picture.
 
     Returns:
-        n x 4: `boxes`, with the true side (and no gradient) where that lies on the edge and the predicted one beyond.
+        n x 4: `boxes`, with the true side (and no gradient) where the true side lies on the edge and the predicted one
+        beyond it.
     """
     height, width = img_hw
     low, high = boxes[:, :2], boxes[:, 2:]
@@ -44,24 +45,24 @@ def detection_losses(predictions, targets, assigner, image_sizes):
         image_sizes: N pairs (height, width) of the pictures within the batch.
 
     Returns:
-        dict of scalars, already weighted: `loss_confidence` (binary cross-entropy over all points outside ignored
-        regions, towards the assigner's aims), and over the points that learn a box, weighted by their aim:
-        `loss_quality` (binary cross-entropy towards the IoU), `loss_box` (GIoU loss of `edges_reached`; Rezatofighi et
-        al. 2019, https://arxiv.org/abs/1902.09630), `loss_name` (cross-entropy with label smoothing). All are divided
-        by the batch's sum of aims.
+        dict of scalars, weighted by `WEIGHTS`: `loss_objectness` (binary cross-entropy with the assigner's soft
+        targets, over all points outside ignored regions), and over the points that learn a box, weighted by their soft
+        target: `loss_quality` (binary cross-entropy with the IoU), `loss_box` (GIoU loss of `edges_reached`;
+        Rezatofighi et al. 2019, https://arxiv.org/abs/1902.09630), `loss_name` (cross-entropy with label smoothing).
+        All are divided by the batch's sum of soft targets.
     """
     points = predictions['points']
-    aims, counted = [], []
+    soft_targets, counted = [], []
     chosen = {'weight': [], 'box': [], 'true_box': [], 'quality': [], 'names': [], 'label': []}
     for i, target in enumerate(targets):
         boxes = predictions['boxes'][i]
         true_boxes = target['boxes']
         visible = clip_boxes_to_image(boxes.detach(), image_sizes[i])
-        index, aim = assigner(predictions['confidence'][i].sigmoid(), visible, points, true_boxes)
+        index, soft_target = assigner(predictions['objectness'][i].sigmoid(), visible, points, true_boxes)
         positive = index >= 0
-        aims.append(aim)
+        soft_targets.append(soft_target)
         counted.append(positive | ~points_in_boxes(points, target.get('ignored', true_boxes[:0])))
-        chosen['weight'].append(aim[positive])
+        chosen['weight'].append(soft_target[positive])
         true_box = true_boxes[index[positive]]
         chosen['box'].append(edges_reached(boxes[positive], true_box, image_sizes[i]))
         chosen['true_box'].append(true_box)
@@ -69,15 +70,15 @@ def detection_losses(predictions, targets, assigner, image_sizes):
         chosen['names'].append(predictions['names'][i][positive])
         chosen['label'].append(target['labels'][index[positive]] - 1)
     chosen = {key: torch.cat(parts) for key, parts in chosen.items()}
-    aims, counted = torch.stack(aims), torch.stack(counted)
+    soft_targets, counted = torch.stack(soft_targets), torch.stack(counted)
     weight = chosen['weight']
-    total = distributed.normaliser(aims.sum(), len(targets))
+    total = distributed.normaliser(soft_targets.sum(), len(targets))
 
-    confidence = F.binary_cross_entropy_with_logits(predictions['confidence'], aims, reduction='none') * counted
+    objectness = F.binary_cross_entropy_with_logits(predictions['objectness'], soft_targets, reduction='none') * counted
     box = generalized_box_iou_loss(chosen['box'], chosen['true_box']) * weight
     with torch.no_grad():
         iou = paired_iou(chosen['box'], chosen['true_box'])
     quality = F.binary_cross_entropy_with_logits(chosen['quality'], iou, reduction='none') * weight
     name = F.cross_entropy(chosen['names'], chosen['label'], reduction='none', label_smoothing=LABEL_SMOOTHING) * weight
-    losses = {'loss_confidence': confidence, 'loss_quality': quality, 'loss_box': box, 'loss_name': name}
+    losses = {'loss_objectness': objectness, 'loss_quality': quality, 'loss_box': box, 'loss_name': name}
     return {key: WEIGHTS[key] * loss.sum() / total for key, loss in losses.items()}

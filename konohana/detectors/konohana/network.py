@@ -1,16 +1,16 @@
-"""The flagship: one small network that finds and names characters from a single map of stride 8.
+"""The flagship's network: small, with a single output map of stride 8 that finds and names characters.
 
 Blocks are MobileNetV3's inverted residuals (Howard et al. 2019, https://arxiv.org/abs/1905.02244). At strides 2 and 4
-memory traffic is what costs time: one dense convolution leads to stride 4 at once, and the features are made below.
-Predictions are FCOS's (Tian et al. 2019, https://arxiv.org/abs/1904.01355), per cell of the one output map:
+memory traffic costs the time, so one dense convolution goes to stride 4 at once and most layers come after it.
+Predictions are FCOS's (Tian et al. 2019, https://arxiv.org/abs/1904.01355), per cell of the output map:
 
-    confidence   is a character here, whoever it is
-    quality      how well would the box fit (IoU; in the place of FCOS's centerness)
+    objectness   is a character here, whoever it is
+    quality      how well the box fits (IoU; instead of FCOS's centerness)
     distances    from the cell's anchor point to the box's left, top, right and bottom sides
-    names        who it is, if it is somebody
+    names        who it is, if there is a character
 
-Finding (the first three) and naming have a tower each. The blocks are EfficientNet-Lite0's, so that its ImageNet
-weights can be the start (see `pretrained.py`).
+Finding (the first three) and naming have a tower each. The blocks are EfficientNet-Lite0's, so that training can start
+from its ImageNet weights (see `lite0.py`).
 
 To change the network, change the tables. To see it, run `python tools/draw_network.py`.
 """
@@ -52,7 +52,7 @@ class AconC(nn.Module):
     """ACON-C (Ma et al. 2021, Activate or Not, 2009.04759): (p1 - p2) x * sigmoid(beta (p1 - p2) x) + p2 x.
 
     p1, p2 and beta are learned for each channel: from a line (beta = 0) to a maximum of two lines. It starts as SiLU,
-    so that weights of a network with another smooth activation are a start. N x c x H x W -> the same shape.
+    so weights of a network with another smooth activation are a useful start. N x c x H x W -> the same shape.
     """
 
     def __init__(self, channels):
@@ -134,10 +134,10 @@ class ConvNorm(nn.Sequential):
 
 
 class Res2Depthwise(nn.Module):
-    """Res2Net's hierarchical split in the place of a depthwise convolution (Gao et al. 2019, 1904.01169).
+    """Res2Net's hierarchical split instead of a depthwise convolution (Gao et al. 2019, 1904.01169).
 
-    The channels are cut into four groups. The first passes unchanged; each further group is convolved after the result
-    of the one before is added to it, so the groups see ever larger neighbourhoods. N x c x H x W -> the same shape.
+    The channels are split into four groups. The first passes unchanged; each further group is convolved after the
+    result of the previous one is added to it, so groups have growing receptive fields. N x c x H x W -> the same shape.
     """
 
     GROUPS = 4
