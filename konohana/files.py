@@ -1,35 +1,45 @@
 """Writing files: whole or not at all, and never over a file that this program did not write.
 
-Beside its outputs this program keeps `.konohana_outputs`, a list of what it has written there: name, size and time of
-the last change. A file that is on the list, unchanged, may be written anew; any other stays.
+In each folder of outputs this program keeps `.konohana_outputs`, a list of what it has written there: name, size and
+time of the last change. A file that is on the list and unchanged may be written again; any other file stays.
 """
 
 import contextlib
+import functools
 import json
 import os
+import stat
 import uuid
 from pathlib import Path
 
 from konohana.errors import UserError
 
 LIST_NAME = '.konohana_outputs'  # one JSON line for each file written: [name, size in bytes, time in ns]
+CLOCK = 2_000_000_000  # ns; some file systems (FAT, network drives) keep times no finer than 2 s
+SPARE_LINES = 1000  # lines of the list that later lines replace, before it is written again without them
 
 
 @contextlib.contextmanager
 def replacing(path, remember=False):
-    """A temporary path beside `path` to write to; it is renamed to `path` when the block ends, removed when it fails.
+    """Give a temporary path beside `path` to write to; rename it to `path` at the end, remove it after an exception.
 
-    So the file is the old one or the new one, never half. Missing folders are made.
+    The file is the old one or the new one, never half of one. Missing folders are made.
 
     Args:
-        path: the file. remember: whether it goes onto the list of outputs, see `claim`.
+        path: the file.
+        remember: put the file onto the list of outputs, see `claim`.
+
+    Yields:
+        the temporary path. Its name says nothing about `path`, not even the ending.
 
     Raises:
-        UserError: the file cannot be written (no space, no permission). Any other exception of the block goes through.
+        UserError: `path` cannot be written: no space, no permission, a folder, an impossible name. An OSError of the
+            block counts as such; other exceptions of the block go through.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{uuid.uuid4().hex[:12]}.tmp')
+    temporary = path.with_name(f'.{uuid.uuid4().hex[:12]}.tmp')  # short: `path` may be as long as names can be
     try:
+        _refuse_special(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open('rb+') as file:
@@ -38,8 +48,9 @@ def replacing(path, remember=False):
         if remember:
             _remember(path)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f'{path}: cannot be written ({reason}). Is there space and permission?') from None
+        raise UserError(
+            f'{path}: cannot be written ({_reason(error)}). Check the folder, its permissions and the free space.'
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -52,50 +63,122 @@ def write_bytes(path, data, remember=False):
 
 
 def write_text(path, text, remember=False):
-    """Write a text file in UTF-8; see `replacing`."""
-    write_bytes(path, text.encode(), remember)
+    """Write a text file in UTF-8, with line ends as they are in `text`; see `replacing`."""
+    write_bytes(path, text.encode(errors='surrogateescape'), remember)
 
 
 def claim(path, inputs=(), overwrite=False, variable='the output'):
-    """Make sure that `path` may be written: call it before the work starts.
+    """Check that `path` may be written. Call this before the work starts, so that nothing is done in vain.
 
     Args:
-        path: the file to be written.
-        inputs: files that are read; a folder stands for all that is in it.
-        overwrite: whether a file that this program did not write may be replaced.
-        variable: what the user sets, for the message, like 'video_out'.
+        path: the file to be written. It need not exist, nor need its folder.
+        inputs: files that are read; a folder stands for all files in it.
+        overwrite: allow replacing a file that this program did not write. An input is never replaced.
+        variable: the name of the user's variable, for the message, like 'video_out'.
 
     Raises:
-        UserError: `path` is an input; or it is there, this program did not write it, and `overwrite` is False.
+        UserError: `path` is an input; it exists, this program did not write it and `overwrite` is False; or it cannot
+            be written (a folder, a device, no permission).
     """
     path = Path(path)
-    for given in map(Path, inputs):
-        if path.exists() and given.exists() and (given.samefile(path) or _inside(path, given)):
-            raise UserError(f'{path}: it is an input, which is never written over. Choose another {variable}.')
-    if overwrite or not path.exists() or written_here(path):
-        return
-    raise UserError(
-        f'{path}: there is such a file already, and this program did not write it. Choose another {variable}, or '
-        'overwrite=True.'
-    )
+    try:
+        _refuse_special(path)
+        if not os.path.lexists(path):
+            _check_folder(path.parent)
+            return
+        if any(_is_same(path, Path(given)) for given in inputs):
+            raise UserError(f'{path}: this file is an input, which is never replaced. Choose another {variable}.')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be written ({_reason(error)}). Choose another {variable}.') from None
+    if not overwrite and not written_here(path):
+        raise UserError(
+            f'{path}: this file exists, and this program did not write it (or it has changed since). '
+            f'Choose another {variable}, or set overwrite=True.'
+        )
 
 
 def written_here(path):
-    """Whether `path` is as this program has written it (see `replacing`'s `remember`)."""
+    """Whether `path` is still as this program wrote it, with `remember` (see `replacing`)."""
     path = Path(path)
     try:
-        now = path.stat()
-        lines = (path.parent / LIST_NAME).read_text(encoding='utf-8').splitlines()
-    except (OSError, ValueError):
+        now = path.lstat()
+        size, time = _listed(path.parent / LIST_NAME)[path.name]
+    except (OSError, KeyError):
         return False
-    return json.dumps([path.name, now.st_size, now.st_mtime_ns]) in lines
+    return size == now.st_size and abs(time - now.st_mtime_ns) <= CLOCK
 
 
 def _remember(path):
+    """Add `path` to the list of its folder.
+
+    Lines are appended, so that several programs can write at once; the last line of a name counts. Without a list the
+    file is written all the same: at worst a later run refuses to replace it.
+    """
     now = path.stat()
-    with (path.parent / LIST_NAME).open('a', encoding='utf-8') as file:
-        file.write(json.dumps([path.name, now.st_size, now.st_mtime_ns]) + '\n')
+    with contextlib.suppress(OSError):
+        with (path.parent / LIST_NAME).open('ab') as file:
+            file.write(_line(path.name, now.st_size, now.st_mtime_ns))
 
 
-def _inside(path, folder):
-    return folder.is_dir() and folder.resolve() in path.resolve().parents
+def _line(name, size, time):
+    # The line end comes first too: a line that a crash cut off spoils only itself.
+    return f'\n{json.dumps([name, size, time])}\n'.encode()
+
+
+def _listed(file):
+    """The list of outputs in `file`, as dict of name -> (size, time). What is not a list of outputs counts as empty."""
+    if not file.is_file():
+        return {}
+    now = file.stat()
+    return _parsed(file, now.st_size, now.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(file, _size, _time):
+    """`_listed`, read again only where size or time have changed: thousands of files of one folder are claimed."""
+    found = {}
+    lines = [line for line in file.read_bytes().splitlines() if line]
+    for line in lines:
+        try:
+            name, size, time = json.loads(line)
+            found[name] = int(size), int(time)
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            continue  # damaged
+    if len(lines) > len(found) + SPARE_LINES:
+        with contextlib.suppress(UserError):
+            write_bytes(file, b''.join(_line(name, *values) for name, values in found.items()))
+    return found
+
+
+def _refuse_special(path):
+    """Raise UserError where `path` is there and no file: a folder, or /dev/null, which renaming would replace."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except ValueError as error:
+        raise UserError(f'{path}: no file can have this name ({error}).') from None
+    if not stat.S_ISREG(mode):
+        what = 'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'
+        raise UserError(f'{path}: cannot be written, it is {what}. Give the name of a file.')
+
+
+def _check_folder(folder):
+    """Raise OSError where no file can be made in `folder`, which may itself have to be made."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(None, f'{folder} is not a folder')
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(None, f'no permission to write in {folder}')
+
+
+def _is_same(path, given):
+    """Whether the existing `path` is the input `given`, or in the folder `given`."""
+    if not path.exists() or not given.exists():
+        return False
+    return given.samefile(path) or (given.is_dir() and given.resolve() in path.resolve().parents)
+
+
+def _reason(error):
+    return error.strerror or str(error) or type(error).__name__
