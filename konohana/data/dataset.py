@@ -7,6 +7,7 @@ from torchvision import tv_tensors
 from konohana import masks
 from konohana.data.augment import mosaic
 from konohana.data.images import load_image
+from konohana.data.reading import TOY_SHOW_COCO
 from konohana.errors import UserError
 
 
@@ -39,7 +40,7 @@ class Frames(Dataset):
             raise UserError(
                 f'{lacking[0].path}: this detector learns masks, but there are none for this picture (nor for '
                 f'{len(lacking) - 1} others of {len(frames)}). Take COCO data with masks, such as '
-                'konohana_dataset_path=toy_show_coco, or a detector that learns boxes.'
+                f'konohana_dataset_path={TOY_SHOW_COCO}, or a detector that learns boxes.'
             )
         self.frames, self.class_names = frames, list(class_names)
         self.label_of = {name: i for i, name in enumerate(self.class_names, start=1)}

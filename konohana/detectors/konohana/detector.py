@@ -36,7 +36,8 @@ class Konohana(Detector):
     (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and maybe `ignored` (m x 4: nothing is learned there).
 
     Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, in pixels of the image given), `labels` (n), `scores`
-    (n, 0 to 1, descending). `model(images, with_maps=True)` adds `objectness` and `quality`, maps h x w, 0 to 1.
+    (n, 0 to 1, descending), `probabilities` (n x n_classes, of the names). `model(images, with_maps=True)` adds
+    `objectness` and `quality`, maps h x w, 0 to 1.
 
     Raises:
         UserError: an attention or activation that does not exist.

@@ -24,7 +24,8 @@ def postprocess(
         max_detections: keep the best so many.
 
     Returns:
-        dict of `boxes` (n x 4), `labels` (n; 1 is the first class), `scores` (n, 0 to 1, descending).
+        dict of `boxes` (n x 4), `labels` (n; 1 is the first class), `scores` (n, 0 to 1, descending) and
+        `probabilities` (n x n_classes, of the classes, each row adding up to 1).
     """
     found = objectness.sigmoid() ** 2 * quality.sigmoid()
     boxes = clip_boxes_to_image(boxes, size)
@@ -34,7 +35,13 @@ def postprocess(
     keep = nms(boxes, found, nms_threshold)
     votes = (box_iou(boxes[keep], boxes) >= vote_threshold) * found.sqrt()
     votes = votes / votes.sum(dim=1, keepdim=True)
-    probability, labels = (votes @ names).max(dim=1)
+    probabilities = votes @ names
+    probability, labels = probabilities.max(dim=1)
     scores = (found[keep] * probability) ** 0.25
     best = scores.argsort(descending=True)[:max_detections]
-    return {'boxes': (votes @ boxes)[best], 'labels': labels[best] + 1, 'scores': scores[best]}
+    return {
+        'boxes': (votes @ boxes)[best],
+        'labels': labels[best] + 1,
+        'scores': scores[best],
+        'probabilities': probabilities[best],
+    }
