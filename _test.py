@@ -24,6 +24,7 @@ from konohana.evaluation.predict import encoded, predict
 from konohana.evaluation.summary import evaluate, finding, format_figures
 from konohana.progress import progress_bar
 from konohana.settings import override, require, resolve, run
+from konohana.toy.writer import draw_default
 
 konohana_dataset_path = 'toy_show'  # your dataset's folder; toy_show is drawn when it is not there
 split = 'val'  # which of its splits
@@ -53,6 +54,7 @@ def main():
     labelled = not pictures_in
     if labelled:
         root = resolve(__file__, konohana_dataset_path)
+        draw_default(root, here, [split], progress)
         (frames,), problems = read_frames(root, [split], ignore_class, progress)
         report(problems, skip_bad_files)
         if not frames:

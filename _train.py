@@ -21,6 +21,7 @@ from konohana.evaluation.predict import predict_dataset
 from konohana.evaluation.summary import evaluate
 from konohana.interrupts import StopRequest, ignore_interrupts
 from konohana.settings import override, require, resolve, run
+from konohana.toy.writer import draw_default
 from konohana.training import half_precision, logs
 from konohana.training.engine import train_one_epoch
 from konohana.training.memory import cap_gpu_memory, out_of_memory_explained
@@ -121,6 +122,8 @@ def main():
     # Frames and class names, with every problem of the data shown before anything starts.
     root = resolve(__file__, konohana_dataset_path)
     splits = [train_split, val_split] if val_split else [train_split]
+    with distributed.first_rank_first():
+        draw_default(root, resolve(__file__, '.'), splits, progress)
     (train_frames, *rest), problems = read_frames(root, splits, ignore_class, progress)
     val_frames = rest[0] if rest else []
     class_names = class_names_of(root, train_frames)

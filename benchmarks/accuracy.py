@@ -33,6 +33,7 @@ from konohana.evaluation import cost
 from konohana.evaluation.predict import predict_dataset
 from konohana.evaluation.summary import evaluate
 from konohana.settings import override, require, resolve, run
+from konohana.toy.writer import draw_default
 from konohana.training.run import is_finished
 from tools import compare
 
@@ -179,6 +180,7 @@ def main():
     if not chosen_peers:
         raise UserError("peers={}: name at least one, like {'ours': {}}.")
     settings = {name: compare.settings_of(name, c) for name, c in chosen_peers.items() if c is not None}
+    draw_default(root, ROOT, progress=progress)
     (train_frames, val_frames), problems = read_frames(root, ['train', 'val'], IGNORE_CLASS, progress)
     if problems:
         raise UserError(f'{root}: {problems[0]} (and {len(problems) - 1} more problems). Mend the data first.')

@@ -24,6 +24,7 @@ from konohana.errors import UserError
 from konohana.evaluation.predict import predict_dataset
 from konohana.evaluation.summary import evaluate, finding
 from konohana.settings import override, require, resolve, run
+from konohana.toy.writer import draw_default
 
 weights = 'weights/net.pt'  # weights files of the flagship, with commas between them
 konohana_dataset_path = 'toy_show'  # dataset to judge by; toy_show is drawn when it is not there
@@ -87,6 +88,7 @@ def main():
             raise UserError(f'{file}: it has other names, or another order of them, or another img_hw than {files[0]}.')
 
     folder = resolve(root, konohana_dataset_path)
+    draw_default(folder, root.parent, [split], progress)
     (frames,), problems = read_frames(folder, [split], ignore_class, progress)
     report(problems, skip_bad_files)
     if not frames:

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and never over a file that this program did not write.
+"""Writing files: whole or not at all, and never over a file that this program did not write. Reading them safely.
 
 In each folder of outputs this program keeps `.konohana_outputs`, a list of what it has written there: name, size and
 time of the last change. A file that is on the list and unchanged may be written again; any other file stays.
@@ -49,7 +49,7 @@ def replacing(path, remember=False):
             _remember(path)
     except OSError as error:
         raise UserError(
-            f'{path}: cannot be written ({_reason(error)}). Check the folder, its permissions and the free space.'
+            f'{path}: cannot be written ({reason(error)}). Check the folder, its permissions and the free space.'
         ) from None
     finally:
         with contextlib.suppress(OSError):
@@ -65,6 +65,66 @@ def write_bytes(path, data, remember=False):
 def write_text(path, text, remember=False):
     """Write a text file in UTF-8, with line ends as they are in `text`; see `replacing`."""
     write_bytes(path, text.encode(errors='surrogateescape'), remember)
+
+
+def read_bytes(path, limit=1 << 31):
+    """The content of a file.
+
+    Raises:
+        UserError: it is missing, a folder, a pipe, a socket or a device, larger than `limit` bytes, or not readable.
+    """
+    path = Path(path)
+    with reading(path):
+        check_regular(path)
+        with path.open('rb') as file:
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise UserError(f'{path}: larger than {limit / 1e6:.0f} MB, which no such file is.')
+    return data
+
+
+def read_text(path, limit=1 << 31):
+    """The content of a text file in UTF-8, with or without byte order mark; see `read_bytes`.
+
+    Raises:
+        UserError: see `read_bytes`; another encoding.
+    """
+    try:
+        return read_bytes(path, limit).decode('utf-8-sig')
+    except UnicodeDecodeError:
+        raise UserError(f'{path}: not UTF-8 text. Save it as UTF-8.') from None
+
+
+def check_regular(path):
+    """UserError where `path` is a folder, a pipe, a socket or a device: to open it could wait for ever.
+
+    Raises:
+        OSError, ValueError: it is missing, or its name cannot be a file's.
+    """
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise UserError(f'{path}: {"a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"}, not a file.')
+
+
+@contextlib.contextmanager
+def reading(path):
+    """The edge of a reader: what goes wrong in the block becomes a UserError of one line that names the file."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f'{error.filename or path}: there is no such file.') from None
+    except OSError as error:
+        raise UserError(f'{error.filename or path}: cannot be read ({reason(error)}).') from None
+    except Exception as error:
+        raise UserError(f'{path}: cannot be read ({reason(error)}). Copy or export it again.') from None
+
+
+def reason(error):
+    """What an exception says, on one line, as the end of a message that names the file already."""
+    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+    return ' '.join(str(text).split())
 
 
 def claim(path, inputs=(), overwrite=False, variable='the output'):
@@ -89,7 +149,7 @@ def claim(path, inputs=(), overwrite=False, variable='the output'):
         if any(_is_same(path, Path(given)) for given in inputs):
             raise UserError(f'{path}: this file is an input, which is never replaced. Choose another {variable}.')
     except OSError as error:
-        raise UserError(f'{path}: cannot be written ({_reason(error)}). Choose another {variable}.') from None
+        raise UserError(f'{path}: cannot be written ({reason(error)}). Choose another {variable}.') from None
     if not overwrite and not written_here(path):
         raise UserError(
             f'{path}: this file exists, and this program did not write it (or it has changed since). '
@@ -178,7 +238,3 @@ def _is_same(path, given):
     if not path.exists() or not given.exists():
         return False
     return given.samefile(path) or (given.is_dir() and given.resolve() in path.resolve().parents)
-
-
-def _reason(error):
-    return error.strerror or str(error) or type(error).__name__

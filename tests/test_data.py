@@ -17,7 +17,6 @@ from konohana.data.reading import class_names_of, read_frames, report, unknown_n
 from konohana.data.sampler import EpochBatches
 from konohana.data.voc import find_split, read_annotation, read_split
 from konohana.errors import UserError
-from konohana.toy import writer
 
 HW = (90, 160)
 LAYOUTS = {
@@ -440,18 +439,6 @@ def test_unknown_names_have_a_line_each(maker):
     assert 'b.png' in lines[0] and "'yuzu' (3 boxes)" in lines[0]
     assert 'c.png' in lines[1] and "'莲' (1 boxes)" in lines[1]
     assert unknown_names(frames, ['柚', 'yuzu', '莲']) == []
-
-
-def test_toy_show_is_drawn_when_it_is_not_there(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(writer, 'write_voc', lambda folder, **counts: calls.append(counts))
-    root = tmp_path / 'toy_show'
-    Maker(root).frame('val', 'mine')
-    read_frames(root, ['val'], None, progress=False)
-    assert all(set(counts.values()) == {0} for counts in calls)  # a list that is there is left as it is
-    with pytest.raises(UserError):
-        read_frames(root, ['train', 'val'], None, progress=False)  # the stand-in draws nothing
-    assert calls[-1]['n_train'] > 0 and calls[-1]['n_val'] == 0
 
 
 def test_toy_dataset_is_read(toy_dataset):

@@ -1,9 +1,12 @@
 """The toy show: deterministic, exactly labelled, complete on disk."""
 
+import errno
+import functools
 import json
 import re
 import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from konohana.cast import CLASS_NAMES
+from konohana.data.reading import read_frames
 from konohana.errors import UserError
 from konohana.progress import progress_bar
 from konohana.toy import writer
@@ -122,7 +126,7 @@ def test_voc_resumes(tmp_path):
     assert {path: path.read_bytes() for path in before} == before
     assert kept.read_bytes() == b'mine'
     assert len((tmp_path / 'sets' / 'train.txt').read_text(encoding='utf-8').split()) == 1
-    assert not list(tmp_path.rglob('*.part'))
+    assert not list(tmp_path.rglob('.*'))
 
 
 @pytest.mark.parametrize('write', [writer.write_voc, writer.write_coco])
@@ -142,10 +146,12 @@ def test_progress(tmp_path, write, monkeypatch):
 
 
 @pytest.mark.parametrize('write', [writer.write_voc, writer.write_coco])
-def test_cannot_be_written(tmp_path, write):
-    for path in ('imgs/toy_val_00000.jpg.part', 'val/000001.jpg.part'):
-        (tmp_path / path).mkdir(parents=True)
-    with pytest.raises(UserError, match=r'\.jpg: cannot be written'):
+def test_cannot_be_written(tmp_path, write, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    with pytest.raises(UserError, match=r'cannot be written .No space left'):
         write(tmp_path, n_train=0, n_val=1, hw=SMALL)
 
 
@@ -156,6 +162,76 @@ def test_another_show_in_the_folder(tmp_path, write):
         write(tmp_path, n_train=0, n_val=1, seed=7, hw=SMALL)
     with pytest.raises(UserError, match='0 or more'):
         write(tmp_path, n_train=-1, n_val=1, hw=SMALL)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Datasets that scripts draw have 2 + 1 small frames."""
+    monkeypatch.setattr(writer, 'N_FRAMES', {'train': 2, 'val': 1})
+    for name in ('write_voc', 'write_coco'):
+        monkeypatch.setattr(writer, name, functools.partial(getattr(writer, name), hw=SMALL))
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file()}
+
+
+def test_scripts_draw_the_default_dataset_alone(tmp_path, few):
+    for name in ('my_show', 'other/toy_show', '.'):
+        writer.draw_default(tmp_path / name, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+    for name in ('toy_show', 'toy_show_coco'):
+        root = tmp_path / name
+        writer.draw_default(root, tmp_path, ['val', 'test'], progress=False)
+        (frames,), problems = read_frames(root, ['val'], None, progress=False)
+        assert len(frames) == 1 and problems == [] and (frames[0].masks is not None) == (name == 'toy_show_coco')
+        # What is missing is drawn: a split asked for later, what a drawing that was ended did not come to.
+        writer.draw_default(root, tmp_path, ['train', 'val'], progress=False)
+        whole = files_in(root)
+        for lost in whole - {'toy_show.txt'}:
+            if lost.endswith(('.json', '.txt')) or '0001.' in lost:
+                (root / lost).unlink()
+        writer.draw_default(root, tmp_path, ['train', 'val'], progress=False)
+        assert files_in(root) == whole
+        # Drawn by an earlier version, without a stamp of its own.
+        (root / 'toy_show.txt').unlink()
+        for lost in whole & {'sets/train.txt', 'annotations/instances_train.json'}:
+            (root / lost).unlink()
+        writer.draw_default(root, tmp_path, ['train', 'val'], progress=False)
+        assert files_in(root) == whole
+
+
+MINE = {
+    'a split is missing': ('imgs/a.jpg', 'anns/a.xml', 'sets/train.txt'),
+    'only lists': ('sets/train.txt',),
+    'side by side': ('train/000001.jpg', 'train/000001.xml'),
+    'COCO': ('train/000001.jpg', 'annotations/instances_train.json'),
+    'the toy show was here': ('toy_show.txt', 'imgs/a.jpg', 'anns/a.xml', 'sets/train.txt'),
+    'something else': ('thesis.doc',),
+}
+
+
+@pytest.mark.parametrize('names', MINE.values(), ids=MINE)
+@pytest.mark.parametrize('folder', ['toy_show', 'toy_show_coco'])
+def test_a_folder_of_the_users_is_never_drawn_into(tmp_path, few, folder, names):
+    root = tmp_path / folder
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text('toy show 1, seed 0, 90 x 160' if name == 'toy_show.txt' else 'mine', encoding='utf-8')
+    writer.draw_default(root, tmp_path, progress=False)
+    assert files_in(root) == set(names)
+    assert all((root / name).read_text(encoding='utf-8') == 'mine' for name in names if name != 'toy_show.txt')
+    for write in (writer.write_voc, writer.write_coco):
+        with pytest.raises(UserError, match='holds something else'):
+            write(root, n_train=1, n_val=1)
+    assert files_in(root) == set(names)
+
+
+def test_nothing_is_drawn_by_reading(tmp_path):
+    for name in ('toy_show', 'toy_show_coco'):
+        with pytest.raises(UserError):
+            read_frames(tmp_path / name, ['train'], None, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_is_a_file(tmp_path):

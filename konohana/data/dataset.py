@@ -7,7 +7,6 @@ from torchvision import tv_tensors
 from konohana import masks
 from konohana.data.augment import mosaic
 from konohana.data.images import load_image
-from konohana.data.reading import TOY_SHOW_COCO
 from konohana.errors import UserError
 
 
@@ -40,7 +39,7 @@ class Frames(Dataset):
             raise UserError(
                 f'{lacking[0].path}: this detector learns masks, but there are none for this picture (nor for '
                 f'{len(lacking) - 1} others of {len(frames)}). Take COCO data with masks, such as '
-                f'konohana_dataset_path={TOY_SHOW_COCO}, or a detector that learns boxes.'
+                'konohana_dataset_path=toy_show_coco, or a detector that learns boxes.'
             )
         self.frames, self.class_names = frames, list(class_names)
         self.label_of = {name: i for i, name in enumerate(self.class_names, start=1)}

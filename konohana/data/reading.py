@@ -2,26 +2,15 @@
 
 from pathlib import Path
 
-from konohana import distributed
 from konohana.data import coco, voc
 from konohana.errors import UserError
-from konohana.toy import writer
-
-TOY_SHOW = 'toy_show'  # a dataset folder of this name is drawn when it is not there
-
-
-TOY_SHOW_COCO = 'toy_show_coco'  # the same show as COCO instances, with masks
-
-
-TOY_FRAMES = {'train': 400, 'val': 40}
 
 
 def read_frames(path, splits, ignore_class, progress=True):
     """The frames of several splits of a dataset, and all that is wrong with them.
 
     Args:
-        path: dataset folder, of Pascal VOC or COCO as its content says; one named `toy_show` (boxes) or
-            `toy_show_coco` (boxes and masks) is drawn if it lacks the split.
+        path: dataset folder, of Pascal VOC or COCO as its content says.
         splits: names of splits.
         ignore_class: name of boxes that mark regions not to be counted.
 
@@ -32,17 +21,6 @@ def read_frames(path, splits, ignore_class, progress=True):
         UserError: see `voc.find_split` and `coco.read_split`.
     """
     path = Path(path)
-    with distributed.first_rank_first():
-        if path.name == TOY_SHOW:
-            # A list that is there may be the user's own, and write_voc would write it anew.
-            lacking = [s for s in TOY_FRAMES if s in splits and not (path / 'sets' / f'{s}.txt').is_file()]
-            counts = {f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}
-            writer.write_voc(path, **counts, progress=progress)
-        if path.name == TOY_SHOW_COCO:
-            lists = {s: path / f'annotations/instances_{s}.json' for s in splits}
-            lacking = [s for s in TOY_FRAMES if s in splits and not lists[s].is_file()]
-            counts = {f'n_{s}': TOY_FRAMES[s] if s in lacking else 0 for s in TOY_FRAMES}
-            writer.write_coco(path, **counts, progress=progress)
     kind = coco if coco.is_coco(path) else voc
     # Splits that are not there are known at once, before thousands of pictures are checked.
     for split in splits:

@@ -4,11 +4,13 @@ It stands in for data one may not share: the same fourteen names, worn by simpli
 ears, hair and kimono, in rooms, corridors, gardens and streets. A fresh clone can train and test on it, and frames
 of it mixed with real ones do no harm to a detector, since a figure looks roughly like the character it is named after.
 
-Here are frames, data sets and episodes. The figures are drawn in toy_figures.py, the shots in toy_scenes.py.
+Here are frames, datasets and episodes. The figures are drawn in figures.py, the shots in scenes.py.
 """
 
 import json
 import math
+import os
+import re
 import subprocess
 import tempfile
 import wave
@@ -20,6 +22,7 @@ import imageio_ffmpeg
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from konohana import files
 from konohana.cast import CLASS_NAMES
 from konohana.errors import UserError
 from konohana.progress import progress_bar
@@ -27,6 +30,15 @@ from konohana.toy.scenes import draw_shot, shoot
 
 VERSION = 1  # raise when the drawing changes: written into annotations, so that two versions are never mixed
 SPLITS = {'train': 0, 'val': 1}
+
+VOC_FOLDER, COCO_FOLDER = 'toy_show', 'toy_show_coco'  # folders of datasets that scripts draw by themselves
+N_FRAMES = {'train': 400, 'val': 40}  # of a dataset drawn by a script
+STAMP_FILE = 'toy_show.txt'
+OWN_FOLDERS = ('imgs', 'anns', 'sets', 'annotations', 'train', 'val')
+OWN_FILES = re.compile(
+    rf'{STAMP_FILE}|imgs/toy_(train|val)_\d+\.jpg(\.part)?|anns/toy_(train|val)_\d+\.xml(\.part)?|sets/(train|val)\.txt|'
+    r'annotations/instances_(train|val)\.json|(train|val)/\d{6}\.jpg(\.part)?'
+)
 
 
 def _generator(seed):
@@ -71,16 +83,6 @@ def draw_frame(seed, hw=(360, 640)):
     return frame
 
 
-def _write_file(path, data):
-    """Write bytes under a temporary name and rename: a file is complete or not there."""
-    part = path.with_name(path.name + '.part')
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}). Is there space and permission?') from None
-
-
 def _jpeg(image):
     _, data = cv2.imencode('.jpg', image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
     return data.tobytes()
@@ -102,6 +104,72 @@ def _asked(n_train, n_val):
 
 def _stamp(seed, hw):
     return f'toy show {VERSION}, seed {seed}, {hw[0]} x {hw[1]}'
+
+
+def _stamp_of(folder):
+    """The stamp of the toy show in a folder, None where there is none; earlier versions have it in the labels alone."""
+    labels = (next(iter(sorted(folder.glob(pattern))), None) for pattern in ('anns/toy_*.xml', 'annotations/*.json'))
+    for file in (folder / STAMP_FILE, *labels):
+        if file and file.is_file():
+            found = re.search(r'toy show \d+, seed .{1,200}? \d+ x \d+', files.read_text(file))
+            if found:
+                return found[0]
+    return None
+
+
+def holds_nothing_else(folder):
+    """Whether a folder is missing, empty, or holds the toy show, whole or in part, and nothing but that."""
+    folder = Path(folder)
+    with files.reading(folder):
+        if not os.path.lexists(folder):
+            return True
+        if not folder.is_dir():
+            return False
+        names = {path: path.relative_to(folder).as_posix() for path in folder.rglob('*')}
+        # Hidden files are the file manager's, or were being written when the program was ended.
+        names = {path: name for path, name in names.items() if not re.search(r'(^|/)\.', name)}
+        own = (
+            name in OWN_FOLDERS if path.is_dir() and not path.is_symlink() else OWN_FILES.fullmatch(name)
+            for path, name in names.items()
+        )
+        return not names or (_stamp_of(folder) is not None and all(own))
+
+
+def _begin(folder, stamp):
+    """Stamp a folder for a toy show; UserError where it holds anything else."""
+    if not holds_nothing_else(folder):
+        raise UserError(f'{folder}: it holds something else; the toy show needs a folder of its own. Choose another.')
+    found = _stamp_of(folder)
+    if found not in (None, stamp):
+        raise UserError(f'{folder}: it holds the {found}, not the {stamp}. Delete it or choose another folder.')
+    files.write_text(folder / STAMP_FILE, stamp + '\n')
+
+
+def draw_default(folder, here, splits=('train', 'val'), progress=True):
+    """Draw the toy show where a script's dataset is the default one: call it before the dataset is read.
+
+    That is `toy_show` (Pascal VOC) or `toy_show_coco` (COCO, with masks) in the script's own folder. Nothing is drawn
+    anywhere else, nor where the folder holds anything but the toy show: then it is the user's, and used as it is.
+
+    Args:
+        folder: the dataset's folder, of any name.
+        here: the script's folder.
+        splits: splits that are needed; 'train' (400 frames) and 'val' (40) are drawn if their list is missing.
+        progress: show progress bars.
+
+    Raises:
+        UserError: the folder cannot be read or written.
+    """
+    folder, here = Path(folder), Path(here)
+    ways = {VOC_FOLDER: (write_voc, 'sets/{}.txt'), COCO_FOLDER: (write_coco, 'annotations/instances_{}.json')}
+    for name, (write, labels) in ways.items():
+        if folder.resolve() != (here / name).resolve():
+            continue
+        with files.reading(folder):
+            missing = [s for s in N_FRAMES if s in splits and not (folder / labels.format(s)).is_file()]
+        if missing and holds_nothing_else(folder):
+            counts = {f'n_{split}': count if split in missing else 0 for split, count in N_FRAMES.items()}
+            write(folder, **counts, progress=progress)
 
 
 def _voc_xml(name, frame, stamp):
@@ -133,7 +201,7 @@ def _voc_xml(name, frame, stamp):
 
 
 def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=True):
-    """Write the toy show as a Pascal VOC data set: imgs/<id>.jpg, anns/<id>.xml, sets/train.txt, sets/val.txt.
+    """Write the toy show as a Pascal VOC dataset: imgs/<id>.jpg, anns/<id>.xml, sets/train.txt, sets/val.txt.
 
     What is missing is drawn, what is there stays; so a run that was cut off is simply started again. The lists of
     ids in sets/ come last. A split with no frames asked for is left alone.
@@ -146,17 +214,14 @@ def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=T
         progress: False shows no progress bar; nor is one shown when nothing is missing.
 
     Raises:
-        UserError: the folder holds a toy show of another seed or size.
+        UserError: the folder holds something else, or a toy show of another seed or size.
     """
     folder, hw = Path(folder), _checked_size(hw)
     stamp = _stamp(seed, hw)
-    for part in ('imgs', 'anns', 'sets'):
-        _make_folder(folder / part)
-    for split, count in _asked(n_train, n_val):
+    asked = _asked(n_train, n_val)
+    _begin(folder, stamp)
+    for split, count in asked:
         names = [f'toy_{split}_{i:05d}' for i in range(count)]
-        there = next((file for name in names if (file := folder / 'anns' / f'{name}.xml').is_file()), None)
-        if there and stamp not in there.read_text(encoding='utf-8'):
-            raise UserError(f'{there}: not of the {stamp}. Delete {folder} or choose another folder.')
         todo = [
             i for i, name in enumerate(names)
             if not ((folder / 'imgs' / f'{name}.jpg').is_file() and (folder / 'anns' / f'{name}.xml').is_file())
@@ -165,10 +230,10 @@ def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=T
             with progress_bar(f'Toy show, {split}', len(todo), progress) as bar:
                 for done, i in enumerate(todo, 1):
                     frame = draw_frame((seed, SPLITS[split], i), hw)
-                    _write_file(folder / 'imgs' / f'{names[i]}.jpg', _jpeg(frame['image']))
-                    _write_file(folder / 'anns' / f'{names[i]}.xml', _voc_xml(names[i], frame, stamp))
+                    files.write_bytes(folder / 'imgs' / f'{names[i]}.jpg', _jpeg(frame['image']))
+                    files.write_bytes(folder / 'anns' / f'{names[i]}.xml', _voc_xml(names[i], frame, stamp))
                     bar.update(done)
-        _write_file(folder / 'sets' / f'{split}.txt', ('\n'.join(names) + '\n').encode())
+        files.write_bytes(folder / 'sets' / f'{split}.txt', ('\n'.join(names) + '\n').encode())
 
 
 def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=True):
@@ -181,26 +246,20 @@ def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=
     """
     folder, hw = Path(folder), _checked_size(hw)
     stamp = _stamp(seed, hw)
-    _make_folder(folder / 'annotations')
-    for split, count in _asked(n_train, n_val):
+    asked = _asked(n_train, n_val)
+    _begin(folder, stamp)
+    for split, count in asked:
         path = folder / 'annotations' / f'instances_{split}.json'
-        files = [folder / split / f'{i + 1:06d}.jpg' for i in range(count)]
-        if path.is_file():
-            try:
-                there = json.loads(path.read_text(encoding='utf-8'))
-                same = there['info']['description'] == stamp
-            except (ValueError, KeyError, TypeError):
-                same = False
-            if not same:
-                raise UserError(f'{path}: not of the {stamp}. Delete {folder} or choose another folder.')
-            if len(there['images']) == count and all(file.is_file() for file in files):
-                continue
-        _make_folder(folder / split)
+        pictures = [folder / split / f'{i + 1:06d}.jpg' for i in range(count)]
+        if path.is_file() and all(picture.is_file() for picture in pictures):
+            with files.reading(path):
+                if len(json.loads(files.read_text(path))['images']) == count:
+                    continue
         images, annotations = [], []
         with progress_bar(f'Toy show, {split}', count, progress) as bar:
-            for i, file in enumerate(files):
+            for i, file in enumerate(pictures):
                 frame = draw_frame((seed, SPLITS[split], i), hw)
-                _write_file(file, _jpeg(frame['image']))
+                files.write_bytes(file, _jpeg(frame['image']))
                 images.append({'id': i + 1, 'file_name': file.name, 'height': hw[0], 'width': hw[1]})
                 figures = zip(frame['labels'], frame['boxes'].tolist(), frame['masks'], strict=True)
                 for label, (x1, y1, x2, y2), mask in figures:
@@ -215,7 +274,7 @@ def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=
         content = {
             'info': {'description': stamp}, 'images': images, 'annotations': annotations, 'categories': categories,
         }  # fmt: skip
-        _write_file(path, json.dumps(content, ensure_ascii=False).encode('utf-8'))
+        files.write_bytes(path, json.dumps(content, ensure_ascii=False).encode('utf-8'))
 
 
 def _melody(rng, seconds, rate=48000):
@@ -302,5 +361,5 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0):
         if ffmpeg.returncode or len(annotations) < count:
             words = log.read_text(encoding='utf-8', errors='replace').strip().splitlines() or ['it stopped']
             raise UserError(f'{path}: ffmpeg could not write it: {words[-1]}')
-        _write_file(path, made.read_bytes())
+        files.write_bytes(path, made.read_bytes())
     return annotations
