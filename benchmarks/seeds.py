@@ -22,7 +22,7 @@ from konohana.data.reading import read_frames, report
 from konohana.detectors.konohana.detector import Konohana
 from konohana.errors import UserError
 from konohana.evaluation.predict import predict_dataset
-from konohana.evaluation.summary import evaluate, finding
+from konohana.evaluation.summary import evaluate, metrics_at_threshold
 from konohana.settings import override, require, resolve, run
 from konohana.toy.writer import draw_default
 
@@ -61,7 +61,7 @@ def row_of(frames, detections, class_names):
     figures = evaluate(frames, detections, class_names)
     objects, ap50 = figures['objects_per_class'], figures['AP50_per_class']
     frequent = [ap50[name] for name in class_names if objects[name] >= min_objects]
-    seen = finding(frames, detections, class_names, threshold)
+    seen = metrics_at_threshold(frames, detections, class_names, threshold)
     return [
         *(figures[key] for key in ('AP', 'AP50', 'AP50_agnostic', 'AP75_agnostic')),
         sum(frequent) / len(frequent) if frequent else math.nan,

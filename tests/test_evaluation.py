@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from konohana.data.sample import Sample
 from konohana.evaluation.coco_metrics import COCO_NUMBERS, coco_ground_truth, write_results_json
-from konohana.evaluation.summary import evaluate, finding, format_figures
+from konohana.evaluation.summary import evaluate, format_metrics, metrics_at_threshold
 from konohana.evaluation.voc_metrics import voc_map
 
 NAMES = ['柚', '皋', 'other']
@@ -85,7 +85,7 @@ def test_perfect_detections_get_one_everywhere():
     for key in ('AP', 'AP50', 'AP75', 'AP50_agnostic', 'VOC07_mAP'):
         assert figures[key] == pytest.approx(1.0)
     assert math.isnan(figures['AP50_per_class']['other'])
-    assert finding(frames, detections, NAMES, 0.5) == {'precision': 1.0, 'recall': 1.0, 'f1': 1.0, 'named': 1.0}
+    assert set(metrics_at_threshold(frames, detections, NAMES, 0.5).values()) == {1.0}
 
 
 def test_found_under_a_wrong_name_counts_as_found():
@@ -93,7 +93,7 @@ def test_found_under_a_wrong_name_counts_as_found():
     detections = [found([[10, 10, 200, 300]], [2], [0.9])]
     figures = evaluate(frames, detections, NAMES)
     assert figures['AP50'] == 0 and figures['AP50_agnostic'] == pytest.approx(1.0)
-    seen = finding(frames, detections, NAMES, 0.5)
+    seen = metrics_at_threshold(frames, detections, NAMES, 0.5)
     assert seen['f1'] == 1.0 and seen['named'] == 0.0
 
 
@@ -105,7 +105,7 @@ def test_what_lies_in_an_ignored_region_is_no_mistake():
     figures = evaluate([with_region], [drawn], NAMES)
     for key in ('AP50', 'AP50_agnostic', 'VOC07_mAP'):
         assert figures[key] == pytest.approx(1.0)
-    assert finding([with_region], [drawn], NAMES, 0.3)['precision'] == 1.0
+    assert metrics_at_threshold([with_region], [drawn], NAMES, 0.3)['precision'] == 1.0
 
 
 def test_no_detections_and_no_objects():
@@ -114,8 +114,8 @@ def test_no_detections_and_no_objects():
     assert figures['AP'] == figures['AP50_agnostic'] == figures['VOC07_mAP'] == 0
     nobody = evaluate([frame([], [])], [found([[1, 1, 50, 50]], [1], [0.9])], NAMES)
     assert math.isnan(nobody['AP']) and math.isnan(nobody['VOC07_mAP'])
-    assert 'nan' not in format_figures(nobody)
-    assert finding([frame([], [])], [found([[1, 1, 50, 50]], [1], [0.9])], NAMES, 0.5)['precision'] == 0
+    assert 'nan' not in format_metrics(nobody)
+    assert metrics_at_threshold([frame([], [])], [found([[1, 1, 50, 50]], [1], [0.9])], NAMES, 0.5)['precision'] == 0
 
 
 def test_voc_points_by_hand():

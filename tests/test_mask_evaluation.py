@@ -1,17 +1,14 @@
 """Figures of masks and boxes equal pycocotools' from files, VOC's the development kit's; results as COCO files."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
 from PIL import Image
 from pycocotools import coco as original
 from pycocotools import cocoeval
@@ -22,10 +19,11 @@ from konohana import masks
 from konohana.data.dataset import Frames
 from konohana.data.reading import read_frames
 from konohana.data.sample import Sample
+from konohana.detectors.base import Detector
 from konohana.evaluation import coco_metrics
 from konohana.evaluation.coco_metrics import COCO_NUMBERS, write_results_json
 from konohana.evaluation.predict import predict_dataset
-from konohana.evaluation.summary import evaluate, format_figures
+from konohana.evaluation.summary import evaluate, format_metrics
 from konohana.evaluation.voc_metrics import voc_map
 
 HW = (120, 200)
@@ -147,7 +145,7 @@ def test_numbers_of_both_libraries_without_objects_and_without_detections(case, 
     empty = [Sample(frame.path, *HW, masks=[]) for frame in frames]
     figures = evaluate(empty, detections, NAMES)
     assert all(math.isnan(figures[key]) for key in ('AP', 'mask_AP', 'mask_AP75_agnostic', 'VOC07_mAP', 'VOC12_mAP'))
-    assert 'nan' not in format_figures(figures)
+    assert 'nan' not in format_metrics(figures)
 
 
 def test_perfect_masks_under_poor_boxes_and_the_other_way_round(case):
@@ -212,10 +210,10 @@ def test_a_crowd_is_a_region_for_its_own_class_alone():
 def test_masks_stand_beside_boxes(case):
     _, _, frames, detections = case
     figures = evaluate(frames, detections, NAMES)
-    text = format_figures(figures)
+    text = format_metrics(figures)
     assert f'  AP50   {figures["AP50"]:.3f}  {figures["mask_AP50"]:.3f}  IoU 0.50\n' in text
     assert 'boxes and masks' in text and 'VOC 2010-12' in text and 'Their masks, whoever it is' in text
-    alone = format_figures(evaluate(frames, without_masks(detections), NAMES))
+    alone = format_metrics(evaluate(frames, without_masks(detections), NAMES))
     assert 'masks' not in alone
 
 
@@ -320,7 +318,7 @@ def test_difficult_objects_as_the_development_kit_counts_them():
 # --------------------------------------------------------------------------------------- from the detector to the file
 
 
-class Bright(nn.Module):
+class Bright(Detector):
     """Finds what is bright: one object in each half of a picture, with its mask. For tests only."""
 
     class_names, img_hw = ('柚', 'cat'), (48, 80)
@@ -330,7 +328,7 @@ class Bright(nn.Module):
         self.weight = nn.Parameter(torch.ones(()))
         self.most = 0  # pictures at once
 
-    def forward(self, images):
+    def forward(self, images, with_maps=False):
         self.most = max(self.most, len(images))
         return [self.one(image) for image in images]
 
@@ -391,19 +389,15 @@ def test_masks_are_encoded_while_predicting(bright_data):
 
 
 @pytest.fixture
-def look(tmp_path, monkeypatch, capsys):
-    """Function (*overrides) -> (what _test.py prints, its results file), with `Bright` in the place of weights."""
+def look(run_script, tmp_path, monkeypatch):
+    """Function (*overrides) -> (what _test.py prints, its results file), with `Bright` instead of weights."""
     monkeypatch.setattr(konohana, 'load', lambda path, device: Bright())
 
     def run(*overrides):
-        spec = importlib.util.spec_from_file_location('test_script', PROJECT / '_test.py')
-        script = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(script)
         results = tmp_path / 'made' / 'found.json'
-        places = (f'test_out={tmp_path / "out"}', f'results_json={results}', 'device=cpu', 'progress=False')
-        monkeypatch.setattr(sys, 'argv', ['_test.py', *places, *overrides])
-        script.main()
-        return capsys.readouterr().out, json.loads(results.read_text(encoding='utf-8'))
+        result = run_script('_test.py', f'test_out={tmp_path / "out"}', f'results_json={results}', *overrides)
+        assert result.returncode == 0, result.stderr
+        return result.stdout, json.loads(results.read_text(encoding='utf-8'))
 
     return run
 
@@ -422,7 +416,7 @@ def test_script_prints_and_writes_masks(look, bright_data, tmp_path):
         rows = [{key: value for key, value in row.items() if key != other} for row in written['annotations']]
         assert reference(file, rows, kind)[0] == pytest.approx(1)
     # Two pictures of one name lie in two folders; a sheet has the panels there are: frame and what was found.
-    assert {path.name for path in (tmp_path / 'out').iterdir()} == {'a_one.png.jpg', 'b_one.png.jpg', 'two.jpg'}
+    assert {path.name for path in (tmp_path / 'out').glob('*.jpg')} == {'a_one.png.jpg', 'b_one.png.jpg', 'two.jpg'}
     with Image.open(tmp_path / 'out' / 'two.jpg') as picture:
         pixels = np.asarray(picture).astype(int)
     assert 150 < pixels.shape[1] < 200 and pixels.shape[0] < 100

@@ -137,7 +137,7 @@ def test_test_does_the_good_pictures_and_names_the_bad_one(look, tmp_path):
     lines = result.stderr[result.stderr.index('Error: ') :].strip().splitlines()
     assert lines[0] == 'Error: 1 of 5 pictures were left out:'
     assert len(lines) == 2 and 'c damaged.jpg' in lines[1]
-    made = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    made = sorted(path.name for path in (tmp_path / 'out').glob('*.jpg'))
     assert made == sorted(name[:-4] + '.jpg' for name in ODD)
     for name in made:
         with Image.open(tmp_path / 'out' / name) as picture:

@@ -10,7 +10,7 @@ from konohana.cast import CLASS_NAMES, IGNORE_CLASS
 from konohana.data.dataset import Frames
 from konohana.data.reading import read_frames
 from konohana.evaluation.predict import predict_dataset
-from konohana.evaluation.summary import evaluate, finding
+from konohana.evaluation.summary import evaluate, metrics_at_threshold
 from konohana.toy import writer
 
 FILES = ('net.pt', 'net_det3.pt')
@@ -23,7 +23,7 @@ def figures_of(name, folder):
     assert problems == []
     detections = predict_dataset(model, Frames(frames, model.class_names), progress=False)
     figures = evaluate(frames, detections, model.class_names)
-    return figures, finding(frames, detections, model.class_names, threshold=0.5)
+    return figures, metrics_at_threshold(frames, detections, model.class_names, threshold=0.5)
 
 
 @pytest.mark.parametrize('name', FILES)

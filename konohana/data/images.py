@@ -4,13 +4,13 @@ Pillow and not OpenCV, because OpenCV's imread and imwrite fail on Chinese paths
 half a picture for a truncated JPEG without a word.
 """
 
-import uuid
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from konohana import files
 from konohana.errors import UserError
 
 # More pixels than any frame of a show has: a small file may claim a size that fills the memory.
@@ -92,13 +92,14 @@ def load_image(path):
         raise UserError(f'{path}: damaged ({_reason(error)}). Remove it or copy it again.') from None
 
 
-def save_image(path, image):
+def save_image(path, image, remember=False):
     """Write a picture whole or not at all: it is written to a temporary name beside `path` and then renamed.
 
     Args:
         path: file to write; the ending says the format: .jpg or .jpeg (quality 92) or .png. Missing folders are made,
             an existing file is replaced.
         image: uint8 H x W x 3 RGB, or H x W grey.
+        remember: put the file onto the list of outputs, see `files.claim`.
 
     Raises:
         UserError: another ending, or the file cannot be written.
@@ -116,18 +117,12 @@ def save_image(path, image):
         options = {'format': 'PNG', 'compress_level': 2}
     else:
         raise UserError(f'{path}: pictures are written as .jpg or .png. Change the ending.')
-    temporary = path.with_name(f'.{uuid.uuid4().hex[:12]}.tmp')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with files.replacing(path, remember) as temporary:
             Image.fromarray(image).save(temporary, **options)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except (OSError, SystemError, ValueError) as error:
-        # Pillow has ValueError or SystemError for pictures a format cannot hold (empty, or a side over 65500).
-        raise UserError(f'{path}: cannot be written ({_reason(error)}). Check the folder and the free space.') from None
+    except (SystemError, ValueError) as error:
+        # Pillow has these for pictures that a format cannot hold (empty, or a side over 65500).
+        raise UserError(f'{path}: cannot be written as {options["format"]} ({_reason(error)}).') from None
 
 
 PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')

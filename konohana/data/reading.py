@@ -33,6 +33,13 @@ def read_frames(path, splits, ignore_class, progress=True):
     return frames, problems
 
 
+def label_files(path, split):
+    """The label files of a split: one JSON, or an XML for each picture. UserError as `read_frames` says."""
+    if coco.is_coco(path):
+        return [coco.find_split(path, split)]
+    return [xml for _, xml in voc.find_split(path, split)]
+
+
 def report(problems, skip):
     """Print all problems; raise UserError unless they are to be skipped (or there are none)."""
     if not problems:

@@ -1,15 +1,18 @@
-"""COCO's numbers, and COCO's form of results."""
+"""COCO's metrics (Lin et al. 2014, https://arxiv.org/abs/1405.0312), and results as COCO files.
+
+pycocotools computes them, or faster-coco-eval where it is installed.
+"""
 
 import contextlib
 import io
+import itertools
 import json
-import os
-from pathlib import Path
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 
-from konohana import masks
-from konohana.errors import UserError
+from konohana import files, masks
 from konohana.evaluation.predict import encoded
 
 try:
@@ -23,6 +26,10 @@ except ImportError:
 
 # COCO's summary, in pycocotools' own order, with the names it is known by.
 COCO_NUMBERS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR1', 'AR10', 'AR100', 'ARs', 'ARm', 'ARl')
+
+# COCOeval knows no difficult objects and overwrites `ignore`, but it ignores objects whose area is in no range.
+AREA_OF_DIFFICULT = 1e11  # pixels; COCO's ranges end at 1e10
+LOWEST_IOU = 0.5  # of the thresholds that COCO's metrics use
 
 
 def _xywh(boxes):
@@ -59,39 +66,66 @@ def coco_results(detections, image_ids=None, category_ids=None):
     return results
 
 
-def coco_ground_truth(frames, class_names):
-    """`Sample`s -> a COCO data set as a dict; image and category ids count from 1.
+def coco_ground_truth(samples, class_names, detections=None):
+    """Labels as a COCO dataset, for COCOeval.
 
-    A region not to be counted becomes a crowd of its category or of every one, which pycocotools neither counts as
-    missed nor lets count what is found inside. An object's area is that of its mask if it has one, else of its box.
+    A region that is not counted becomes a crowd of its class, or of every class: it is never missed, and detections
+    inside it are no mistakes. A difficult object is neither hit nor miss either: its area is `AREA_OF_DIFFICULT`, so
+    that COCOeval ignores it, and it is repeated for each detection that may fall on it, since COCOeval lets an ignored
+    object excuse one detection only. An object's area is that of its mask if it has one, else of its box.
+
+    Args:
+        samples: list of `Sample`. class_names: label k names class_names[k - 1].
+        detections: one dict of `boxes` and more for each sample, or None; needed where objects are difficult.
+
+    Returns:
+        dict that JSON can hold; image and category ids count from 1.
     """
     images, annotations = [], []
     label_of = {name: i for i, name in enumerate(class_names, start=1)}
-    for image_id, frame in enumerate(frames, start=1):
-        images.append(
-            {'id': image_id, 'file_name': frame.path.name, 'height': int(frame.height), 'width': int(frame.width)}
-        )
-        without = [None] * len(frame.boxes)
-        rows = list(zip(frame.boxes, frame.names, frame.masks or without, [0] * len(without), strict=True))
-        without = [None] * len(frame.ignored)
-        regions = (frame.ignored, frame.ignored_names or without, frame.ignored_masks or without, [1] * len(without))
-        for box, name, mask, crowd in rows + list(zip(*regions, strict=True)):
-            if crowd and mask is None and frame.masks is not None:
-                mask = masks.box_mask(box, (frame.height, frame.width))
-            box = _xywh(box)[0]
-            annotation = {
-                'image_id': image_id,
-                'bbox': box.tolist(),
-                'area': float(box[2] * box[3]) if mask is None else float(masks.area([mask])[0]),
-                'iscrowd': crowd,
-            }
-            if mask is not None:
-                annotation['segmentation'] = _segmentation(mask)
+    rows = zip(samples, detections or itertools.repeat(None, len(samples)), strict=True)
+    for image_id, (sample, found) in enumerate(rows, start=1):
+        size = {'height': int(sample.height), 'width': int(sample.width)}
+        images.append({'id': image_id, 'file_name': sample.path.name, **size})
+        for name, annotation in [*_objects(sample, found), *_regions(sample)]:
             # A crowd of a name that is none of `class_names` concerns no detection.
             for label in label_of.values() if name is None else [label_of[name]] if name in label_of else []:
-                annotations.append({'id': len(annotations) + 1, 'category_id': label, **annotation})
+                ids = {'id': len(annotations) + 1, 'image_id': image_id, 'category_id': label}
+                annotations.append({**ids, **annotation})
     categories = [{'id': label, 'name': name} for name, label in label_of.items()]
     return {'info': {}, 'images': images, 'annotations': annotations, 'categories': categories}
+
+
+def _objects(sample, found):
+    """(name, annotation without ids) of each object; a difficult one as often as detections may fall on it."""
+    repeats = np.ones(len(sample.boxes), int)
+    if found is not None and sample.difficult.any():
+        overlaps = box_iou(found['boxes'].float(), torch.as_tensor(sample.boxes)) >= LOWEST_IOU
+        repeats = np.where(sample.difficult, overlaps.sum(dim=0).clamp(min=1).numpy(), repeats)
+    shapes = sample.masks or [None] * len(sample.boxes)
+    for *row, difficult, times in zip(sample.names, sample.boxes, shapes, sample.difficult, repeats, strict=True):
+        name, annotation = row[0], _annotation(*row[1:], crowd=0)
+        if difficult:
+            annotation['area'] = AREA_OF_DIFFICULT
+        yield from [(name, annotation)] * times
+
+
+def _regions(sample):
+    """(name or None for every class, annotation without ids) of each region that is not counted."""
+    without = [None] * len(sample.ignored)
+    rows = zip(sample.ignored, sample.ignored_names or without, sample.ignored_masks or without, strict=True)
+    for box, name, mask in rows:
+        if mask is None and sample.masks is not None:
+            mask = masks.box_mask(box, (sample.height, sample.width))
+        yield name, _annotation(box, mask, crowd=1)
+
+
+def _annotation(box, mask, crowd):
+    """A COCO annotation of a box (x1, y1, x2, y2) and its compressed RLE or None, without ids."""
+    box = _xywh(box)[0]
+    area = float(box[2] * box[3]) if mask is None else float(masks.area([mask])[0])
+    annotation = {'bbox': box.tolist(), 'area': area, 'iscrowd': crowd}
+    return annotation if mask is None else {**annotation, 'segmentation': _segmentation(mask)}
 
 
 def _run_cocoeval(truth, results, kind, by_class):
@@ -126,19 +160,28 @@ def _run_cocoeval(truth, results, kind, by_class):
     return evaluation
 
 
-def coco_figures(truth, results, kind, class_names):
-    """COCO's twelve numbers and the others that COCOeval gives, for boxes ('bbox') or masks ('segm')."""
+def compute_coco_metrics(truth, results, kind, class_names):
+    """COCO's metrics of boxes or masks.
+
+    Args:
+        truth: see `coco_ground_truth`. results: see `coco_results`.
+        kind: 'bbox' or 'segm'. class_names: label k names class_names[k - 1].
+
+    Returns:
+        dict of `COCO_NUMBERS`, `AP50_per_class` (name -> AP50), `AP50_agnostic` and `AP75_agnostic`; 0 to 1, nan where
+        there is nothing to measure.
+    """
     by_class = _run_cocoeval(truth, results, kind, by_class=True)
-    figures = {name: _known(value) for name, value in zip(COCO_NUMBERS, by_class.stats[:12], strict=True)}
+    metrics = {name: _known(value) for name, value in zip(COCO_NUMBERS, by_class.stats[:12], strict=True)}
     # precision: IoU thresholds x recalls x classes x areas x maximum detections; -1 where there are no objects
     precision = by_class.eval['precision'][0, :, :, 0, -1]
-    figures['AP50_per_class'] = {
+    metrics['AP50_per_class'] = {
         name: _known(precision[:, i].mean()) if i < precision.shape[1] else float('nan')
         for i, name in enumerate(class_names)
     }
     agnostic = _run_cocoeval(truth, results, kind, by_class=False).eval['precision']
-    figures['AP50_agnostic'], figures['AP75_agnostic'] = (_known(values.mean()) for values in agnostic)
-    return figures
+    metrics['AP50_agnostic'], metrics['AP75_agnostic'] = (_known(values.mean()) for values in agnostic)
+    return metrics
 
 
 def _known(value):
@@ -179,11 +222,14 @@ def write_results_json(path, pictures, detections, class_names, image_ids=None, 
         'categories': [{'id': key, 'name': name} for name, key in categories.items()],
         'annotations': annotations,
     }
-    path = Path(path)
-    temporary = path.with_name(path.name + '.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}).') from None
+    # A file's name may hold what is no character, which JSON writes as backslashreplace does: \\udc80.
+    data = json.dumps(content, ensure_ascii=False).encode(errors='backslashreplace')
+    files.write_bytes(path, data, remember=True)
+
+
+def write_sample_results(path, samples, detections, class_names):
+    """`write_results_json` of samples, with a COCO dataset's own ids where all are of one."""
+    of_coco = bool(samples) and all(sample.categories for sample in samples)
+    image_ids = [sample.image_id for sample in samples] if of_coco else None
+    pictures = [(sample.path.name, sample.height, sample.width) for sample in samples]
+    write_results_json(path, pictures, detections, class_names, image_ids, samples[0].categories if of_coco else None)

@@ -17,8 +17,8 @@ def count_parameters(model):
 def count_macs(model, img_hw):
     """Multiply-adds of convolutions and matrix products for one picture, by torch.utils.flop_counter.
 
-    Counted is `raw_outputs` (the network without post-processing) where the model has it, on the batch its `transform`
-    makes of the picture; else the whole forward pass. In a two-stage detector (Faster R-CNN) the second stage's share
+    Where the detector has `raw_outputs` (its network alone), that is counted, on the batch its `transform` makes of the
+    picture; else the whole forward pass. In a two-stage detector (Faster R-CNN) the second stage's share
     depends on how many regions the first proposes, so the picture is noise, always the same.
 
     Args:
@@ -26,7 +26,7 @@ def count_macs(model, img_hw):
         img_hw: height and width in pixels of the picture, as given to the detector.
 
     Returns:
-        int.
+        number of multiply-adds, int.
     """
     device = next(model.parameters()).device
     picture = torch.rand(3, *img_hw, generator=torch.Generator().manual_seed(0)).to(device)

@@ -1,4 +1,4 @@
-"""Detections of pictures and data sets."""
+"""Detections of pictures and datasets."""
 
 import torch
 
@@ -8,11 +8,16 @@ from konohana.progress import progress_bar
 
 @torch.inference_mode()
 def predict(model, images, encode=False, with_maps=False):
-    """Detections of a list of pictures (uint8 or float 0 to 1, 3 x H x W RGB), on the CPU.
+    """Detect in a list of pictures.
 
-    Pictures go to the model's device, uint8 becomes float there. Returns the model's list of dicts; with `encode` they
-    have `rles` instead of `masks`, so that dense masks need not even leave the device; with `with_maps` also the
-    detector's `maps`.
+    Args:
+        model: a detector in evaluation mode.
+        images: list of 3 x H x W RGB tensors, uint8 or float 0 to 1, of any size. They move to the model's device.
+        encode: give `rles` instead of `masks`, so that dense masks need not leave the device.
+        with_maps: ask the detector for its maps (`model.maps`) too.
+
+    Returns:
+        list of dicts, one for each picture, as the detector returns them, on the CPU.
     """
     device = next(model.parameters()).device
     images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True) for image in images]
@@ -20,11 +25,13 @@ def predict(model, images, encode=False, with_maps=False):
     detections = model(images, with_maps=True) if with_maps else model(images)
     if encode:
         detections = [encoded(found) for found in detections]
-    return [{key: value.cpu() if hasattr(value, 'cpu') else value for key, value in d.items()} for d in detections]
+    return [
+        {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in d.items()} for d in detections
+    ]
 
 
 def encoded(found):
-    """A picture's detections with `rles` in the place of `masks`, if it has any."""
+    """Detections of a picture -> the same with `rles` (see `masks.encode`) instead of `masks`, if there are any."""
     found = dict(found)
     if 'masks' in found:
         found['rles'] = masks.encode(found.pop('masks'))
@@ -32,9 +39,14 @@ def encoded(found):
 
 
 def predict_dataset(model, dataset, batch_size=8, title='Evaluating', progress=True):
-    """Detections of every sample of a `Frames` dataset, in its order; the model is in evaluation mode meanwhile.
+    """Detect in every sample of a dataset. The model is in evaluation mode meanwhile.
 
-    Of a detector that gives masks they have `rles`, see above.
+    Args:
+        model: a detector. dataset: a `Frames` dataset. batch_size: pictures that the detector sees at once.
+        title: text before the progress bar. progress: whether to show one.
+
+    Returns:
+        list of dicts in the order of the dataset; those of a detector that gives masks have `rles`, see `encoded`.
     """
     was_training = model.training
     model.eval()

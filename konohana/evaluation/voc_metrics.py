@@ -1,44 +1,49 @@
-"""Pascal VOC's mean average precision."""
+"""Pascal VOC's mean average precision (Everingham et al. 2010, https://doi.org/10.1007/s11263-009-0275-4)."""
 
 import numpy as np
 import torch
 from torchvision.ops import box_iou
 
 
-def voc_map(frames, detections, class_names, iou_threshold=0.5, eleven_points=True):
-    """Mean average precision as the Pascal VOC development kit computes it (Everingham et al. 2010).
+def voc_map(samples, detections, class_names, iou_threshold=0.5, eleven_points=True):
+    """Mean average precision as the Pascal VOC development kit computes it.
 
-    Each detection, best first, is compared with the object it overlaps most; a second detection of an object is a
-    mistake; `difficult` objects neither count nor hurt. Detections lying mostly in ignored regions are left out.
+    Each detection, best first, is compared with the object it overlaps most. A second detection of an object is a
+    mistake. Difficult objects are neither hit nor miss, and detections mostly in an ignored region do not count.
 
     Args:
+        samples: list of `Sample`. detections: one dict of `boxes` (n x 4), `labels` (n) and `scores` (n) for each.
+        class_names: label k names class_names[k - 1]. iou_threshold: the lowest IoU of a hit.
         eleven_points: VOC 2007's mean over recalls 0, 0.1, ... 1; else VOC 2010's area under the curve.
 
     Returns:
         mean over the classes that have objects, 0 to 1; nan if none has.
     """
-    return voc_mean(voc_matches(frames, detections, class_names, iou_threshold), eleven_points)
+    return voc_mean(voc_matches(samples, detections, class_names, iou_threshold), eleven_points)
 
 
 def voc_mean(matches, eleven_points):
+    """What `voc_matches` returns -> mean average precision, see `voc_map`."""
     values = [_voc_ap(rows, n_objects, eleven_points) for rows, n_objects in matches if n_objects]
     return float(np.mean(values)) if values else float('nan')
 
 
-def voc_matches(frames, detections, class_names, iou_threshold):
-    """For each class (list of (score, is a hit) of all pictures, number of objects that are not difficult)."""
+def voc_matches(samples, detections, class_names, iou_threshold):
+    """Compare detections with labels, see `voc_map` -> for each class a tuple of (list of (score, is a hit) of all
+    pictures, number of objects that are not difficult).
+    """
     matches = [([], 0) for _ in class_names]
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
-    for frame, found in zip(frames, detections, strict=True):
-        found = outside_ignored(found, frame.ignored)
+    for sample, found in zip(samples, detections, strict=True):
+        found = drop_ignored(found, sample.ignored)
         labels, scores = found['labels'].numpy(), found['scores'].numpy()
-        true_labels = np.array([label_of[name] for name in frame.names], np.int64)
-        overlaps = box_iou(found['boxes'].float(), torch.as_tensor(frame.boxes)).numpy()
+        true_labels = np.array([label_of[name] for name in sample.names], np.int64)
+        overlaps = box_iou(found['boxes'].float(), torch.as_tensor(sample.boxes)).numpy()
         for label in {*labels.tolist(), *true_labels.tolist()}:
             mine, keep = true_labels == label, labels == label
             rows, n_objects = matches[label - 1]
-            rows += _match_voc(overlaps[keep][:, mine], scores[keep], frame.difficult[mine], iou_threshold)
-            matches[label - 1] = rows, n_objects + int((~frame.difficult[mine]).sum())
+            rows += _match_voc(overlaps[keep][:, mine], scores[keep], sample.difficult[mine], iou_threshold)
+            matches[label - 1] = rows, n_objects + int((~sample.difficult[mine]).sum())
     return matches
 
 
@@ -72,8 +77,15 @@ def _voc_ap(rows, n_objects, eleven_points):
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
-def outside_ignored(found, ignored):
-    """Detections without those whose box lies more than half inside one ignored region."""
+def drop_ignored(found, ignored):
+    """Leave out the detections whose box lies more than half inside one ignored region.
+
+    Args:
+        found: dict of `boxes` (n x 4), `labels` and `scores`. ignored: m x 4 boxes of regions, numpy or torch.
+
+    Returns:
+        dict of `boxes`, `labels` and `scores` of those that remain.
+    """
     boxes = found['boxes'].float()
     keep = torch.ones(len(boxes), dtype=torch.bool)
     for region in torch.as_tensor(ignored):
