@@ -12,7 +12,14 @@ from konohana.onnx import runtime
 
 
 def pick_device(device=''):
-    """'cuda', 'cuda:1', 'mps', 'cpu' -> torch.device; '' takes the fastest there is. UserError if it is not there."""
+    """The torch.device of a name.
+
+    Args:
+        device: 'cuda', 'cuda:1', 'mps', 'cpu', ...; '' takes the fastest there is.
+
+    Raises:
+        UserError: there is no such device, or PyTorch cannot use it.
+    """
     if not device:
         if torch.cuda.is_available():
             device = 'cuda'
@@ -20,9 +27,13 @@ def pick_device(device=''):
             device = 'mps' if torch.backends.mps.is_available() else 'cpu'
     try:
         chosen = torch.device(device)
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"device={device!r} is not there. Use 'cpu', or '' for the fastest there is.") from None
+        torch.zeros(1, device=chosen).item()  # 'meta' has tensors, but without values
+    except Exception as error:
+        # Each kind of device has its own exceptions, down to ImportError.
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:150].rstrip('.')
+        raise UserError(
+            f"device={device!r}: it cannot be used here ({reason}). Use 'cpu', or '' for the fastest there is."
+        ) from None
     return chosen
 
 
@@ -87,16 +98,26 @@ def load(path=None, device='', fuse=True):
 
 
 def from_checkpoint(content, path):
-    """Build the detector a checkpoint describes and load its weights; UserError naming `path` where they do not fit."""
+    """Build the detector that a weights file describes, with its weights.
+
+    Args:
+        content: what `checkpoint.load` returns. path: the file, for messages.
+
+    Returns:
+        the detector, in training mode, with `class_names` and `img_hw`.
+
+    Raises:
+        UserError: naming `path`: there is no such detector, or the weights do not fit it.
+    """
+    class_names, img_hw = list(content['class_names']), tuple(content['img_hw'])
     try:
-        img_hw = tuple(int(side) for side in content['img_hw'])
-        class_names = [str(name) for name in content['class_names']]
         model = build(content['detector'], len(class_names), img_hw, **content.get('options', {}))
         model.load_state_dict(content['model'])
     except UserError as error:
         raise UserError(f'{path}: {error}') from None
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = ' '.join(str(error).split())
+    except Exception as error:
+        # Options that the detector does not know can go wrong anywhere inside it.
+        reason = ' '.join(str(error).split()) or type(error).__name__
         raise UserError(f'{path}: its weights do not fit its detector ({reason[:200]}).') from None
     model.class_names, model.img_hw = class_names, img_hw
     return model

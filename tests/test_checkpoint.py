@@ -2,11 +2,13 @@
 
 import os
 import pickle
+import random
+import time
 import zipfile
 
 import pytest
 import torch
-from conftest import IMG_HW, make_weights
+from conftest import IMG_HW, make_weights, untrained_state
 
 import konohana
 from konohana import checkpoint, detectors, files, inference
@@ -191,16 +193,40 @@ def test_a_wrong_file_is_one_line(weights_file, change, words):
     ('changes', 'words'),
     [
         ({'class_names': ['柚', '莲']}, 'do not fit'),
+        ({'class_names': None}, 'class_names'),
+        ({'class_names': []}, 'class_names'),
+        ({'class_names': [1, 2]}, 'class_names'),
+        ({'class_names': {'柚': 1}}, 'class_names'),
+        ({'class_names': ['柚', '莲', '柚']}, "'柚' is duplicated"),
+        ({'class_names': ['柚', ' ']}, 'not a name'),
+        ({'class_names': ['柚', '\ud800']}, 'not a name'),
+        ({'class_names': [str(i) for i in range(20_000)]}, '20000 names'),
         ({'options': {'use_res2block': True}}, 'do not fit'),
         ({'options': {'depth': 50}}, 'do not fit'),
-        ({'options': None}, 'do not fit'),
+        ({'options': {'attention': 10**400}}, 'attention'),
+        ({'options': {'use_res2block': [[]]}}, 'options'),
+        ({'options': {1: 2}}, 'options'),
+        ({'options': None}, 'options'),
         ({'model': {}}, 'do not fit'),
-        ({'model': None}, 'do not fit'),
-        ({'class_names': None}, 'do not fit'),
-        ({'img_hw': 'large'}, 'do not fit'),
+        ({'model': None}, 'model'),
+        ({'model': {'conv.weight': 'x'}}, "'conv.weight' is not a tensor"),
+        ({'model': {1: torch.zeros(1)}}, '1 is not a tensor'),
+        ({'model': {'conv.weight': torch.zeros(2).to_sparse()}}, 'not a plain tensor'),
+        ({'model': {'a': torch.zeros(2, dtype=torch.complex64)}}, 'not a plain tensor'),
+        ({'img_hw': 'large'}, 'img_hw'),
+        ({'img_hw': ['64', '96']}, 'img_hw'),
+        ({'img_hw': [64.0, 96.0]}, 'img_hw'),
+        ({'img_hw': [64, 96, 3]}, 'img_hw'),
         ({'img_hw': [1, 2]}, 'img_hw'),
+        ({'img_hw': [10**400, 96]}, 'img_hw'),
         ({'detector': 'yolo'}, 'yolo'),
-        ({'detector': None}, 'None'),
+        ({'detector': None}, 'detector'),
+        ({'detector': '../x\x1b[31m'}, 'x'),
+        ({'epoch': 'last'}, 'epoch'),
+        ({'epoch': -1}, 'epoch'),
+        ({'figures': [1]}, 'figures'),
+        ({'figures': {'AP': 'high'}}, 'figures'),
+        ({'figures': {'AP50_per_class': {1: 0.5}}}, 'figures'),
     ],
 )
 def test_weights_that_do_not_fit_are_one_line(tmp_path, changes, words):
@@ -212,11 +238,117 @@ def test_weights_that_do_not_fit_are_one_line(tmp_path, changes, words):
     assert words in str(caught.value) and '\n' not in str(caught.value)
 
 
-def test_no_such_device(weights_file):
-    for device in ('cuda:99', 'abacus', 'cpu:x'):
-        with pytest.raises(UserError, match='device=') as caught:
-            konohana.load(weights_file, device=device)
-        assert device in str(caught.value)
+def unusable(value):
+    """A change to weights: one value of one tensor is `value`."""
+    state = dict(untrained_state())
+    name = next(name for name in state if name.endswith('running_var'))
+    state[name] = state[name].clone()
+    state[name][-1] = value
+    return name, state
+
+
+@pytest.mark.parametrize(
+    ('value', 'words'), [(float('nan'), 'NaN or infinity'), (-float('inf'), 'NaN or infinity'), (-1e-3, 'negative')]
+)
+def test_weights_that_are_no_numbers(tmp_path, value, words):
+    name, state = unusable(value)
+    make_weights(tmp_path / 'net.pt', model=state)
+    with pytest.raises(UserError, match=words) as caught:
+        konohana.load(tmp_path / 'net.pt', device='cpu')
+    assert name in str(caught.value)
+    # So it is with what a training would go on from.
+    checkpoint.save({'ema': state}, tmp_path / 'optim.pt')
+    with pytest.raises(UserError, match=words):
+        checkpoint.load(tmp_path / 'optim.pt', needed=('ema',))
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'description': None},
+        {'description': {'detector': 'konohana'}},
+        {'description': {'detector': 1, 'options': {}, 'class_names': ['柚'], 'img_hw': [64, 96]}},
+        {'iteration': 1.5},
+        {'batches_done': None},
+        {'minutes': float('nan')},
+        {'minutes': 'ten'},
+        {'model': [1]},
+    ],
+)
+def test_a_forged_state_of_a_run_is_one_line(tmp_path, changes):
+    checkpoint.save(changes, tmp_path / 'optim.pt')
+    with pytest.raises(UserError, match=f'its {next(iter(changes))} cannot be used') as caught:
+        checkpoint.load(tmp_path / 'optim.pt', needed=())
+    assert str(tmp_path / 'optim.pt') in str(caught.value)
+
+
+def zip_bomb(path):
+    """A small file that unpacks to 4 GiB."""
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('net/data.pkl', b'x')
+        for i in range(4):
+            archive.writestr(f'net/data/{i}', bytes(2**20))
+    # What the directory says of the sizes is what counts: writing the real thing would take a minute.
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b'PK\x01\x02', 24), (b'PK\x03\x04', 22)):
+        start = -1
+        while (start := data.find(signature, start + 1)) >= 0:
+            data[start + offset : start + offset + 4] = (2**30).to_bytes(4, 'little')
+    path.write_bytes(data)
+
+
+def repeated(path):
+    """One number that stands for 4 TiB of them."""
+    torch.save({'model': {'conv.weight': torch.zeros(1).expand(2**20, 2**20)}}, path)
+
+
+@pytest.mark.parametrize('trap', [zip_bomb, repeated])
+def test_a_small_file_that_claims_to_be_large_is_refused_at_once(tmp_path, trap):
+    trap(tmp_path / 'net.pt')
+    start = time.monotonic()
+    with pytest.raises(UserError, match='claim to') as caught:
+        checkpoint.load(tmp_path / 'net.pt', needed=('model',))
+    assert str(tmp_path / 'net.pt') in str(caught.value)
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such files')
+def test_what_is_not_a_file_is_one_line(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pt')
+    with (tmp_path / 'endless.pt').open('wb') as file:
+        file.truncate(2**40)  # takes no space
+    places = (tmp_path / 'pipe.pt', '/dev/zero', '/dev/stdin', tmp_path, tmp_path / 'endless.pt')
+    for path in (*places, tmp_path / ('花' * 86), 'a\0.pt', '\ud800.pt'):
+        with pytest.raises(UserError) as caught:
+            konohana.load(path, device='cpu')
+        assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_to_compressed_weights_is_one_line(weights_file, method):
+    # torch.save does not compress, other programs may; each kind of compression has errors of its own.
+    with zipfile.ZipFile(weights_file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()[:20]}
+    with zipfile.ZipFile(weights_file, 'w', method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    data = weights_file.read_bytes()
+    rng = random.Random(0)
+    for _ in range(30):
+        damaged = bytearray(data)
+        for _ in range(rng.choice((1, 3, 30))):
+            damaged[rng.randrange(len(data))] = rng.randrange(256)
+        weights_file.write_bytes(damaged)
+        with pytest.raises(UserError) as caught:
+            konohana.load(weights_file, device='cpu')
+        assert str(caught.value).startswith(str(weights_file)) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('device', ['cuda:99', 'abacus', 'cpu:x', 'meta', 'xla', 'hpu', 'cpu\n', '\ud800', 'cuda:-2'])
+def test_no_such_device(weights_file, device):
+    with pytest.raises(UserError, match='device=') as caught:
+        konohana.load(weights_file, device=device)
+    assert repr(device) in str(caught.value) and '\n' not in str(caught.value)
 
 
 SIZES = [(7, 9), (9, 7), (64, 96), (160, 90), (1, 50), (1080, 1920), (333, 501)]
