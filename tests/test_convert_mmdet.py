@@ -1,17 +1,16 @@
 """tools/convert_mmdet.py: MMDetection's names and shapes, files that are something else."""
 
-import importlib.util
 import json
 import os
 import pickle
 
 import pytest
 import torch
-from conftest import PROJECT
 
 import konohana
 from konohana import checkpoint, detectors
 from konohana.errors import UserError
+from tools import convert_mmdet
 
 CLASSES = ('cat', 'a dog', '狐')
 
@@ -76,21 +75,17 @@ def mmdet_state():
 
 
 @pytest.fixture
-def convert(tmp_path, monkeypatch):
+def convert(tmp_path):
     """Function (content of the file or bytes, **variables) -> weights file written; runs the tool's main()."""
-    spec = importlib.util.spec_from_file_location('convert_mmdet', PROJECT / 'tools' / 'convert_mmdet.py')
 
     def run(content, old_format=False, **variables):
-        tool = importlib.util.module_from_spec(spec)  # anew: its variables stay as they were set
-        spec.loader.exec_module(tool)
         source, target = tmp_path / 'mm det.pth', tmp_path / 'out 花' / 'net.pt'
         if isinstance(content, bytes):
             source.write_bytes(content)
         else:
             torch.save(content, source, _use_new_zipfile_serialization=not old_format)
         variables = {'weights_in': source, 'weights_out': target, **variables}
-        monkeypatch.setattr('sys.argv', ['convert_mmdet.py', *(f'{key}={value}' for key, value in variables.items())])
-        tool.main()
+        convert_mmdet.main([f'{key}={value}' for key, value in variables.items()])
         return target
 
     return run
@@ -147,7 +142,7 @@ def test_names_of_classes(convert, mmdet_state, tmp_path):
         ({'class_names': "['x', 'y']"}, '2 names'),
         ({'class_names': "['x', 'y', 'x']"}, r'2 different'),
         ({'class_names': tmp_path / 'none.txt'}, 'none.txt'),
-        ({'class_names': '5'}, 'Name them'),
+        ({'class_names': '5'}, 'Set class_names'),
         ({'class_names': names, 'img_hw': '(5, 640)'}, 'img_hw'),
     ):
         with pytest.raises(UserError, match=words) as error:

@@ -28,8 +28,7 @@ def tool(monkeypatch):
     def start(*arguments):
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', ['plot_logs.py', *map(str, arguments)])
-        module.main()
+        module.main(list(map(str, arguments)))
         return module
 
     return start
@@ -170,7 +169,7 @@ def test_tool_with_wrong_values_is_one_line(tool, tmp_path, no_picture):
     for arguments, text in (
         ((f"runs=['{(tmp_path / 'nowhere').as_posix()}']",), 'no such folder'),
         ((f"runs=['{(tmp_path / 'empty').as_posix()}']",), 'no run there'),
-        ((good, "keys=['val/nothing']"), 'There is: epoch, train/loss'),
+        ((good, "keys=['val/nothing']"), 'Logged are: epoch, train/loss'),
         ((good, 'against=weeks'), "'epoch', 'iteration' or 'minutes'"),
         ((good, 'picture_out=a.bmp'), 'png, jpg, svg, pdf'),
         ((good, 'smooth=2'), 'smooth=2'),

@@ -1,28 +1,27 @@
-"""Make a weights file of one that MMDetection 3.x wrote: SOLOv2-light R18 and R34, SOLOv2 R50, YOLOF R50.
+"""Convert weights of MMDetection 3.x: SOLOv2-light R18 and R34, SOLOv2 R50, YOLOF R50.
 
     python tools/convert_mmdet.py weights_in=solov2_light_r18.pth weights_out=weights/solov2_light_r18.pt
 
-Every name and shape must fit. The result is used like one's own: weights=... or init_from=...
+Every name and shape must fit. Use the result like your own weights: weights=... or init_from=...
 """
 
 import importlib
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-
-from konohana import checkpoint, detectors
+from konohana import files
 from konohana.errors import UserError
-from konohana.settings import override, resolve, run
+from konohana.settings import read, run
+
+ROOT = Path(__file__).resolve().parent.parent
 
 weights_in = ''  # MMDetection's file (.pth)
 weights_out = ''  # weights file to write (.pt)
+overwrite = False  # replace an existing file that this program did not write
 class_names = None  # names of the classes: a text file with one a line, or ['cat', 'dog']; None takes the file's own
-img_hw = ()  # height and width that pictures are resized to inside; () takes what MMDetection's configuration says
+img_hw = ()  # height and width that pictures are resized to inside; () takes those of MMDetection's configuration
 
 SHOWN = 6  # names of weights in a line about them
 
@@ -35,12 +34,49 @@ SIZES = {
 }
 
 
-def read(path):
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    for name in ('weights_in', 'weights_out'):
+        if not getattr(settings, name):
+            raise UserError(f'{name}: name a file, as in weights_in=solov2.pth weights_out=weights/solov2.pt')
+    source, target = settings.path(settings.weights_in), settings.path(settings.weights_out)
+    if source == target:
+        raise UserError(f'{target}: weights_out is weights_in itself. Name another file.')
+    given = settings.class_names
+    if isinstance(given, str):
+        given = read_names(settings.path(given))
+    files.claim(target, [source], settings.overwrite, 'weights_out')
+    from konohana import checkpoint, detectors  # imported here, so that --help answers at once
+
+    state, found_names = read_file(source)
+    detector, n_classes = recognise(state, source)
+    names = names_of_classes(given, n_classes, found_names, source)
+    size = tuple(settings.img_hw) or SIZES[detector]
+    module = importlib.import_module(f'konohana.detectors.{detectors.DETECTORS[detector][0]}')
+    options = detectors.options_of(detector, getattr(module, 'MMDET_OPTIONS', {}))
+    own = detectors.build(detector, n_classes, size, **options).state_dict()
+    converted = module.convert_mmdet_state(state)
+    # Old files lack the counters of batches, which are not weights.
+    converted = {**{key: value for key, value in own.items() if key.endswith('num_batches_tracked')}, **converted}
+    check(own, converted, source, detector)
+    converted = {key: converted[key].to(own[key].dtype) for key in own}
+    content = {'model': converted, 'detector': detector, 'options': options, 'class_names': names}
+    with files.replacing(target, remember=True) as temporary:
+        checkpoint.save({**content, 'img_hw': list(size), 'epoch': 0, 'figures': {}}, temporary)
+    shown = ', '.join(names[:5]) + (f' ... ({n_classes})' if n_classes > 5 else '')
+    print(f'{target}: {detector} with all {len(state)} tensors of {source.name}. Classes: {shown}.')
+
+
+def read_file(path):
     """MMDetection's file -> (state dict, names of its classes or None)."""
+    import torch
+
+    from konohana import checkpoint
+
     content = checkpoint.load(path, needed=(), foreign=True)
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     if not state or not all(isinstance(key, str) and isinstance(v, torch.Tensor) for key, v in state.items()):
-        raise UserError(f'{path}: not a file of MMDetection: it has no state_dict of weights.')
+        raise UserError(f'{path}: not a file of MMDetection, it has no state_dict of weights.')
     # 3.x keeps the names in dataset_meta, 2.x kept them beside it.
     meta = content.get('meta') or {}
     dataset = meta.get('dataset_meta') or {}
@@ -62,30 +98,40 @@ def recognise(state, path):
     raise UserError(f'{path}: neither SOLOv2 nor YOLOF (it has {", ".join(list(state)[:3])} ...).')
 
 
-def names_of_classes(n_classes, found, path, root):
-    """The names to write: the variable's, else the file's, else COCO's where there are eighty."""
-    names = class_names
-    if isinstance(names, str):
-        listed = resolve(root, names)
-        try:
-            names = [line.strip() for line in listed.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, 'strerror', None) or 'not UTF-8'
-            raise UserError(
-                f'{listed}: cannot be read ({why}). class_names is a text file with a name a line.'
-            ) from None
-    elif names is None:
-        names = found
-        if names is None and n_classes == 80:
-            coco = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
-            names = [name for name in coco if name not in ('__background__', 'N/A')]
+def names_of_classes(given, n_classes, found, path):
+    """The names to write: those given, else the file's, else COCO's if there are eighty classes.
+
+    Args:
+        given: `class_names`, a text file already replaced by its lines. found: the file's own names, or None.
+        path: the file, for messages.
+    """
+    names = found if given is None else given
+    if names is None and n_classes == 80:
+        from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+        coco = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta['categories']
+        names = [name for name in coco if name not in ('__background__', 'N/A')]
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise UserError(f'class_names={class_names!r}: {path.name} does not name its {n_classes} classes. Name them.')
+        raise UserError(
+            f'class_names={given!r}: {path.name} does not name its {n_classes} classes. Set class_names to a text file '
+            'or a list.'
+        )
     if len(names) != n_classes or len(set(names)) != len(names):
         raise UserError(
             f'class_names: {len(names)} names ({len(set(names))} different), but {path.name} has {n_classes} classes.'
         )
     return list(names)
+
+
+def read_names(path):
+    """The lines of a text file of names."""
+    try:
+        return [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, 'strerror', None) or 'not UTF-8'
+        raise UserError(
+            f'{path}: cannot be read ({why}). class_names takes a text file with one name a line.'
+        ) from None
 
 
 def check(own, state, path, detector):
@@ -101,34 +147,6 @@ def check(own, state, path, detector):
             lines.append(f'{title}: {", ".join(keys[:SHOWN])}{more}')
     if len(lines) > 1:
         raise UserError('\n'.join(lines))
-
-
-def main():
-    override(globals())
-    for name in ('weights_in', 'weights_out'):
-        if not globals()[name]:
-            raise UserError(f'{name}: name a file, as in weights_in=solov2.pth weights_out=weights/solov2.pt')
-    root = Path(__file__).resolve().parent
-    source, target = resolve(root, weights_in), resolve(root, weights_out)
-    if source == target:
-        raise UserError(f'{target}: weights_out is weights_in itself; name another file.')
-    state, found_names = read(source)
-    detector, n_classes = recognise(state, source)
-    module = importlib.import_module(f'konohana.detectors.{detectors.DETECTORS[detector][0]}')
-    size = tuple(img_hw) or SIZES[detector]
-    names = names_of_classes(n_classes, found_names, source, root)
-    options = detectors.options_of(detector, getattr(module, 'MMDET_OPTIONS', {}))
-    model = detectors.build(detector, n_classes, size, **options)
-    own = model.state_dict()
-    converted = module.convert_mmdet_state(state)
-    # Counters of batches, which old files lack, are not weights.
-    converted = {**{k: v for k, v in own.items() if k.endswith('num_batches_tracked')}, **converted}
-    check(own, converted, source, detector)
-    converted = {key: converted[key].to(own[key].dtype) for key in own}
-    content = {'model': converted, 'detector': detector, 'options': options, 'class_names': names}
-    checkpoint.save({**content, 'img_hw': list(size), 'epoch': 0, 'figures': {}}, target)
-    shown = ', '.join(names[:5]) + (f' ... ({n_classes})' if n_classes > 5 else '')
-    print(f'{target}: {detector} with all {len(state)} tensors of {source.name}. Classes: {shown}.')
 
 
 if __name__ == '__main__':

@@ -1,32 +1,29 @@
-"""Draw the flagship's structure as an SVG picture: python tools/draw_network.py
+"""Draw the flagship's structure as an SVG picture: python tools/draw_network.py overwrite=True
 
-Everything in the picture is read from konohana/detectors/konohana.py and from one run of the network that it builds,
-so after a change of the tables there, run this again.
+Reads everything in the picture from the network itself: its modules, and the sizes and costs of one run. After a change
+of the tables in konohana/detectors/konohana/network.py, run this again.
 """
 
 import sys
 from html import escape
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision.ops.misc import SqueezeExcitation
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.detectors.konohana.detector import Konohana
-from konohana.detectors.konohana.network import FEATURES, CoordinateAttention, Res2Depthwise
+# PyTorch and what needs it are imported where they are used, so that --help answers at once.
+from konohana import files
 from konohana.errors import UserError
-from konohana.settings import override, resolve, run
+from konohana.settings import read, require, run
 
-svg_out = 'docs/network.svg'  # file to write; a relative path starts at the repository's root
+svg_out = 'docs/network.svg'  # file to write; relative paths start at the project's folder
+overwrite = False  # replace an existing file that this program did not write
 img_hw = (360, 640)  # height and width of the frame that is sent through the network
-n_classes = 14  # number of names
+n_classes = 14  # number of classes
 use_res2block = False  # draw the network with Res2Net's blocks
 attention = 'se'  # what weighs channels in its blocks: se, coordinate or none
 activation = 'relu6'  # of the network; acon has parameters of its own
 
+ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 920
 LEFT, ROW, HEADER = 24, 22, 26  # left edge, height of a block's row and of a card's header
 BACKBONE_RIGHT, NECK_X, NECK_RIGHT, TOWERS_X = 436, 456, 610, 630
@@ -35,18 +32,25 @@ BAR_X, BAR_WIDTH, SIGNS_X = 138, 104, 290  # in the rows of the backbone
 INK, GREY, LINE, CARD, PAPER = '#1f2937', '#6b7280', '#8b93a1', '#f4f5f8', '#ffffff'
 BACKGROUND = '#fcfcfd'
 STEM_COLOUR, NECK, FIND, NAME = '#64748b', '#7c5cc4', '#b8630f', '#c93a73'
-ATTENTION = {SqueezeExcitation: ('SE', 'squeeze-and-excitation'), CoordinateAttention: ('CA', 'coordinate attention')}
+# What weighs the channels of a block: name of its class -> (sign, name).
+ATTENTION = {
+    'SqueezeExcitation': ('SE', 'squeeze-and-excitation'),
+    'CoordinateAttention': ('CA', 'coordinate attention'),
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 def measure(model, img_hw):
-    """Send one empty frame of `img_hw` (height, width) through the network and watch every module.
+    """Run the network on one empty frame of `img_hw` (height, width) and watch every module.
 
     Returns:
         dict of module name -> dict of `size` (height, width, channels of its output; None where that is no tensor),
         `macs` (multiply-adds of its convolutions: half of torch.utils.flop_counter's operations) and `parameters`.
         The name '' is the whole network.
     """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
     measures = {}
     counter = FlopCounterMode(display=False)
 
@@ -89,12 +93,25 @@ def stages(model):
 
 
 def convolutions(module):
+    from torch import nn
+
     return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
 
 
 def expanded_channels(block):
     """Channels inside an inverted residual: those that its projection takes."""
     return convolutions(block.project)[0].in_channels
+
+
+def is_res2(block):
+    from konohana.detectors.konohana.network import Res2Depthwise
+
+    return isinstance(block.depthwise, Res2Depthwise)
+
+
+def attention_of(block):
+    """(sign, name) of what weighs the block's channels, or None."""
+    return ATTENTION.get(type(block.squeeze).__name__)
 
 
 def kernels(module):
@@ -199,7 +216,7 @@ def block_row(y, block, entry, colour, widest):
         text(40, y + 15, '{} × {}'.format(*depthwise.kernel_size)),
         bar(y, expanded, colour, widest, thin=False),
     ]
-    if isinstance(block.depthwise, Res2Depthwise):
+    if is_res2(block):
         width = expanded * BAR_WIDTH / widest
         for k in (-1, 0, 1):
             out.append(rect(BAR_X + k * width / 4 - 1, y + 3, 2, 16, CARD, radius=0))
@@ -213,8 +230,8 @@ def block_row(y, block, entry, colour, widest):
         out.append(smaller(SIGNS_X, y + 11))
     if block.residual:
         out.append(plus(SIGNS_X, y + 11))
-    if type(block.squeeze) in ATTENTION:
-        out.append(chip(SIGNS_X + 28, y + 11, ATTENTION[type(block.squeeze)][0]))
+    if attention_of(block):
+        out.append(chip(SIGNS_X + 28, y + 11, attention_of(block)[0]))
     return [*out, text(424, y + 15, times(entry['size']), anchor='end')]
 
 
@@ -326,17 +343,18 @@ def shares(x, y, parts, total):
     return out
 
 
-def draw(model, img_hw):
-    """A `Konohana` that is given frames of `img_hw` (height, width), as the text of an SVG picture."""
-    measures = measure(model, img_hw)
-    total = measures['']
-    groups = stages(model)
-    blocks = model.backbone.blocks
-    widest = max(expanded_channels(block) for block in blocks)
-    parts = []  # (title, entries of `measures`, colour)
-    out = []
+def draw_backbone(model, img_hw, measures):
+    """The stem's card, then one for each stride.
 
-    # Backbone: the stem's card, then one for each stride.
+    Returns:
+        (elements, parts for `shares`, heights of the rows whose outputs the neck takes, the last card's lower edge).
+        The heights are those of the finest map first.
+    """
+    from konohana.detectors.konohana.network import FEATURES
+
+    groups, blocks = stages(model), model.backbone.blocks
+    widest = max(expanded_channels(block) for block in blocks)
+    out = []
     y = 112
     out.append(rect(LEFT, y, 176, 26, INK, radius=13))
     out.append(text(LEFT + 88, y + 17.5, f'frame {times((*img_hw, 3))}', 12, BACKGROUND, 'middle', 600))
@@ -352,9 +370,9 @@ def draw(model, img_hw):
         out.append(f'<g class="layer" id="{name}">{hint(name, measures)}')
         out += stem_row(y + HEADER + ROW * i, layer, measures[name], STEM_COLOUR, widest)
         out.append('</g>')
-    parts.append(('stem', [measures['backbone.stem']], STEM_COLOUR))
+    parts = [('stem', [measures['backbone.stem']], STEM_COLOUR)]
     bottom = y + HEADER + ROW * len(stem) + 6
-    taps = []  # heights of the rows whose outputs the neck takes, finest first
+    taps = []
     for g, (stride, numbers) in enumerate(groups):
         colour = blue(g, len(groups))
         y = bottom + GAP
@@ -373,8 +391,16 @@ def draw(model, img_hw):
                 taps.append(y + HEADER + ROW * k + 11)
         parts.append((f'stride {stride}', [measures[f'backbone.blocks.{i}'] for i in numbers], colour))
         bottom = y + HEADER + ROW * len(numbers) + 6
+    return out, parts, taps, bottom
 
-    # Neck: from the coarsest tap upwards; each level's sum, then its convolutions above it.
+
+def draw_neck(model, measures, taps):
+    """The neck beside the rows at the heights `taps`: each level's sum, then its convolutions above it.
+
+    Returns:
+        (elements, the neck's upper edge, where its arrows go upwards).
+    """
+    out = []
     middle, neck_top = (NECK_X + NECK_RIGHT) / 2 + 16, taps[0] - 92
     out.append(rect(NECK_X, neck_top, NECK_RIGHT - NECK_X, taps[-1] + 24 - neck_top, NECK, radius=8, opacity=0.09))
     out.append(text(NECK_X + 10, neck_top + 19, 'Neck', 12.5, NECK, weight=700))
@@ -398,13 +424,19 @@ def draw(model, img_hw):
         module = model.get_submodule(smooth)
         out += box(middle - 52, tap - 57, 104, 38, kernels(module), times(measures[smooth]['size']), NECK)
         out.append('</g>')
-    parts.append(('neck', [measures['neck']], NECK))
+    return out, neck_top, middle
 
-    # Towers, to the right of the neck's finest level.
+
+def draw_towers(model, measures, neck_top, source):
+    """The two towers to the right of the neck's finest level, which is at `source` (x, y).
+
+    Returns:
+        (elements, parts for `shares`, the towers' lower edge).
+    """
     width = (WIDTH - 24 - TOWERS_X - 8) / 2
     find_x, name_x = TOWERS_X + width / 2, TOWERS_X + 8 + width * 1.5
     top, line = neck_top + 8, neck_top - 14
-    out.append(arrow((middle, taps[0] - 57), (middle, line), (find_x, line), (find_x, top)))
+    out = [arrow(source, (source[0], line), (find_x, line), (find_x, top))]
     out.append(arrow((find_x, line), (name_x, line), (name_x, top)))
     height = 46 + 50 * max(len(model.find_tower) + 1, len(model.name_tower) + 1) + 3 * 40 + 2 * 4 + 8
     distances = measures['find_layer']['size'][2] - 2
@@ -414,21 +446,22 @@ def draw(model, img_hw):
         *(TOWERS_X, top, width, height, 'Finding', 'where is somebody?', 'find_tower', 'find_layer', findings),
         *(measures, FIND, model),
     )
-    names = ((f'{model.n_classes} names', 'how likely is each?', 128),)
+    names = ((f'{model.n_classes} classes', 'how likely is each?', 128),)
     out += tower(
         *(TOWERS_X + width + 8, top, width, height, 'Naming', 'who is it?', 'name_tower', 'name_layer', names),
         *(measures, NAME, model),
     )
     scale = {'macs': 0, 'parameters': model.distance_scale.numel()}
-    parts.append(('finding', [measures['find_tower'], measures['find_layer'], scale], FIND))
-    parts.append(('naming', [measures['name_tower'], measures['name_layer']], NAME))
+    parts = [
+        ('finding', [measures['find_tower'], measures['find_layer'], scale], FIND),
+        ('naming', [measures['name_tower'], measures['name_layer']], NAME),
+    ]
+    return out, parts, top + height
 
-    y = top + height + 34
-    out += shares(TOWERS_X, y, parts, total)
-    bottom = max(bottom, taps[-1] + 24)
-    height = max(bottom + 90, y + 20 + 20 * len(parts) + 36)
 
-    # Title, totals, and how to read it.
+def draw_title(model, img_hw, measures, bottom):
+    """Title, totals, how a block works; and at `bottom` what the words mean."""
+    total, blocks = measures[''], model.backbone.blocks
     rows, columns, _ = measures['find_layer']['size']
     title = [
         text(LEFT, 46, 'konohana', 26, NAME, weight=700),
@@ -439,19 +472,32 @@ def draw(model, img_hw):
         (WIDTH - 300, f'{total["parameters"] / 1e6:.2f} million', 'parameters'),
     ):
         title += [text(x, 46, number, 20, INK, 'end', 700), text(x, 66, note, 12, GREY, 'end')]
-    res2 = any(isinstance(block.depthwise, Res2Depthwise) for block in blocks)
-    attentions = [ATTENTION[type(block.squeeze)] for block in blocks if type(block.squeeze) in ATTENTION]
-    title += anatomy(NECK_X + 14, 110, res2, attentions[0] if attentions else None)
+    attentions = [attention_of(block) for block in blocks if attention_of(block)]
+    title += anatomy(NECK_X + 14, 110, any(map(is_res2, blocks)), attentions[0] if attentions else None)
     separable = kernels(model.neck.smooths[0])
     for i, (word, note) in enumerate(
         (
             (separable, 'depthwise convolution (each channel by itself), then one across channels'),
             ('linear', 'without an activation function'),
-            ('result', 'each cell proposes one box with one name; NMS keeps the best of those that overlap'),
+            ('result', 'each cell proposes one box with one class; NMS keeps the best of those that overlap'),
         )
     ):
         title.append(text(LEFT, bottom + 30 + 19 * i, word, 11.5, INK, weight=600))
         title.append(text(LEFT + 96, bottom + 30 + 19 * i, note, 11.5, GREY))
+    return title
+
+
+def draw(model, img_hw):
+    """A `Konohana` that is given frames of `img_hw` (height, width), as the text of an SVG picture."""
+    measures = measure(model, img_hw)
+    total = measures['']
+    backbone, parts, taps, bottom = draw_backbone(model, img_hw, measures)
+    neck, neck_top, middle = draw_neck(model, measures, taps)
+    towers, tower_parts, y = draw_towers(model, measures, neck_top, (middle, taps[0] - 57))
+    parts += [('neck', [measures['neck']], NECK), *tower_parts]
+    y += 34
+    bottom = max(bottom, taps[-1] + 24)
+    height = max(bottom + 90, y + 20 + 20 * len(parts) + 36)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
         f'height="{height:g}" font-family="{FONT}" role="img">',
@@ -461,34 +507,30 @@ def draw(model, img_hw):
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
         f'<path d="M0 0.5L8 4L0 7.5z" fill="{LINE}"/></marker></defs>',
         rect(0.5, 0.5, WIDTH - 1, height - 1, BACKGROUND, '#d5d9e0', 12),
-        *title,
-        *out,
+        *draw_title(model, img_hw, measures, bottom),
+        *backbone,
+        *neck,
+        *towers,
+        *shares(TOWERS_X, y, parts, total),
         '</svg>',
     ]
     return '\n'.join(lines) + '\n'
 
 
-def main():
-    override(globals())
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    require(settings, n_classes=(1, None))
+    img_hw = settings.img_hw
     if not all(type(n) is int and 1 <= n <= 8192 for n in img_hw):
-        raise UserError(f'img_hw={img_hw}: two whole numbers from 1 to 8192 are needed, like (360, 640).')
-    if n_classes < 1:
-        raise UserError(f'n_classes={n_classes}: at least one name is needed.')
-    path = resolve(Path(__file__).resolve().parent, svg_out)
+        raise UserError(f'img_hw={img_hw}: set two whole numbers from 1 to 8192, like (360, 640).')
+    path = settings.path(settings.svg_out)
     if path.suffix.lower() != '.svg':
-        raise UserError(f'svg_out={svg_out}: the picture is an SVG file. Give it the ending .svg.')
-    picture = draw(Konohana(n_classes, img_hw, use_res2block, attention, activation), img_hw)
-    temporary = path.with_name(path.name + '.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(picture, encoding='utf-8', newline='\n')
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(f'{path}: cannot be written ({error.strerror}). Change svg_out.') from None
+        raise UserError(f'svg_out={settings.svg_out}: the picture is an SVG file. Give it the ending .svg.')
+    files.claim(path, [], settings.overwrite, 'svg_out')
+    from konohana.detectors.konohana.detector import Konohana
+
+    model = Konohana(settings.n_classes, img_hw, settings.use_res2block, settings.attention, settings.activation)
+    files.write_text(path, draw(model, img_hw), remember=True)
     print(f'Drawn: {path}')
 
 

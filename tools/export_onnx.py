@@ -1,7 +1,7 @@
 """Write a trained detector as an ONNX file, for other programs and runtimes: python tools/export_onnx.py weights=net.pt
 
-The file is then run in onnxruntime on pictures, and its results are compared with PyTorch's. _test.py and
-_test_with_video.py take it as `weights`. What goes in and out is told at the top of konohana/export.py.
+Then runs the file in onnxruntime on pictures and compares the results with PyTorch's. _test.py and _test_with_video.py
+take the file as `weights`. konohana/onnx/export.py documents its inputs and outputs.
 
 Needs: pip install onnx onnxruntime
 """
@@ -9,50 +9,85 @@ Needs: pip install onnx onnxruntime
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import konohana
-from konohana import checkpoint
-from konohana.data.images import list_pictures, load_image
-from konohana.detectors.fusing import fuse_batch_norms
+from konohana import files
 from konohana.errors import UserError
-from konohana.evaluation.predict import predict
-from konohana.inference import from_checkpoint
-from konohana.onnx import export, runtime
-from konohana.settings import override, require, resolve, run
-from konohana.toy.writer import draw_frame
+from konohana.settings import read, require, run
 
-detector = ''  # which network it must be; '' takes what the weights are of
+ROOT = Path(__file__).resolve().parent.parent
+
+detector = ''  # the detector that the weights must be of; '' for any
 weights = ''  # weights file; '' takes net.pt of your training, else weights/net.pt
 use_res2block = False  # without a weights file named: net_det3.pt instead of net.pt
-onnx_out = ''  # file to write; '' is the weights file's name with the ending .onnx, beside the scripts
-post_processing = True  # boxes come out (one picture at a time); False: the network's maps, for batches of any size
+onnx_out = ''  # file to write; '' takes the weights file's name with the ending .onnx, in the project's folder
+post_processing = (
+    True  # the file gives boxes (one picture at a time); False: the network's maps, for batches of any size
+)
 pictures_in = ''  # folder of pictures, or one picture, to compare on; '' draws toy frames
-n_pictures = 8  # how many of them
+n_pictures = 8  # number of pictures to compare on
+overwrite = False  # replace an existing file that this program did not write
 
 
-def pictures(root):
-    """The pictures to compare on: list of float 3 x H x W in 0 .. 1."""
-    if not pictures_in:
-        images = [draw_frame(seed)['image'] for seed in range(n_pictures)]
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    require(settings, n_pictures=(1, None))
+    from konohana import checkpoint, inference  # imported here, so that --help answers at once
+    from konohana.detectors.fusing import fuse_batch_norms
+    from konohana.onnx import export, runtime
+
+    path = (
+        settings.path(settings.weights) if settings.weights else inference.default_weights(ROOT, settings.use_res2block)
+    )
+    target = settings.path(settings.onnx_out or Path(path).with_suffix('.onnx').name)
+    files.claim(target, [path], settings.overwrite, 'onnx_out')
+    content = checkpoint.load(path)
+    if settings.detector and settings.detector != content['detector']:
+        raise UserError(f'{path}: these are weights of {content["detector"]}, not of detector={settings.detector!r}.')
+    images = pictures(settings)
+    model = fuse_batch_norms(inference.from_checkpoint(content, path).eval().requires_grad_(False))
+    options = content.get('options', {})
+    export.export(model, target, content['detector'], options, images[0], settings.post_processing)
+    print(f'Written: {target} ({target.stat().st_size / 2**20:.1f} MiB, {len(model.class_names)} classes)')
+    exported = runtime.load(target, 'cpu')
+    if not settings.post_processing:
+        compare_maps(model, exported, images)
+    compare_detections(model, exported, images)
+
+
+def pictures(settings):
+    """The pictures to compare on: list of float 3 x H x W, RGB, 0 to 1."""
+    import torch
+
+    from konohana.data.images import list_pictures, load_image
+    from konohana.toy.writer import draw_frame
+
+    if not settings.pictures_in:
+        images = [draw_frame(seed)['image'] for seed in range(settings.n_pictures)]
     else:
-        source = resolve(root, pictures_in)
+        source = settings.path(settings.pictures_in)
         paths = [source] if source.is_file() else list_pictures(source)
-        images = [load_image(path) for path in paths[:n_pictures]]
+        images = [load_image(path) for path in paths[: settings.n_pictures]]
     return [torch.from_numpy(image).permute(2, 0, 1).float() / 255 for image in images]
 
 
-def compare(model, exported, images):
-    """Print how far the exported network's results are from PyTorch's, on the same pictures."""
-    if not post_processing:
-        batch = model.transform(images)[0].tensors
-        with torch.inference_mode():
-            expected, found = model.raw_outputs(batch), exported.raw_outputs(batch)
-        for name, values in expected.items():
-            largest = float((found[name] - values).abs().max())
-            print(f'{name}: the largest difference is {largest:.2g}, of values up to {float(values.abs().max()):.3g}')
+def compare_maps(model, exported, images):
+    """Print how far the exported network's maps are from PyTorch's, on one batch of the pictures."""
+    import torch
+
+    batch = model.transform(images)[0].tensors
+    with torch.inference_mode():
+        expected, found = model.raw_outputs(batch), exported.raw_outputs(batch)
+    for name, values in expected.items():
+        largest = float((found[name] - values).abs().max())
+        print(f'{name}: the largest difference is {largest:.2g}, of values up to {float(values.abs().max()):.3g}')
+
+
+def compare_detections(model, exported, images):
+    """Print how far the exported detector's detections are from PyTorch's, on the same pictures."""
+    from konohana.evaluation.predict import predict
+    from konohana.onnx import runtime
+
     # One by one: in a batch the padding, which the network sees, depends on the largest picture.
     expected, found = ([predict(network, [image])[0] for image in images] for network in (model, exported))
     results = [runtime.differences(a, b) for a, b in zip(expected, found, strict=True)]
@@ -63,21 +98,6 @@ def compare(model, exported, images):
         f'{len(images)} pictures, {count} detections: the largest difference of a box is {box:.2g} pixels, '
         f'of a score {score:.2g}{masks}; {unmatched} without a counterpart'
     )
-
-
-def main():
-    require(override(globals()), n_pictures=(1, None))
-    root = Path(__file__).resolve().parent
-    path = resolve(root, weights) if weights else konohana.default_weights(root.parent, use_res2block)
-    content = checkpoint.load(path)
-    if detector and detector != content['detector']:
-        raise UserError(f'{path}: these weights are of detector={content["detector"]!r}, not {detector!r}.')
-    target = resolve(root, onnx_out or Path(path).with_suffix('.onnx').name)
-    images = pictures(root)
-    model = fuse_batch_norms(from_checkpoint(content, path).eval().requires_grad_(False))
-    export.export(model, target, content['detector'], content.get('options', {}), images[0], post_processing)
-    print(f'Written: {target} ({target.stat().st_size / 2**20:.1f} MiB, {len(model.class_names)} names)')
-    compare(model, runtime.load(target, 'cpu'), images)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
-"""Curves of one or several training runs as one picture: python tools/plot_logs.py runs="['logs/net','logs/try 2']"
+"""Draw the curves of training runs as one picture: python tools/plot_logs.py runs="['logs/net','logs/try 2']"
 
-It reads TensorBoard's event files, so runs that are still going on are welcome.
+Reads TensorBoard's event files, so a run may still be in progress.
 """
 
 import fnmatch
@@ -13,57 +13,66 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import files
 from konohana.errors import UserError
-from konohana.settings import override, require, resolve, run
+from konohana.settings import read, require, run
 from konohana.training import curves
 
 runs = []  # folders with event files, several or one; [] takes every run in logs
-keys = []  # what to draw, a panel each, like ['train/*', 'val/AP']; [] takes train/loss, val/AP50 and val/AP
+keys = []  # what to draw, one panel each, like ['train/*', 'val/AP']; [] takes train/loss, val/AP50 and val/AP
 against = 'epoch'  # 'epoch', 'iteration' or 'minutes'
-smooth = 0.0  # smoothing of curves of a hundred points or more, 0 (none) to 1, as in TensorBoard
+smooth = 0.0  # smoothing of curves with 100 points or more, 0 (none) to 1, as in TensorBoard
 picture_out = 'logs/curves.png'  # file to write: .png, .jpg, .svg or .pdf
+overwrite = False  # replace an existing file that this program did not write
 
-MANY = 100  # points of a curve from which on it is smoothed: figures on val are fewer, and stand for themselves
-
+ROOT = Path(__file__).resolve().parent.parent
+MANY = 100  # curves with fewer points are not smoothed: metrics on val are few
 ENDINGS = ('png', 'jpg', 'svg', 'pdf')
 
 
-def main():
-    require(override(globals()), smooth=(0, 0.9999))
-    if against not in ('epoch', 'iteration', 'minutes'):
-        raise UserError(f"against={against!r}: it is 'epoch', 'iteration' or 'minutes'.")
-    tools = Path(__file__).resolve().parent  # relative paths start at its parent, the repository's root
-    target = resolve(tools, picture_out)
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    require(settings, smooth=(0, 0.9999))
+    if settings.against not in ('epoch', 'iteration', 'minutes'):
+        raise UserError(f"against={settings.against!r}: use 'epoch', 'iteration' or 'minutes'.")
+    target = settings.path(settings.picture_out)
     ending = target.suffix.lower().lstrip('.').replace('jpeg', 'jpg')
     if ending not in ENDINGS:
-        raise UserError(f'picture_out={picture_out}: the ending is one of {", ".join(ENDINGS)}.')
+        raise UserError(f'picture_out={settings.picture_out}: use one of the endings {", ".join(ENDINGS)}.')
+    files.claim(target, [], settings.overwrite, 'picture_out')
 
-    scalars = {}
-    for folder in find_runs([resolve(tools, folder) for folder in runs] or [resolve(tools, 'logs')]):
-        scalars[folder] = curves.read_events(folder)
+    scalars = {
+        folder: curves.read_events(folder)
+        for folder in find_runs([settings.path(f) for f in settings.runs or ['logs']])
+    }
+    panels = panels_of(scalars, settings)
+    files.write_bytes(target, curves.draw(panels, settings.against, ending), remember=True)
+    print(f'{len(panels)} panels of {len(scalars)} runs: {target}')
+
+
+def panels_of(scalars, settings):
+    """What to draw: {folder: {key: rows}} (see `curves.read_events`) -> {title of a panel: {name of a run: n x 2}}."""
     known = sorted({key for values in scalars.values() for key in values})
-    patterns = keys or ['train/loss', 'val/AP50', 'val/AP']
+    patterns = settings.keys or ['train/loss', 'val/AP50', 'val/AP']
     chosen = [key for pattern in patterns for key in known if fnmatch.fnmatchcase(key, pattern)]
     if not chosen:
-        raise UserError(f'keys={patterns}: nothing of this kind was logged. There is: {", ".join(known)}.')
+        raise UserError(f'keys={patterns}: no run has logged these. Logged are: {", ".join(known)}.')
     names = labels(scalars)
     panels = {key: {} for key in chosen}
     for key in panels:
         for folder, values in scalars.items():
             if key in values:
-                x, y = positions(values, values[key], folder), values[key][:, 2]
+                x, y = positions(values, values[key], folder, settings.against), values[key][:, 2]
                 if len(y) >= MANY:
-                    y = smoothed(y, smooth)
+                    y = smoothed(y, settings.smooth)
                 panels[key][names[folder]] = np.stack([x, y], axis=1)
     if len(scalars) == 1:
-        # A legend is drawn for several curves; of a single run its name still says which it is.
+        # Only several curves get a legend; the name of a single run goes into the title.
         (name,) = names.values()
         panels = {f'{key} ({name})': value for key, value in panels.items()}
-    files.write_bytes(target, curves.draw(panels, against, ending))
-    print(f'{len(panels)} panels of {len(scalars)} runs: {target}')
+    return panels
 
 
 def find_runs(folders):
-    """The folders with event files in and below `folders`, sorted; UserError for one that has none."""
+    """The folders in and below `folders` that have event files, sorted; UserError for one without any."""
     found = []
     for folder in folders:
         if not folder.is_dir():
@@ -78,7 +87,7 @@ def find_runs(folders):
 
 
 def labels(folders):
-    """{folder: its name, with as many parents as it takes to tell all of them apart}."""
+    """{folder: its name, with as many parents as needed to tell the folders apart}."""
     folders = list(folders)
     for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = {folder: '/'.join(folder.parts[-depth:]) for folder in folders}
@@ -87,23 +96,23 @@ def labels(folders):
     return names
 
 
-def positions(values, rows, folder):
-    """Where the points of `rows` (see `curves.read_events`) lie along the x axis."""
+def positions(values, rows, folder, against):
+    """The x positions of the points of `rows` (see `curves.read_events`)."""
     if against == 'iteration':
         return rows[:, 0]
     if against == 'minutes':
         return (rows[:, 1] - min(of_key[0, 1] for of_key in values.values())) / 60
     if 'epoch' not in values:
-        raise UserError(f'{folder}: no epoch was logged there yet. Use against=iteration.')
+        raise UserError(f'{folder}: this run has not finished an epoch yet. Use against=iteration.')
     marks = np.concatenate([[[0, 0]], values['epoch'][:, [0, 2]]])
-    # The epoch at the present moment of a run goes on as fast as the one before.
+    # The unfinished epoch is taken to go as fast as the one before it.
     slope = (marks[-1] - marks[-2])[1] / max((marks[-1] - marks[-2])[0], 1)
     beyond = np.clip(rows[:, 0] - marks[-1, 0], 0, None)
     return np.interp(rows[:, 0], marks[:, 0], marks[:, 1]) + beyond * slope
 
 
 def smoothed(values, weight):
-    """Exponential moving average of a curve, without its start's pull towards zero; a single number stays as it is."""
+    """Exponential moving average of a curve, corrected for its start at zero (as in Adam). NaN and infinity stay."""
     average, total, result = 0.0, 0.0, []
     for value in values:
         if not np.isfinite(value):

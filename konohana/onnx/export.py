@@ -181,7 +181,7 @@ def export(model, path, detector, options, picture, post_processing=True):
     _mend_reductions(onnx, content)
     onnx.helper.set_model_props(content, {key: json.dumps(value) for key, value in metadata.items()})
     onnx.checker.check_model(content)
-    files.write_bytes(path, content.SerializeToString())
+    files.write_bytes(path, content.SerializeToString(), remember=True)
 
 
 def _mend_reductions(onnx, content):

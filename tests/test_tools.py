@@ -1,0 +1,108 @@
+"""What holds for every script and tool: --help answers at once, and no output replaces a file of the user's."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import PROJECT
+
+from konohana import checkpoint, inference
+
+SCRIPTS = [
+    f'tools/{name}.py' for name in ('convert_mmdet', 'draw_network', 'export_onnx', 'halve_weights', 'plot_logs')
+]
+
+# One process for all scripts: it says after each whether PyTorch was imported.
+HELP = """
+import contextlib, io, runpy, sys
+for script in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        runpy.run_path(script)['main'](['--help'])
+    assert '  # ' in said.getvalue(), script
+    assert 'torch' not in sys.modules, f'{script} imports torch before it answers --help'
+"""
+
+
+def test_help_answers_before_torch_is_imported():
+    command = [sys.executable, '-c', HELP, *(str(PROJECT / script) for script in SCRIPTS)]
+    done = subprocess.run(command, capture_output=True, encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_konohana_does_not_import_torch():
+    code = "import sys, konohana; assert 'torch' not in sys.modules; konohana.load; assert 'torch' in sys.modules"
+    done = subprocess.run([sys.executable, '-c', code], cwd=PROJECT, capture_output=True, encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+
+
+def imports():
+    """{module of the package: modules of the package that it imports when it is imported itself}."""
+    files = {}
+    for file in sorted((PROJECT / 'konohana').rglob('*.py')):
+        files['.'.join(file.relative_to(PROJECT).with_suffix('').parts).removesuffix('.__init__')] = file
+    found = {}
+    for module, file in files.items():
+        nodes = ast.parse(file.read_text(encoding='utf-8')).body
+        named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                named |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
+        found[module] = named & files.keys() - {module, 'konohana'}
+    return found
+
+
+def test_the_package_has_no_import_circle():
+    after = imports()
+    while free := [module for module, needed in after.items() if not needed]:
+        after = {module: needed - set(free) for module, needed in after.items() if module not in free}
+    assert not after, f'these import one another: {sorted(after)}'
+
+
+def test_nothing_in_the_package_knows_the_scripts_variables():
+    """Scripts read settings; what lies below them is given what it needs."""
+    assert [module for module, needed in imports().items() if 'konohana.settings' in needed] == []
+
+
+def test_halved_weights_are_half_the_size_and_find_the_same(run_script, weights_file, tmp_path):
+    target = tmp_path / 'halves 花' / 'half.pt'
+    done = run_script('tools/halve_weights.py', f'weights_in={weights_file}', f'weights_out={target}')
+    assert done.returncode == 0 and str(target) in done.stdout, done.stderr
+    assert target.stat().st_size < 0.6 * weights_file.stat().st_size
+    assert checkpoint.load(target)['class_names'] == checkpoint.load(weights_file)['class_names']
+    image = torch.rand(3, 64, 96)
+    (before,), (after,) = (inference.load(file, 'cpu')([image]) for file in (weights_file, target))
+    assert len(before['boxes']) > 0
+    torch.testing.assert_close(after['scores'][:5], before['scores'][:5], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('tool', 'inputs', 'output'),
+    [
+        ('halve_weights', ['weights_in={weights}'], 'weights_out'),
+        ('export_onnx', ['weights={weights}', 'n_pictures=1'], 'onnx_out'),
+        ('draw_network', ['img_hw=(64, 96)'], 'svg_out'),
+    ],
+)
+def test_a_file_of_the_users_is_replaced_only_when_told_to(run_script, weights_file, tmp_path, tool, inputs, output):
+    ending = {'onnx_out': 'onnx', 'svg_out': 'svg'}.get(output, 'pt')
+    target = tmp_path / f'mine.{ending}'
+    target.write_text('mine', encoding='utf-8')
+    command = (f'tools/{tool}.py', *(text.format(weights=weights_file) for text in inputs), f'{output}={target}')
+    done = run_script(*command)
+    assert done.returncode == 2 and output in done.stderr and 'overwrite=True' in done.stderr
+    assert target.read_text(encoding='utf-8') == 'mine'
+    assert run_script(*command, 'overwrite=True').returncode == 0
+    written = target.stat().st_size
+    assert written > 100 and run_script(*command).returncode == 0  # what it wrote itself
+
+
+def test_weights_are_never_written_over_themselves(run_script, weights_file):
+    before = weights_file.read_bytes()
+    for tool in ('halve_weights', 'convert_mmdet'):
+        done = run_script(
+            f'tools/{tool}.py', f'weights_in={weights_file}', f'weights_out={weights_file}', 'overwrite=True'
+        )
+        assert done.returncode == 2 and 'weights_out' in done.stderr
+    assert weights_file.read_bytes() == before
