@@ -305,6 +305,17 @@ def test_pictures_of_any_size(talkative):
         assert n <= talkative.max_detections
 
 
+def test_masks_are_resized_without_a_shift(talkative):
+    """Mirror, then resize, is resize, then mirror: plain 'nearest' would move masks up and to the left."""
+    masks = torch.zeros(2, 100, 150, dtype=torch.uint8)
+    masks[0, 20:61, 31:90] = masks[1, :50, 75:] = 1
+    image, target = torch.rand(3, 100, 150), {'boxes': torch.zeros(2, 4)}
+    _, plain = talkative.transform.resize(image, {**target, 'masks': masks})
+    _, mirrored = talkative.transform.resize(image, {**target, 'masks': masks.flip(1, 2)})
+    assert plain['masks'].shape == (2, 64, 96) and plain['masks'].dtype == torch.uint8
+    assert torch.equal(plain['masks'], mirrored['masks'].flip(1, 2))
+
+
 def test_each_picture_is_itself_in_a_batch(talkative):
     generator = torch.Generator().manual_seed(4)
     images = [torch.rand(3, 64, 96, generator=generator) for _ in range(2)]

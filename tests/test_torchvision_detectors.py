@@ -186,6 +186,31 @@ def test_options_of_takes_what_the_signature_has():
     detectors.build('konohana', 2, HW, **detectors.options_of('konohana', settings))
 
 
+@pytest.mark.parametrize(
+    ('detector', 'options', 'said'),
+    [
+        ('solov2_light_r18', {'frozen_stages': 99}, 'frozen_stages=99: .* 0 to 4'),
+        ('solov2_light_r18', {'frozen_stages': -1}, 'frozen_stages=-1: .* 0 to 4'),
+        ('solov2_light_r18', {'frozen_stages': True}, 'frozen_stages=True: it takes a value like 1'),
+        ('solov2_light_r18', {'norm_eval': 'no'}, "norm_eval='no': it takes a value like True"),
+        ('konohana', {'use_res2block': 1}, 'use_res2block=1: it takes a value like False'),
+        ('konohana', {'attention': ['se']}, 'attention=.*: it takes a value like .se.'),
+        ('konohana', {'frozen_stages': 1}, "detector='konohana' has no such option"),
+        ('fasterrcnn_resnet50_fpn', {'backbone': 'resnet18'}, 'has no such option'),
+        ('yolof', {'backbone': None}, 'backbone=None: it takes a value like'),
+        ('yolof', {'backbone': '../../etc/passwd'}, "backbone=.*: it is a network's name"),
+        ('yolof', {'backbone': 'local-dir:/tmp'}, "backbone=.*: it is a network's name"),
+        ('yolof', {'backbone': 'x' * 10**6}, "backbone=.*: it is a network's name"),
+        (['konohana'], {}, 'it is the name of a detector'),
+        (None, {}, 'it is the name of a detector'),
+    ],
+)
+def test_wrong_options_are_one_short_line(detector, options, said):
+    with pytest.raises(UserError, match=said) as caught:
+        detectors.build(detector, 2, HW, **options)
+    assert len(str(caught.value)) < 300 and '\n' not in str(caught.value)
+
+
 def test_what_cannot_be_trained_is_one_line():
     images, targets = sample()
     with pytest.raises(UserError, match='batch_size=2'):

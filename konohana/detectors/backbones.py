@@ -1,16 +1,17 @@
-"""Feature maps of the classification networks of torchvision, and of timm where it is installed, by name.
+"""Classification networks of torchvision and timm (if installed) as backbones: they give feature maps.
 
     backbone = make_backbone('resnet18', strides=(4, 8, 16, 32))
-    maps = backbone(batch)  # a list, finest first; backbone.channels and backbone.strides say what they are
-    backbone.load_imagenet()  # maybe
+    maps = backbone(batch)  # a list, finest first; see backbone.channels and backbone.strides
+    backbone.load_imagenet()  # optional
 
-torchvision's network is taken where both libraries have the name. Layers keep the library's names below `body`
-(`body.conv1`, `body.bn1`, `body.layer1` ... of a ResNet), so that weights from elsewhere fit.
+A name that both libraries have means torchvision's network. Layers keep the library's names below `body` (`body.conv1`,
+`body.bn1`, `body.layer1` ... of a ResNet), so weights from elsewhere fit.
 """
 
 import copy
 import difflib
 import importlib.util
+import re
 import socket
 import warnings
 
@@ -24,13 +25,14 @@ from konohana.detectors.transform import FrameTransform
 from konohana.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CAFFE = '_caffe'  # at the end of a ResNet's name
+CAFFE = '_caffe'  # ending of a ResNet's name
+STAGES = 4  # of a ResNet
 CAFFE_MEAN, CAFFE_STD = (123.675 / 255, 116.28 / 255, 103.53 / 255), (1 / 255,) * 3
-PROBE = 128  # side of the picture that is sent through to see which map has which stride
+PROBE = 128  # side in pixels of the picture that shows which map has which stride
 
 
 class BgrTransform(FrameTransform):
-    """`FrameTransform` (its mean and deviation are of RGB) that gives BGR."""
+    """`FrameTransform` that gives BGR; its mean and std are still in RGB order."""
 
     def normalize(self, image):
         return super().normalize(image).flip(0)
@@ -40,8 +42,8 @@ class Backbone(nn.Module):
     """What `make_backbone` gives. N x 3 x H x W -> list of N x channels[i] x H / strides[i] x W / strides[i].
 
     Attributes:
-        name: as asked for. channels, strides: tuples, one number per map, finest map first.
-        mean, std: the normalisation its weights want, of RGB in 0 .. 1. bgr: after it, the channels are turned around.
+        name: as given to `make_backbone`. channels, strides: tuples, one number per map, finest map first.
+        mean, std: normalization that its weights expect, of RGB in 0 to 1. bgr: it expects BGR.
     """
 
     def __init__(self, name, body, channels, strides, mean=IMAGENET_MEAN, std=IMAGENET_STD, bgr=False):
@@ -53,34 +55,36 @@ class Backbone(nn.Module):
         self.frozen = ()
 
     def transform(self, img_hw, size_divisible):
-        """The `FrameTransform` that makes pictures as its weights want them; see there."""
+        """The `FrameTransform` that its weights expect; see there."""
         kind = BgrTransform if self.bgr else FrameTransform
         return kind(img_hw, size_divisible, self.mean, self.std)
 
     def freeze(self, stages, norm_eval):
         """See `make_backbone`."""
-        if stages and not hasattr(self.body, 'layer1'):
-            raise UserError(f'frozen_stages={stages}: only ResNets are frozen by stages, not {self.name}.')
+        if not 0 <= stages <= STAGES:
+            raise UserError(f'frozen_stages={stages}: a ResNet has {STAGES} stages, so it is from 0 to {STAGES}.')
+        parts = dict(self.body.named_children())
+        if stages and 'layer1' not in parts:
+            raise UserError(f'frozen_stages={stages}: only ResNets can be frozen by stages, not {self.name}.')
         self.norm_eval = norm_eval
-        self.frozen = ('conv1', 'bn1', *(f'layer{i}' for i in range(1, stages + 1))) if stages else ()
+        frozen = ('conv1', 'bn1', *(f'layer{i}' for i in range(1, stages + 1))) if stages else ()
+        # Stages after the last map that is used do not exist.
+        self.frozen = tuple(name for name in frozen if name in parts)
         for name in self.frozen:
-            # Without the later maps their stages are not there.
-            if hasattr(self.body, name):
-                getattr(self.body, name).requires_grad_(False)
+            parts[name].requires_grad_(False)
         return self.train(self.training)
 
     def train(self, mode=True):
         super().train(mode)
         for name in self.frozen:
-            if hasattr(self.body, name):
-                getattr(self.body, name).eval()
+            self.body.get_submodule(name).eval()
         for module in self.body.modules():
             if self.norm_eval and isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
 
     def __deepcopy__(self, memo):
-        """As of any module; torchvision's extractor alone would come back in training mode."""
+        """Copies keep their mode; torchvision's extractor alone would come back in training mode."""
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__dict__ = copy.deepcopy(self.__dict__, memo)
@@ -91,15 +95,15 @@ class Backbone(nn.Module):
         return list(maps.values()) if isinstance(maps, dict) else maps
 
     def load_imagenet(self):
-        """Take ImageNet's weights, fetched once by torchvision's or timm's address; returns what was done, as text.
+        """Load ImageNet weights, downloaded once from torchvision's or timm's address; returns what was done, as text.
 
         Raises:
-            UserError: no network and no file (which one, from where, where to put it), a damaged file, or there are
-                none for this network.
+            UserError: there are none for this network; they cannot be downloaded (the message says which file, from
+                where, and where to put it); the file is damaged.
         """
         if self.bgr:
             raise UserError(
-                f'backbone={self.name!r}: torchvision has no weights of this variant. Take '
+                f'backbone={self.name!r}: torchvision has no weights for this variant. Take '
                 f"backbone={self.name.removesuffix(CAFFE)!r}, or start from a converted file by init_from='...'."
             )
         if self.name in torchvision_names():
@@ -112,7 +116,7 @@ class Backbone(nn.Module):
             self.body.load_state_dict({key: state[key] for key in own})
         else:
             source = _load_timm(self.body, self.name)
-        return f"Starting from ImageNet's weights of {self.name} ({source})."
+        return f'Starting from ImageNet weights of {self.name} ({source}).'
 
 
 def make_backbone(name, strides=(4, 8, 16, 32), frozen_stages=0, norm_eval=False):
@@ -120,20 +124,24 @@ def make_backbone(name, strides=(4, 8, 16, 32), frozen_stages=0, norm_eval=False
 
     Args:
         name: a classification network of torchvision ('resnet50', 'shufflenet_v2_x1_0' ...) or of timm
-            ('mobilenetv3_large_100', 'cspdarknet53' ...). 'resnet50_caffe' (and other ResNets so) is the variant of
-            Caffe, Detectron and MMDetection's YOLOF: the stride lies in a block's first 1x1 convolution, and the
-            normalised picture is BGR in 0 .. 255 less the mean.
+            ('mobilenetv3_large_100', 'cspdarknet53' ...). The ending _caffe ('resnet50_caffe') makes a ResNet the
+            variant of Caffe, Detectron and MMDetection's YOLOF: the stride is in a block's first 1x1 convolution, and
+            pictures are BGR in 0 to 255, minus the mean.
         strides: of the maps wanted, ascending powers of two.
-        frozen_stages: of a ResNet; 1: the stem and the first stage learn nothing, 2: nor does the second ... 0: all
-            learn. Frozen batch norms stay in evaluation mode.
-        norm_eval: all batch norms stay in evaluation mode while training (for trained weights and small batches).
+        frozen_stages: of a ResNet, 0 to 4. 1 freezes the stem and the first stage, 2 also the second, and so on; 0
+            trains all. Frozen batch norms stay in evaluation mode.
+        norm_eval: all batch norms stay in evaluation mode during training (for trained weights and small batches).
 
     Returns:
         `Backbone`.
 
     Raises:
-        UserError: no such network (near names are given), timm is missing, it has no maps of these strides.
+        UserError: an unknown network (the message suggests names), timm is not installed, the network has no maps of
+            these strides, or frozen_stages does not fit it.
     """
+    if not re.fullmatch(r'[\w.-]{0,100}', name):
+        # timm would take some others for a file or an address.
+        raise UserError(f"backbone={name!r:.100}: it is a network's name, like 'resnet50' or 'mobilenetv3_large_100'.")
     plain = name.removesuffix(CAFFE)
     known = torchvision_names()
     normalisation = {}
@@ -156,7 +164,7 @@ def make_backbone(name, strides=(4, 8, 16, 32), frozen_stages=0, norm_eval=False
 
 @torch.no_grad()
 def _probe(network, name):
-    """What a network gives for an empty picture of PROBE x PROBE pixels."""
+    """A network's output for an empty picture of PROBE x PROBE pixels."""
     try:
         return network.eval()(torch.zeros(1, 3, PROBE, PROBE))
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -177,23 +185,23 @@ def _no_maps(name, strides):
 
 
 def _torchvision_body(name, strides, asked):
-    """A torchvision network cut off after its last map of these strides; it gives a dict of maps."""
+    """A torchvision network, cut off after its last map of these strides, that returns a dict of maps."""
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # googlenet and inception_v3 announce another initialisation
+        warnings.simplefilter('ignore')  # googlenet and inception_v3 announce another initialization
         network = torchvision.models.get_model(name, weights=None)
     layers = _last_layers(network, asked)
     if not set(strides) <= set(layers):
         raise UserError(_no_maps(asked, strides))
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # train and eval graphs differ by dropout, which is no concern of ours
+        warnings.simplefilter('ignore')  # train and eval graphs differ by dropout, which does not matter here
         return create_feature_extractor(network, {layers[stride]: str(stride) for stride in strides})
 
 
 def _last_layers(network, asked):
-    """{stride: path of the layer that gives the network's last map of it}.
+    """{stride: path of the last layer whose output has this stride}.
 
     Layers inside a block that ends with another stride do not count: the first convolution of a strided residual block
-    still works on the finer map, but a stage's map is what its last block gives.
+    still works on the finer map, but a stage's map is the output of its last block.
     """
     strides = {}
 
@@ -222,15 +230,15 @@ def _last_layers(network, asked):
 
 
 def _move_strides(resnet):
-    """A ResNet's strides from the 3x3 convolutions of its bottlenecks to the 1x1 ones before them, in place."""
+    """Move a ResNet's strides from its bottlenecks' 3x3 convolutions to the 1x1 ones before them, in place."""
     for module in resnet.modules():
-        first, second = getattr(module, 'conv1', None), getattr(module, 'conv2', None)
-        if isinstance(second, nn.Conv2d) and hasattr(module, 'conv3'):
-            first.stride, second.stride = second.stride, (1, 1)
+        parts = dict(module.named_children())
+        if 'conv3' in parts:  # a bottleneck
+            parts['conv1'].stride, parts['conv2'].stride = parts['conv2'].stride, (1, 1)
 
 
 def _timm_body(name, strides):
-    """A network of timm that gives a list of its maps of these strides."""
+    """A network of timm that returns a list of its maps of these strides."""
     known = torchvision_names()
     near = difflib.get_close_matches(name, known, n=3)
     if importlib.util.find_spec('timm') is None:
@@ -246,7 +254,7 @@ def _timm_body(name, strides):
         raise UserError(f'backbone={name!r}: neither torchvision nor timm has such a network. {hint}')
     try:
         every = timm.create_model(name, features_only=True).feature_info.reduction()
-        # Where several maps have a stride the last is taken, as of a stage.
+        # Of several maps of one stride, take the last.
         indices = [len(every) - 1 - every[::-1].index(stride) for stride in strides]
         return timm.create_model(name, features_only=True, out_indices=indices)
     except (ValueError, RuntimeError, AttributeError, TypeError, AssertionError, NotImplementedError):
@@ -254,16 +262,16 @@ def _timm_body(name, strides):
 
 
 def _load_timm(body, name):
-    """Load timm's published weights of a network into its features-only form; returns where they are from.
+    """Load timm's published weights into its features-only network; returns where they are from.
 
-    timm's own way through the hub tries for half a minute where there is no network, and its folders cannot be filled
-    by hand; so the file is fetched here.
+    The file is downloaded here: without a network timm itself would try for half a minute, and its folders cannot be
+    filled by hand.
     """
     import timm
 
     where = body.pretrained_cfg.get('hf_hub_id')
     if not where:
-        raise UserError(f'backbone={name!r}: timm has no weights for it. Take another backbone, or train without.')
+        raise UserError(f'backbone={name!r}: timm has no weights for it. Take another backbone, or pretrained=None.')
     file = hub.folder() / f'{where.rpartition("/")[2]}.safetensors'
     url = f'https://huggingface.co/{where}/resolve/main/model.safetensors'
     if not file.is_file():
@@ -274,8 +282,8 @@ def _load_timm(body, name):
             torch.hub.download_url_to_file(url, str(file))
         except (OSError, ValueError) as error:
             raise UserError(
-                f'{file.name}: these weights are not here and cannot be fetched ({error}). Fetch {url} where there is '
-                f'a network, and put it into {file.parent} as {file.name}.'
+                f'{file.name}: these weights are not on this computer and cannot be downloaded ({error}). Download '
+                f'{url} elsewhere and put it into {file.parent} as {file.name}.'
             ) from None
         finally:
             socket.setdefaulttimeout(timeout)
@@ -288,10 +296,10 @@ def _load_timm(body, name):
             out_indices=indices,
             pretrained_cfg_overlay={'file': str(file), 'custom_load': False},
         )
-    except Exception as error:  # whatever safetensors and timm raise for a damaged or foreign file
+    except Exception as error:  # safetensors and timm raise anything for a damaged or foreign file
         reason = ' '.join(str(error).split())[:150]
         raise UserError(
-            f'{file}: damaged, or of another network ({reason}). Delete it, or fetch it anew: {url}'
+            f'{file}: damaged, or of another network ({reason}). Delete it, or download it again: {url}'
         ) from None
     body.load_state_dict(donor.state_dict())
     return where

@@ -1,4 +1,4 @@
-"""Published weights that torchvision names, fetched once and kept in torch.hub's folder."""
+"""torchvision's published weights, downloaded once and kept in torch.hub's folder."""
 
 import pickle
 import socket
@@ -8,24 +8,24 @@ import torch
 
 from konohana.errors import UserError
 
-TIMEOUT = 30  # seconds without an answer after which the network counts as absent
+TIMEOUT = 30  # seconds without an answer until a download gives up
 
 
 def folder():
-    """The folder where the files are kept, torch.hub's `checkpoints` (see TORCH_HOME in torch.hub's manual)."""
+    """The folder of the files: `checkpoints` in torch.hub's folder, which the variable TORCH_HOME sets."""
     return Path(torch.hub.get_dir()) / 'checkpoints'
 
 
 def state_dict(weights, progress=True):
     """The state dict of a member of one of torchvision's weight enums, such as `ResNet50_Weights.IMAGENET1K_V1`.
 
-    It is read from the file in `folder()`, fetched there first if it is missing (its checksum is compared then).
+    It is read from the file in `folder()`, which is downloaded if it is missing (and its checksum compared).
 
     Raises:
-        UserError: no network and no file (which one, from where, and where to put it), or a damaged file.
+        UserError: the file cannot be downloaded (the message says from where, and where to put it) or is damaged.
     """
     file = folder() / weights.url.rpartition('/')[2]
-    fetched = not file.is_file()
+    missing = not file.is_file()
     timeout = socket.getdefaulttimeout()
     try:
         socket.setdefaulttimeout(TIMEOUT)
@@ -34,9 +34,9 @@ def state_dict(weights, progress=True):
         reason = ' '.join(str(error).split())[:150] or type(error).__name__
     finally:
         socket.setdefaulttimeout(timeout)
-    if fetched and not file.is_file():
+    if missing and not file.is_file():
         raise UserError(
-            f'{file.name}: these weights are not here and cannot be fetched ({reason}). Fetch {weights.url} where '
-            f'there is a network, and put the file into {file.parent}.'
+            f'{file.name}: these weights are not on this computer and cannot be downloaded ({reason}). Download '
+            f'{weights.url} elsewhere and put the file into {file.parent}.'
         )
-    raise UserError(f'{file}: damaged ({reason}). Delete it and run again, or fetch it anew from {weights.url}.')
+    raise UserError(f'{file}: damaged ({reason}). Delete it and run again, or download it again from {weights.url}.')

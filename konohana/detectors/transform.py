@@ -55,5 +55,7 @@ class FrameTransform(GeneralizedRCNNTransform):
             if key in target:
                 target[key] = target[key] * ratio
         if 'masks' in target:
-            target['masks'] = TF.resize(target['masks'], size, interpolation=TF.InterpolationMode.NEAREST)
+            # As augmentation does it: plain NEAREST would shift masks by up to half a pixel.
+            masks = target['masks'].as_subclass(torch.Tensor)
+            target['masks'] = TF.resize(masks, size, interpolation=TF.InterpolationMode.NEAREST_EXACT)
         return image, target
