@@ -12,9 +12,10 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from konohana import masks
 from konohana.data.sample import Sample
 from konohana.evaluation.coco_metrics import COCO_NUMBERS, coco_ground_truth, write_results_json
-from konohana.evaluation.summary import evaluate, format_metrics, metrics_at_threshold
+from konohana.evaluation.summary import evaluate, format_metrics, metrics_at_threshold, report_metrics
 from konohana.evaluation.voc_metrics import voc_map
 
 NAMES = ['柚', '皋', 'other']
@@ -144,3 +145,83 @@ def test_only_a_hundred_detections_a_picture_count():
     boxes = [[x, y, x + 8, y + 8] for x in range(0, 600, 10) for y in (0, 20, 40)]
     figures = evaluate([frame(boxes, ['柚'] * len(boxes))], [found(boxes, [1] * len(boxes), [0.5] * len(boxes))], NAMES)
     assert figures['AR100'] == pytest.approx(100 / 180, abs=0.01)  # COCO's own rule
+
+
+# ------------------------------------------------------------------------------------------------ difficult objects
+
+
+EASY, HARD, NOWHERE = [0, 0, 100, 100], [200, 0, 300, 100], [400, 200, 600, 350]
+
+
+def all_metrics(sample, detections, threshold=0.05):
+    """Every metric that says how well one picture's objects are found and named."""
+    metrics = evaluate([sample], [detections], NAMES)
+    at = metrics_at_threshold([sample], [detections], NAMES, threshold)
+    keys = [name for name in COCO_NUMBERS if name not in ('APs', 'APm', 'ARs', 'ARm')]
+    keys += ['AP50_agnostic', 'AP75_agnostic', 'VOC07_mAP', 'VOC12_mAP']
+    keys += [f'mask_{name}' for name in (*keys[:8], 'AP50_agnostic', 'AP75_agnostic') if 'mask_AP' in metrics]
+    return {key: metrics[key] for key in keys} | at
+
+
+def with_box_masks(sample, detections):
+    """Both with masks that fill their boxes."""
+    sample.masks = [masks.box_mask(box, (360, 640)) for box in sample.boxes]
+    return sample, {**detections, 'rles': [masks.box_mask(box, (360, 640)) for box in detections['boxes']]}
+
+
+@pytest.mark.parametrize('shapes', [False, True])
+@pytest.mark.parametrize(
+    'drawn',
+    [
+        [EASY],  # the difficult one is missed
+        [HARD, EASY],  # found before the other
+        [HARD, HARD, EASY, HARD],  # found again and again
+    ],
+)
+def test_a_difficult_object_is_neither_hit_nor_miss_in_any_metric(drawn, shapes):
+    sample = frame([EASY, HARD], ['柚', '柚'], difficult=[False, True])
+    # Equal scores have no order that all libraries agree on.
+    detections = found(drawn, [1] * len(drawn), np.linspace(0.9, 0.5, len(drawn)).tolist())
+    if shapes:
+        sample, detections = with_box_masks(sample, detections)
+    metrics = all_metrics(sample, detections)
+    if drawn.index(EASY):
+        metrics.pop('AR1')  # one detection a picture, and it may be spent on the difficult object
+        metrics.pop('mask_AR1', None)
+    assert len(metrics) > 14
+    assert metrics == pytest.approx(dict.fromkeys(metrics, 1.0), abs=1e-9)
+
+
+@pytest.mark.parametrize('shapes', [False, True])
+def test_what_is_drawn_beside_a_difficult_object_is_a_mistake_all_the_same(shapes):
+    sample = frame([EASY, HARD], ['柚', '柚'], difficult=[False, True])
+    inside = [210, 10, 240, 40]  # a small part of the difficult object is not that object
+    for wrong in (NOWHERE, inside):
+        drawn = found([wrong, EASY], [1, 1], [0.9, 0.8])
+        metrics = all_metrics(*(with_box_masks(sample, drawn) if shapes else (sample, drawn)))
+        for key in ('AP50', 'AP50_agnostic', 'VOC12_mAP', 'precision'):
+            assert metrics[key] == pytest.approx(0.5, abs=1e-9)
+
+
+def test_difficult_objects_alone_leave_nothing_to_measure():
+    sample = frame([HARD], ['柚'], difficult=[True])
+    for drawn in ([], [HARD]):
+        detections = found(drawn, [1] * len(drawn), [0.9] * len(drawn))
+        metrics = evaluate([sample], [detections], NAMES)
+        assert all(math.isnan(metrics[key]) for key in ('AP', 'AP50_agnostic', 'VOC07_mAP'))
+        assert metrics['objects_per_class'] == {'柚': 0, '皋': 0, 'other': 0}
+        assert '(0)' in report_metrics([sample], [detections], NAMES, 0.5)
+
+
+def test_a_difficult_object_of_a_wrong_name_is_still_no_mistake_of_finding():
+    sample = frame([EASY, HARD], ['柚', '皋'], difficult=[False, True])
+    detections = found([EASY, HARD], [1, 1], [0.8, 0.9])
+    metrics = all_metrics(sample, detections)
+    assert [metrics[key] for key in ('AP50_agnostic', 'precision', 'named')] == pytest.approx([1, 1, 1])
+    assert metrics['AP50'] == pytest.approx(0.5)  # as in VOC: there is no difficult 柚 there
+
+
+def test_without_difficult_objects_nothing_changes():
+    frames, detections = random_case(3)
+    assert coco_ground_truth(frames, NAMES, detections) == coco_ground_truth(frames, NAMES)
+    assert max(row['area'] for row in coco_ground_truth(frames, NAMES)['annotations']) < 360 * 640
