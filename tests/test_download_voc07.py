@@ -121,6 +121,7 @@ def tool(server, tmp_path, monkeypatch):
     module.folder, module.progress, module.retries, module.timeout = str(tmp_path / 'voc 花'), False, 0, 5.0
     module.trainval_url, module.test_url = f'{server.url}/trainval.tar', f'{server.url}/test.tar'
     module.trainval_md5, module.test_md5 = (hashlib.md5(content).hexdigest() for content in (TRAINVAL, TEST))
+    monkeypatch.setattr(module.time, 'sleep', lambda _: None)
     return module
 
 
@@ -227,6 +228,16 @@ def test_archive_in_the_folder_with_another_md5(tool, server, tmp_path):
     mine.write_bytes(TRAINVAL[:-600])
     refused(tool, str(mine), 'MD5', 'Delete it')
     assert mine.is_file() and server.requests == []
+
+
+def test_an_archive_of_the_users_stays(tool, server, tmp_path):
+    (tmp_path / 'voc 花').mkdir()
+    mine = tmp_path / 'voc 花' / 'VOCtrainval_06-Nov-2007.tar'
+    mine.write_bytes(TRAINVAL)
+    tool.main()
+    assert mine.read_bytes() == TRAINVAL and [path for path, _ in server.requests] == ['/test.tar']
+    assert [path.name for path in (tmp_path / 'voc 花').glob('*.tar')] == [mine.name]
+    check_data(tmp_path / 'voc 花' / 'VOCdevkit' / 'VOC2007')
 
 
 def serve(tool, server, content):

@@ -11,7 +11,8 @@ from conftest import PROJECT
 from konohana import checkpoint, inference
 
 SCRIPTS = [
-    f'tools/{name}.py' for name in ('convert_mmdet', 'draw_network', 'export_onnx', 'halve_weights', 'plot_logs')
+    f'tools/{name}.py'
+    for name in ('convert_mmdet', 'download_voc07', 'draw_network', 'export_onnx', 'halve_weights', 'plot_logs')
 ]
 
 # One process for all scripts: it says after each whether PyTorch was imported.

@@ -1,6 +1,6 @@
-"""Fetch Pascal VOC 2007 (9963 labelled photographs, 20 classes, 0.9 GB): python tools/download_voc07.py
+"""Download Pascal VOC 2007 (9963 labelled photographs, 20 classes, 0.9 GB): python tools/download_voc07.py
 
-A download that breaks off goes on where it stopped when this is run again. What is there already is not fetched anew.
+Run it again to resume a broken download. Files that are already there are not downloaded again and stay as they are.
 Everingham et al. 2010, The Pascal Visual Object Classes (VOC) Challenge.
 """
 
@@ -21,21 +21,20 @@ from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.data import voc
 from konohana.errors import UserError
-from konohana.progress import progress_bar
-from konohana.settings import override, require, resolve, run
+from konohana.settings import read, require, run
 
-folder = 'voc2007'  # where archives and pictures go; a relative path starts at the repository's root
-trainval_url = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtrainval_06-Nov-2007.tar'  # any mirror of it will do
-trainval_md5 = 'c52e279531787c972589f7e41ab4ae64'  # of the archive of 5011 pictures to learn from
-test_url = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtest_06-Nov-2007.tar'  # any mirror of it will do
+folder = 'voc2007'  # where archives and pictures go; relative paths start at the project's folder
+trainval_url = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtrainval_06-Nov-2007.tar'  # or a mirror
+trainval_md5 = 'c52e279531787c972589f7e41ab4ae64'  # of the archive of 5011 pictures to train on
+test_url = 'http://host.robots.ox.ac.uk/pascal/VOC/voc2007/VOCtest_06-Nov-2007.tar'  # or a mirror
 test_md5 = 'b6e924de25625d8de591ea690078ad9f'  # of the archive of 4952 pictures to test on
-keep_archives = False  # keep the archives once they are unpacked
-retries = 5  # how often a broken connection is taken up again in vain before giving up
+keep_archives = False  # keep the downloaded archives after unpacking
+retries = 5  # reconnections that bring no new data, before giving up
 timeout = 30.0  # seconds without data after which a connection counts as broken
 progress = True  # show progress bars
 
+ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 1 << 18
 
 
@@ -48,22 +47,40 @@ def md5_of(path):
     return digest.hexdigest()
 
 
-def fetch(url, path, md5):
-    """Download `url` to `path`, whole and with the right MD5 or not at all; a part of it is in `<path>.part` meanwhile.
+def fetch(url, path, md5, settings):
+    """Download `url` to `path`, whole and with the right MD5 or not at all. Meanwhile a part of it is in `<path>.part`.
+
+    Returns:
+        whether it was downloaded: False where the right file was there already.
 
     Raises:
         UserError: no connection, the server's refusal, no space, another MD5.
     """
     if path.is_file():
         if md5_of(path) == md5:
-            return
-        raise UserError(f'{path}: its MD5 is not {md5}, so it is not the archive, or damaged. Delete it and run again.')
+            return False
+        raise UserError(f'{path}: its MD5 is not {md5}: another file, or a damaged one. Delete it and run this again.')
     part = path.with_name(path.name + '.part')
+    fetch_with_retries(url, part, settings)
+    found = md5_of(part)
+    if found != md5:
+        with explained(part):
+            part.unlink()
+        raise UserError(
+            f'{url}: the download has the MD5 {found}, not {md5}: damaged, or another file. It was deleted. Run this '
+            'again, or set the URL to a mirror.'
+        )
+    with explained(path):
+        part.replace(path)
+    return True
+
+
+def fetch_with_retries(url, part, settings):
+    """`fetch_rest` until all of `url` is there; gives up after `retries` connections that brought no new data."""
     most = fruitless = 0
     while True:
         try:
-            fetch_rest(url, part)
-            break
+            return fetch_rest(url, part, settings)
         except (OSError, http.client.HTTPException) as error:
             reason = ' '.join(str(getattr(error, 'reason', error)).split()) or type(error).__name__
             done = part.stat().st_size if part.is_file() else 0
@@ -73,28 +90,17 @@ def fetch(url, path, md5):
                 ) from None
             fruitless = 0 if done > most else fruitless + 1
             most = max(most, done)
-            if fruitless > retries:
+            if fruitless > settings.retries:
                 raise UserError(
-                    f'{url}: the connection broke after {done / 1e6:.1f} MB ({reason}). Run this again: it goes on '
-                    'from there.'
+                    f'{url}: the connection broke after {done / 1e6:.1f} MB ({reason}). Run this again to resume.'
                 ) from None
-            print(f'The connection broke after {done / 1e6:.1f} MB ({reason}); taking it up again.')
+            print(f'The connection broke after {done / 1e6:.1f} MB ({reason}). Connecting again.')
             if fruitless:
                 time.sleep(min(2**fruitless, 30))
-    found = md5_of(part)
-    if found != md5:
-        with explained(part):
-            part.unlink()
-        raise UserError(
-            f'{url}: what came has the MD5 {found}, not {md5}: damaged on its way, or another file. It was deleted; '
-            'run this again, or set the URL to a mirror.'
-        )
-    with explained(path):
-        part.replace(path)
 
 
-def fetch_rest(url, part):
-    """Download what `part` lacks of `url`, or all of it where the server sends no parts.
+def fetch_rest(url, part, settings):
+    """Download what `part` lacks of `url`, or all of it if the server does not send parts.
 
     Raises:
         UserError: what trying again would not change.
@@ -103,7 +109,7 @@ def fetch_rest(url, part):
     done = part.stat().st_size if part.is_file() else 0
     headers = {'User-Agent': 'konohana', **({'Range': f'bytes={done}-'} if done else {})}
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=settings.timeout)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and done:
@@ -121,58 +127,69 @@ def fetch_rest(url, part):
     except ValueError as error:
         raise UserError(f'{url}: not a URL ({error}).') from None
     with response:
-        start = 0
-        if response.status == 206:
-            # `bytes 1000-1999/2000`
-            match = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
-            start = int(match[1]) if match else -1
-        if start != done:
+        if start_of(response) != done:
             # Whatever comes instead of what was asked for begins at 0, or is not to be used.
-            if start:
+            if start_of(response):
                 raise UserError(f'{url}: the server sends another part than asked for. Delete {part} and run again.')
             done = 0
-        length = response.headers.get('Content-Length')
-        total = done + int(length) if length else None
-        with explained(part):
-            free = shutil.disk_usage(part.parent).free
-        if total and total - done > free:
-            raise UserError(
-                f'{part.parent}: {total / 1e6:.0f} MB are to come, but there is room for {free / 1e6:.0f} MB. Make '
-                'room, or set folder.'
-            )
-        megabytes = max(1, round((total or 0) / 1e6))
-        with explained(part):
-            file = part.open('ab' if done else 'wb')
-        with file, progress_bar(part.stem, megabytes, progress, 'MB') as bar:
-            while block := response.read(BLOCK):
-                with explained(part):
-                    file.write(block)
-                done += len(block)
-                bar.update(min(round(done / 1e6), megabytes))
+        save_response(response, part, done, settings)
+
+
+def start_of(response):
+    """The number of the first byte that a server sends; -1 where it does not say."""
+    if response.status != 206:
+        return 0
+    match = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))  # `bytes 1000-1999/2000`
+    return int(match[1]) if match else -1
+
+
+def save_response(response, part, done, settings):
+    """Append what the server sends to the `done` bytes of `part`; at 0 the file is begun again."""
+    from konohana.progress import progress_bar
+
+    length = response.headers.get('Content-Length')
+    total = done + int(length) if length else None
+    with explained(part):
+        free = shutil.disk_usage(part.parent).free
+    if total and total - done > free:
+        raise UserError(
+            f'{part.parent}: the archive has {total / 1e6:.0f} MB, but there is room for {free / 1e6:.0f} MB. Make '
+            'room, or set folder.'
+        )
+    megabytes = max(1, round((total or 0) / 1e6))
+    with explained(part):
+        file = part.open('ab' if done else 'wb')
+    with file, progress_bar(part.stem, megabytes, settings.progress, 'MB') as bar:
+        while block := response.read(BLOCK):
+            with explained(part):
+                file.write(block)
+            done += len(block)
+            bar.update(min(round(done / 1e6), megabytes))
     if total and done < total:
         raise ConnectionError(f'{total / 1e6:.1f} MB were promised')
 
 
 @contextlib.contextmanager
 def explained(path):
-    """Turn an OSError at a file of ours into a UserError: it is not the connection that broke."""
+    """Turn an OSError of a file into a UserError, to tell it from a broken connection."""
     try:
         yield
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror}). Make room, or set folder.') from None
 
 
-def unpack(archive, target):
-    """Unpack a tar archive into the folder `target`: plain files alone, and none outside of it.
+def unpack(archive, target, progress):
+    """Unpack a tar archive into the folder `target`: plain files only, and none outside of it.
 
-    Each file is written whole or not at all; one that is there already stays. Nothing of the archive but names and
-    contents is used (no links, owners, permissions), which is what tarfile's filter 'data' is for; that is not in every
-    Python 3.10 and 3.11.
+    Each file is written whole or not at all; an existing file stays. Only names and contents are used, no links, owners
+    or permissions. (tarfile's filter 'data' does this too, but not every Python 3.10 and 3.11 has it.)
 
     Raises:
         UserError: not a tar archive or a damaged one; a path that leads out of the folder, a link or a device: then
             nothing is unpacked.
     """
+    from konohana.progress import progress_bar
+
     try:
         with tarfile.open(archive, 'r:') as tar:
             members = tar.getmembers()
@@ -205,7 +222,9 @@ def check_member(archive, member):
 
 
 def is_complete(root, split):
-    """Whether the list of a split is there and every picture and annotation in it."""
+    """Whether the list of a split is there, and every picture and annotation that it names."""
+    from konohana.data import voc
+
     try:
         return all(path.is_file() for pair in voc.find_split(root, split) for path in pair)
     except UserError:
@@ -214,29 +233,32 @@ def is_complete(root, split):
 
 def training_command(root):
     """The command line that trains on the data set in `root`, as this system's shell takes it."""
-    home = Path(__file__).resolve().parent.parent
-    script = '_train.py' if Path.cwd() == home else str(home / '_train.py')
-    data = root.relative_to(home).as_posix() if root.is_relative_to(home) else str(root)
+    script = '_train.py' if Path.cwd() == ROOT else str(ROOT / '_train.py')
+    data = root.relative_to(ROOT).as_posix() if root.is_relative_to(ROOT) else str(root)
     words = ['python', script, f'konohana_dataset_path={data}', 'train_split=trainval', 'val_split=test']
     return subprocess.list2cmdline(words) if os.name == 'nt' else shlex.join(words)
 
 
-def main():
-    require(override(globals()), retries=(0, None), timeout=(0.1, None))
-    # A relative path starts at the repository's root, not in tools/.
-    target = resolve(Path(__file__).resolve().parent, folder)
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    require(settings, retries=(0, None), timeout=(0.1, None))
+    from konohana.data import voc  # imported here, so that --help answers at once
+
+    target = settings.path(settings.folder)
     root = target / 'VOCdevkit' / 'VOC2007'
     with explained(target):
         target.mkdir(parents=True, exist_ok=True)
-    for split, url, md5 in (('trainval', trainval_url, trainval_md5), ('test', test_url, test_md5)):
+    for split in ('trainval', 'test'):
         if not is_complete(root, split):
+            url, md5 = getattr(settings, f'{split}_url'), getattr(settings, f'{split}_md5').strip().lower()
             archive = target / f'VOC{split}_06-Nov-2007.tar'
-            fetch(url, archive, md5.strip().lower())
-            unpack(archive, target)
+            downloaded = fetch(url, archive, md5, settings)
+            unpack(archive, target, settings.progress)
             if not is_complete(root, split):
                 voc.find_split(root, split)
                 raise UserError(f'{archive}: it lacks pictures or annotations of the split {split!r}.')
-            if not keep_archives:
+            # An archive that was there already is the user's.
+            if downloaded and not settings.keep_archives:
                 with explained(archive):
                     archive.unlink()
         print(f'{split}: {len(voc.find_split(root, split))} pictures in {root}')
