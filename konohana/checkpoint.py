@@ -19,7 +19,7 @@ from konohana.errors import UserError, printable
 OLDER_FORMAT = bytes.fromhex('80028a0a6cfc9c46f9206aa85019')  # how files of torch.save began before they were zip files
 MAX_BYTES = 8 * 2**30  # no weights file is larger; the whole file is read into memory
 # torch.save does not compress. A file that claims to unpack to more than this and as much as its own size is a trap.
-SPARE_BYTES = 64 * 2**20
+SPARE_BYTES = 2**30
 MAX_CLASSES = 10_000
 
 
