@@ -1,0 +1,94 @@
+"""Draw the README's pictures: python tools/draw_readme_pictures.py
+
+A sheet of one frame and a short animation, both of the toy show, annotated by the shipped weights. The shots are
+chosen; README.md says how good the weights are on frames that are not.
+"""
+
+import io
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import konohana
+from konohana import drawing, files
+from konohana.cast import ROMANISED
+from konohana.evaluation.predict import predict
+from konohana.settings import read, require, run
+from konohana.toy.scenes import draw_shot, shoot
+
+sheet_out = 'docs/sheet.jpg'  # the sheet: frame, annotated frame and the detector's maps
+episode_out = 'docs/episode.webp'  # the animation
+sheet_shot = 35  # seed of the shot that the sheet shows
+episode_shots = (10, 21, 33)  # seeds of the animation's shots
+seconds = 2.0  # length of a shot in the animation
+fps = 10.0  # frames a second of the animation
+width = 480  # width of the animation in pixels
+threshold = 0.5  # detections with a lower score are not drawn
+
+ROOT = Path(__file__).resolve().parent.parent
+FRAME_HW = (360, 640)  # the size at which the shots are drawn and the weights look at them
+
+
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    require(settings, seconds=(0.1, 60), fps=(1, 60), width=(64, 1920), threshold=(0, 1))
+    model = konohana.load(device='cpu')
+    for path, draw in ((settings.sheet_out, draw_sheet), (settings.episode_out, draw_episode)):
+        target = settings.path(path)
+        files.write_bytes(target, draw(model, settings))
+        print(f'{target}: {target.stat().st_size / 1e6:.2f} MB')
+
+
+def draw_sheet(model, settings):
+    """The sheet, as the bytes of a JPEG."""
+    frame = shoot(np.random.default_rng(settings.sheet_shot), FRAME_HW)[1]['image']
+    (found,) = model([as_tensor(frame)], with_maps=True)
+    panels = {'frame': frame, 'found': annotated(frame, found, model, settings)}
+    for name in model.maps:
+        panels[name] = drawing.heat_map(found[name], FRAME_HW, background=frame)
+    sheet = Image.fromarray(drawing.sheet(list(panels.values()), list(panels)))
+    return encoded(sheet, 'JPEG', quality=88)
+
+
+def draw_episode(model, settings):
+    """The animation, as the bytes of an animated WebP."""
+    size = (settings.width, round(settings.width * FRAME_HW[0] / FRAME_HW[1]))
+    pictures = []
+    for seed in settings.episode_shots:
+        shot = shoot(np.random.default_rng(seed), FRAME_HW)[0]
+        for number in range(round(settings.seconds * settings.fps)):
+            frame = draw_shot(shot, number / settings.fps)['image']
+            (found,) = predict(model, [as_tensor(frame)])
+            small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+            found['boxes'] = found['boxes'] * (size[0] / FRAME_HW[1])
+            pictures.append(Image.fromarray(annotated(small, found, model, settings)))
+    first, *others = pictures
+    duration = round(1000 / settings.fps)
+    return encoded(first, 'WEBP', save_all=True, append_images=others, duration=duration, loop=0, quality=70, method=6)
+
+
+def annotated(image, found, model, settings):
+    """A picture with the boxes and names of what was found; names in Latin letters, which every font has."""
+    return drawing.draw_detections(image, found, model.class_names, ROMANISED, settings.threshold)
+
+
+def as_tensor(image):
+    """uint8 H x W x 3 -> float 3 x H x W in 0 to 1."""
+    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+
+
+def encoded(picture, kind, **options):
+    """A Pillow picture as the bytes of a file."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+if __name__ == '__main__':
+    run(main)
