@@ -1,6 +1,6 @@
 """Several trainings of the flagship, judged side by side and together: python benchmarks/seeds.py weights="a.pt, b.pt"
 
-One row for each weights file with the figures of weights/README.md, then one for all of them together: the boxes of all
+One row for each weights file with the metrics of docs/accuracy.md, then one for all of them together: the boxes of all
 go into one NMS and vote (an ensemble, Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474). It takes as many
 times the time, so it is not for use; it tells what one network misses by the luck of its seed. Together they find more
 at the same threshold, right and wrong: compare AP, not precision, recall and F1.

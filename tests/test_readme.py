@@ -1,59 +1,110 @@
-"""The README says what is there: its commands, its files, every variable with its present default."""
+"""README and docs say what is there: commands with their variables, files, links; the Chinese pages say the same."""
 
 import ast
 import re
+import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from konohana import settings
+from tools import write_variables
+
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
-SCRIPTS = {'T': '_train.py', 'P': '_test.py', 'V': '_test_with_video.py'}
+ENGLISH_ONLY = {'docs/experiments.md'}
+ENGLISH = ['README.md', 'weights/README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
+PAIRS = {'README.md': 'README.zh-CN.md'}
+PAIRS |= {page: page.replace('docs/', 'docs/zh-CN/') for page in ENGLISH if page.startswith('docs/')}
+PAIRS = {english: chinese for english, chinese in PAIRS.items() if english not in ENGLISH_ONLY}
+PAGES = [*ENGLISH, *PAIRS.values()]
+COMMAND = re.compile(r'^(?:torchrun \S+|python) (\S+\.py)(.*)$', re.MULTILINE)
 
 
-def variables(script):
-    """{name: source text of its default} of the variables at the top of a script."""
-    source = (ROOT / script).read_text(encoding='utf-8')
-    found = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and node.targets[0].id.islower():
-            value = node.value
-            found[node.targets[0].id] = None if isinstance(value, ast.Name) else ast.literal_eval(value)
+def text_of(page):
+    return (ROOT / page).read_text(encoding='utf-8')
+
+
+def blocks(page):
+    """The code blocks of a page, without comments, which are in the page's own language."""
+    found = re.findall(r'^```(?!python)\w*\n(.*?)^```$', text_of(page), re.MULTILINE | re.DOTALL)
     return found
 
 
-def rows():
-    """Rows of the README's two tables of variables: (name, scripts, defaults)."""
-    return re.findall(r'^\| `(\w+)` \| ([TPV ]+) \| (.+?) \| .+ \|$', README, re.MULTILINE)
+def headings(page):
+    """The levels of a page's headings, from top to bottom."""
+    outside = re.sub(r'^```.*?^```$', '', text_of(page), flags=re.MULTILINE | re.DOTALL)
+    return [len(marks) for marks in re.findall(r'^(#+) ', outside, re.MULTILINE)]
 
 
-@pytest.mark.parametrize('letter', SCRIPTS)
-def test_every_variable_stands_in_both_tables_with_its_default(letter):
-    wanted = variables(SCRIPTS[letter])
-    assert len(wanted) > 8
-    for name, default in wanted.items():
-        mine = [defaults for row, letters, defaults in rows() if row == name and letter in letters.split()]
-        assert len(mine) == 2, f'{name} of {SCRIPTS[letter]} stands {len(mine)} times in the tables, not twice'
-        assert default is None or all(f'`{default!r}`' in defaults for defaults in mine), name
+def commands():
+    """(page, script, arguments) of each command in the pages."""
+    inline = re.compile(r'`python (\S+\.py)([^`]*)`')
+    return [
+        (page, script, shlex.split(arguments))
+        for page in PAGES
+        for script, arguments in [
+            *(found for block in blocks(page) for found in COMMAND.findall(block)),
+            *inline.findall(text_of(page)),
+        ]
+    ]
 
 
-def test_the_tables_name_no_variable_that_is_gone():
-    for name, letters, _ in rows():
-        for letter in letters.split():
-            assert name in variables(SCRIPTS[letter])
+def defaults(script):
+    """The variables at the top of a script, with their values."""
+    body = ast.parse((ROOT / script).read_text(encoding='utf-8')).body
+    found = {'__file__': str(ROOT / script)}
+    for node in body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.islower():
+            found[node.targets[0].id] = write_variables.value_of(node.value, body)
+    return found
 
 
-def test_overrides_in_the_commands_are_variables():
-    known = {name for script in SCRIPTS.values() for name in variables(script)}
-    used = re.findall(r'python (_\w+\.py)((?: \w+=\S+)*)', README)
-    assert len(used) > 5
-    for script, overrides in used:
-        for name in re.findall(r'(\w+)=', overrides):
-            assert name in variables(ROOT / script) and name in known
+def test_the_readme_is_short():
+    assert len(text_of('README.md').splitlines()) <= 150
 
 
-def test_files_the_readme_names_are_there():
-    for path in re.findall(r'\]\(([\w./]+)\)', README):
+def test_commands_name_scripts_and_variables_that_are_there():
+    found = commands()
+    assert len(found) > 40
+    for page, script, arguments in found:
+        assert (ROOT / script).is_file(), f'{page}: {script}'
+        settings.read(defaults(script), [a for a in arguments if a != '--help'])
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r'\]\(([^)\s]+)\)', text_of(page)):
+        if not target.startswith('http'):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_files_that_are_named_are_there(page):
+    for path in re.findall(r'`((?:konohana|tools|weights|docs|benchmarks)/[\w./-]*)`', text_of(page)):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r'`((?:konohana|tools|weights|docs|benchmarks)/[\w./]*)`', README):
-        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize('english', PAIRS)
+def test_the_chinese_page_says_the_same(english):
+    chinese = PAIRS[english]
+    assert headings(english) == headings(chinese)
+    assert blocks(english) == blocks(chinese)
+    numbers = [Counter(re.findall(r'\d+\.\d+', text_of(page))) for page in (english, chinese)]
+    assert numbers[0] == numbers[1]
+    rows = [re.findall(r'^\| ', text_of(page), re.MULTILINE) for page in (english, chinese)]
+    assert len(rows[0]) == len(rows[1])
+
+
+@pytest.mark.parametrize('english', PAIRS)
+def test_the_pages_of_the_two_languages_link_to_each_other(english):
+    chinese = PAIRS[english]
+    for page, other in ((english, chinese), (chinese, english)):
+        links = re.findall(r'\]\(([^)\s]+)\)', '\n'.join(text_of(page).splitlines()[:4]))
+        assert (ROOT / other).resolve() in {((ROOT / page).parent / link).resolve() for link in links}
+
+
+def test_the_readme_names_every_page():
+    for readme, folder in (('README.md', 'docs'), ('README.zh-CN.md', 'docs/zh-CN')):
+        for page in (ROOT / folder).glob('*.md'):
+            assert f'({folder}/{page.name})' in text_of(readme), page
