@@ -71,14 +71,14 @@ def rank():
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def n_ranks():
+def world_size():
     """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def share(batch):
     """This process's part of a batch (a list); no two parts differ by more than one in length."""
-    return batch[rank() :: n_ranks()]
+    return batch[rank() :: world_size()]
 
 
 def wrap(model):
@@ -87,7 +87,7 @@ def wrap(model):
     On CUDA batch norm sees the whole batch (SyncBatchNorm, in place; the names of the weights stay). On the CPU, where
     PyTorch has none, each process normalises by its own share, and rank 0's running averages count.
     """
-    if n_ranks() == 1:
+    if world_size() == 1:
         return model
     device = next(model.parameters()).device
     if device.type == 'cuda':
@@ -107,7 +107,7 @@ def zero_of(model):
     Added to the loss, it gives each weight a gradient in every process, which is what DistributedDataParallel waits
     for: pictures that show nobody may leave some weights unused.
     """
-    if n_ranks() == 1:
+    if world_size() == 1:
         return 0.0
     return 0.0 * sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad)
 
@@ -115,7 +115,7 @@ def zero_of(model):
 def summed(values):
     """Tensor -> its sum over all processes, without gradient; the tensor given stays as it is."""
     values = values.detach()
-    if n_ranks() == 1:
+    if world_size() == 1:
         return values
     values = values.clone()
     dist.all_reduce(values)
@@ -134,7 +134,7 @@ def normaliser(total, n_images, minimum=1.0):
     Returns:
         scalar tensor without gradient.
     """
-    if n_ranks() == 1:
+    if world_size() == 1:
         return total.detach().clamp(min=minimum)
     whole = summed(torch.stack([total, total.new_tensor(float(n_images))]))
     return whole[0].clamp(min=minimum) * n_images / whole[1]
@@ -142,16 +142,16 @@ def normaliser(total, n_images, minimum=1.0):
 
 def weight(n_images, device):
     """What a loss that is a mean over this process's `n_images` is multiplied by before the processes are averaged."""
-    if n_ranks() == 1:
+    if world_size() == 1:
         return 1.0
-    return n_images * n_ranks() / float(summed(torch.tensor(float(n_images), device=device)))
+    return n_images * world_size() / float(summed(torch.tensor(float(n_images), device=device)))
 
 
 def means(losses):
     """Dict of scalar tensors -> the same dict of floats, averaged over the processes (all have the same keys)."""
     if not losses:
         return {}
-    values = summed(torch.stack([value.float() for value in losses.values()])) / n_ranks()
+    values = summed(torch.stack([value.float() for value in losses.values()])) / world_size()
     return dict(zip(losses, values.tolist(), strict=True))
 
 
@@ -160,18 +160,23 @@ def highest(values, device):
 
     What was decided by one process, or by its clock, is so decided for all of them at the same iteration.
     """
-    if n_ranks() == 1:
+    if world_size() == 1:
         return values
     values = torch.tensor(values, dtype=torch.float32, device=device)
     dist.all_reduce(values, dist.ReduceOp.MAX)
     return values.tolist()
 
 
+def any_of(value, device):
+    """Whether `value` (a bool) is true in any of the processes."""
+    return bool(highest([value], device)[0])
+
+
 def gathered(values):
     """List -> the lists of all processes, one after another."""
-    if n_ranks() == 1:
+    if world_size() == 1:
         return values
-    parts = [None] * n_ranks()
+    parts = [None] * world_size()
     dist.all_gather_object(parts, values)
     return [value for part in parts for value in part]
 
@@ -179,8 +184,8 @@ def gathered(values):
 @contextlib.contextmanager
 def first_rank_first():
     """Rank 0 goes through the block alone, then the others: what it makes they find, what it reports they need not."""
-    if n_ranks() > 1 and rank():
+    if world_size() > 1 and rank():
         dist.barrier()
     yield
-    if n_ranks() > 1 and not rank():
+    if world_size() > 1 and not rank():
         dist.barrier()

@@ -84,9 +84,9 @@ def test_one_ctrl_c_stops_all_and_a_single_process_goes_on(dataset, tmp_path):
     assert (tmp_path / 'iter.txt').read_text().strip() == str(3 * n_epoch)
 
 
-def pretend(monkeypatch, rank, n_ranks):
+def pretend(monkeypatch, rank, world_size):
     monkeypatch.setattr(distributed, 'rank', lambda: rank)
-    monkeypatch.setattr(distributed, 'n_ranks', lambda: n_ranks)
+    monkeypatch.setattr(distributed, 'world_size', lambda: world_size)
 
 
 def test_shares_make_up_the_batches_of_one_process(monkeypatch):

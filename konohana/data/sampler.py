@@ -53,16 +53,16 @@ class EpochBatches(Sampler):
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.groups = [0] * n if groups is None else list(groups)
         self.epoch = self.skip = self.stage = 0
-        if min(n, batch_size) < distributed.n_ranks():
+        if min(n, batch_size) < distributed.world_size():
             raise UserError(
-                f'{n} frames in batches of batch_size={batch_size} cannot be shared by {distributed.n_ranks()} '
+                f'{n} frames in batches of batch_size={batch_size} cannot be shared by {distributed.world_size()} '
                 'processes: each needs a frame of every batch.'
             )
 
     def batches(self):
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
         order = torch.randperm(self.n, generator=generator).tolist()
-        smallest = max(2, distributed.n_ranks())
+        smallest = max(2, distributed.world_size())
         batches, left = [], []
         for group in sorted(set(self.groups)):
             members = [index for index in order if self.groups[index] == group]

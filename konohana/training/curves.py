@@ -21,8 +21,12 @@ N_MARKED = 40  # a curve of no more points shows them
 LINE_STYLES = ('-', '--', ':', '-.')
 
 
+# What losses were called in earlier versions: their curves go on under the name of now.
+FORMER_LOSSES = {'loss_confidence': 'loss_objectness'}
+
+
 class History:
-    """The losses and figures of a run, epoch by epoch, in `curves.jsonl`, and `curves.png` made of them.
+    """The losses and metrics of a run, epoch by epoch, in `curves.jsonl`, and `curves.png` made of them.
 
     Args:
         folder: where the files are; the run's folder of logs.
@@ -41,17 +45,27 @@ class History:
         if iteration and self.file.is_file():
             try:
                 rows = [json.loads(line) for line in self.file.read_text(encoding='utf-8').splitlines() if line.strip()]
-                self.rows = [row for row in rows if row['iteration'] <= iteration]
-            except (ValueError, KeyError, TypeError, OSError) as error:
+                self.rows = [self._checked(row) for row in rows if row['iteration'] <= iteration]
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
                 raise UserError(f'{self.file}: damaged ({error}). Move it away; the curves then begin here.') from None
 
-    def add(self, epoch, iteration, losses, figures=None):
-        """Write down an epoch. `figures`: what `evaluation.evaluate` gave, or None."""
+    @staticmethod
+    def _checked(row):
+        """A row as `add` makes it today; ValueError for one that it cannot have made."""
+        losses = {FORMER_LOSSES.get(name, name): value for name, value in row['losses'].items()}
+        numbers = (row['epoch'], row['iteration'], *losses.values(), *(row[key] for key in ('AP', 'AP50') if key in row))
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise ValueError('a value is not a number')
+        return {**row, 'losses': losses}
+
+    def add(self, epoch, iteration, losses, metrics=None):
+        """Write down an epoch. `metrics`: what `evaluation.evaluate` gave, or None."""
         row = {'epoch': epoch, 'iteration': iteration, 'losses': losses}
         for key in ('AP', 'AP50'):
-            if figures and not math.isnan(figures[key]):
-                row[key] = figures[key]
-        self.rows.append(row)
+            if metrics and not math.isnan(metrics[key]):
+                row[key] = metrics[key]
+        # A run killed just after it wrote this epoch down writes it again.
+        self.rows = [row for row in self.rows if row['iteration'] < iteration] + [row]
         files.write_text(self.file, ''.join(json.dumps(row) + '\n' for row in self.rows))
 
     def draw(self):
@@ -117,37 +131,42 @@ def draw(panels, x_title, ending='png'):
     figure = Figure((PANEL_SIZE[0] * columns, PANEL_SIZE[1] * n_rows), dpi=110, layout='constrained')
     for i, (title, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(n_rows, columns, i)
-        for k, (label, points) in enumerate(curves.items()):
-            points = np.asarray(points, np.float64).reshape(-1, 2)
-            axes.plot(
-                *points.T,
-                color=f'C{k % 10}',
-                linestyle=LINE_STYLES[k // 10 % len(LINE_STYLES)],
-                marker='o' if len(points) <= N_MARKED else None,
-                markersize=3.5,
-                linewidth=1.5,
-                label=spell(label),
-            )
+        curves = {spell(label): np.asarray(points, np.float64).reshape(-1, 2) for label, points in curves.items()}
+        _draw_panel(axes, curves, font)
         axes.set_title(spell(title), fontproperties=font, fontsize=12)
         axes.set_xlabel(x_title)
-        axes.grid(alpha=0.3)
-        axes.spines[['top', 'right']].set_visible(False)
-        values = [y for points in curves.values() for _, y in points if math.isfinite(y)]
-        if not values:
-            axes.text(0.5, 0.5, 'nothing yet', transform=axes.transAxes, ha='center', color='grey')
-        elif min(values) >= 0:
-            # Mean average precision, like every share, is seen against all that is possible only from 0 on.
-            axes.set_ylim(bottom=0)
-        xs = [x for points in curves.values() for x, _ in points]
-        if xs and max(xs) > 0:
-            axes.set_xlim(0, max(xs) * 1.02)
-            # Of whole epochs there is no half; of less than a few, only parts can be told.
-            axes.xaxis.get_major_locator().set_params(integer=max(xs) >= 3)
-        if values and len(curves) > 1:
-            axes.legend(prop=font, fontsize=9, frameon=False)
     file = io.BytesIO()
     figure.savefig(file, format=ending)
     return file.getvalue()
+
+
+def _draw_panel(axes, curves, font):
+    """Draw one panel. curves: dict of label -> n x 2 array of (x, y). font: of the legend."""
+    for k, (label, points) in enumerate(curves.items()):
+        axes.plot(
+            *points.T,
+            color=f'C{k % 10}',
+            linestyle=LINE_STYLES[k // 10 % len(LINE_STYLES)],
+            marker='o' if len(points) <= N_MARKED else None,
+            markersize=3.5,
+            linewidth=1.5,
+            label=label,
+        )
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    xs, ys = np.concatenate([np.zeros((0, 2)), *curves.values()]).T
+    ys = ys[np.isfinite(ys)]
+    if not len(ys):
+        axes.text(0.5, 0.5, 'nothing yet', transform=axes.transAxes, ha='center', color='grey')
+    elif ys.min() >= 0:
+        # Mean average precision, like every share, is seen against all that is possible only from 0 on.
+        axes.set_ylim(bottom=0)
+    if len(xs) and xs.max() > 0:
+        axes.set_xlim(0, xs.max() * 1.02)
+        # Of whole epochs there is no half; of less than a few, only parts can be told.
+        axes.xaxis.get_major_locator().set_params(integer=xs.max() >= 3)
+    if len(ys) and len(curves) > 1:
+        axes.legend(prop=font, fontsize=9, frameon=False)
 
 
 def _latin(text):

@@ -1,4 +1,4 @@
-"""The parts of a training run: optimizer, schedule, average of weights, checkpoints, one epoch."""
+"""The training loop: a step, an epoch, a whole run."""
 
 import math
 import time
@@ -8,19 +8,127 @@ from torch import nn
 
 from konohana import distributed
 from konohana.errors import UserError
+from konohana.evaluation.predict import predict_dataset
+from konohana.evaluation.summary import evaluate
+from konohana.interrupts import StopRequest
 from konohana.progress import progress_bar
-from konohana.training import half_precision
-from konohana.training.memory import peak_memory_gib
-from konohana.training.schedule import learning_rate
+from konohana.training import half_precision, logs
+from konohana.training.data import SMALL, small_size, stage_of
+from konohana.training.memory import out_of_memory_explained, peak_memory_gib
+from konohana.training.schedule import learning_rate, set_learning_rate
+
+
+def fit(training, settings):
+    """Train to the end of `n_epoch` or `max_minutes`, or until Ctrl-C; evaluate, log and save on the way.
+
+    Args:
+        training: a `build.Training`, resumed or fresh. settings: namespace of `_train.py`'s variables.
+
+    Raises:
+        UserError: out of GPU memory; see `train_one_epoch`.
+    """
+    run = training.run
+    log_folder = settings.path(settings.log_path) / (settings.run_name or run.net_file.stem)
+    with (
+        logs.Log(log_folder, run.iteration) as log,
+        StopRequest() as stop,
+        out_of_memory_explained(training.device, settings),
+    ):
+        if run.ended is not None:
+            # Stopped between the end of an epoch and its evaluation.
+            end_epoch(training, settings, log)
+        while not run.finished(settings):
+            set_stage(training, settings)
+            losses, rate = train_one_epoch(run, training.loader, training.device, settings, stop, log.scalar)
+            if run.batches_done == 0 or run.finished(settings):
+                run.ended = losses
+            if run.ended is not None and not stop.requested:
+                end_epoch(training, settings, log, f', {rate:.1f} images/s')
+            # A request that came during the evaluation counts as well.
+            stop.requested = distributed.any_of(stop.requested, training.device)
+            if stop.requested:
+                run.save()
+                later = ' That evaluates this epoch first.' if run.ended is not None else ''
+                print(f'Stopped at iteration {run.iteration} and saved. Run the same command again to go on.{later}')
+                return
+    print(f'Done. Weights: {run.net_file}' + (f', the best on val: {run.best_file}' if training.val_set.frames else ''))
+    print(f'Logs and curves.png: {log_folder}')
+
+
+def set_stage(training, settings):
+    """Choose the size and the augmentation of the next epoch's frames, see `stage_of`."""
+    model, resizable = training.run.model, settings.detector in ('konohana', 'yolof')
+    stage = stage_of(training.run.part_done(settings), resizable, settings)
+    training.loader.batch_sampler.stage = stage
+    if resizable:
+        model.transform.set_size(small_size(settings.img_hw) if stage == SMALL else settings.img_hw)
+
+
+def end_epoch(training, settings, log, note=''):
+    """Evaluate an epoch that has ended, if it is due, print and log it, and save.
+
+    Args:
+        training, settings: see `fit`. log: a `logs.Log`. note: text to follow the losses.
+    """
+    run, losses = training.run, training.run.ended
+    line = f'{run.position(settings)}: ' + ', '.join(f'{key} {value:.3f}' for key, value in losses.items()) + note
+    due = training.val_set.frames and (run.epoch % settings.eval_every == 0 or run.finished(settings))
+    metrics = None
+    if due and not distributed.rank():
+        run.save()  # whatever happens while it is judged, what was learned is kept
+        metrics = judge(training, settings, log)
+        line += f'; {summary(metrics)}'
+    print(line)
+    n_batches = len(training.loader.batch_sampler.batches())
+    log.epoch(run.epoch + run.batches_done / n_batches, run.iteration, losses, metrics)
+    run.ended = None
+    run.save()
+
+
+def judge(training, settings, log):
+    """Evaluate the averaged weights on val, keep them if they are the best so far, log -> dict of metrics."""
+    run, val_set = training.run, training.val_set
+    detections = predict_dataset(run.ema.model, val_set, progress=settings.progress)
+    run.metrics = evaluate(val_set.frames, detections, val_set.class_names)
+    run.save_best(run.metrics['AP'])
+    log.metrics(run.metrics, run.iteration)
+    log.pictures(val_set, detections, run.iteration)
+    return run.metrics
+
+
+def summary(metrics):
+    """An evaluation in a few words."""
+    text = f'val AP {metrics["AP"]:.3f}, AP50 {metrics["AP50"]:.3f}, found (AP50) {metrics["AP50_agnostic"]:.3f}'
+    return text + (f', mask AP {metrics["mask_AP"]:.3f}' if 'mask_AP' in metrics else '')
+
+
+class MeanLosses:
+    """The mean over images of each loss, and of their sum as `loss`."""
+
+    def __init__(self):
+        self.sums, self.n_images = {}, 0
+
+    def add(self, losses, n_images):
+        """Count a batch of `n_images`; `losses`: dict of floats, means over them."""
+        self.n_images += n_images
+        for key, value in losses.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value * n_images
+
+    def values(self):
+        """Dict of means."""
+        return {key: value / max(self.n_images, 1) for key, value in self.sums.items()}
 
 
 def train_one_epoch(run, loader, device, settings, stop, write_scalar):
     """Train from `run.batches_done` to the end of the epoch, or until a stop is requested or `max_minutes` are over.
 
+    It stops, and saves every `save_minutes`, only where the optimizer has just made a step: gradients that are still
+    being accumulated are in no file.
+
     Args:
         run: a `Run`. device: torch.device.
         loader: DataLoader of (images uint8, targets) over an `EpochBatches` sampler.
-        settings: dict of `lr`, `n_epoch`, `max_minutes`, `warmup_epochs`, `accumulate`, `clip_norm`, `amp`,
+        settings: namespace of `lr`, `n_epoch`, `max_minutes`, `warmup_epochs`, `accumulate`, `clip_norm`, `amp`,
             `save_minutes`, `progress`.
         stop: a `StopRequest`; one made to any of several processes counts for all.
         write_scalar: function of (name, value, iteration), for TensorBoard.
@@ -29,89 +137,117 @@ def train_one_epoch(run, loader, device, settings, stop, write_scalar):
         (dict of mean losses over the epoch's part trained here, images a second).
 
     Raises:
-        UserError: a loss that is not finite; the batch's pictures are named.
+        UserError: a loss that is not finite (the batch's pictures are named); see `train_step`.
     """
-    optimizer, max_minutes = run.optimizer, settings['max_minutes']
-    frames = loader.dataset.frames
     run.network.train()
+    run.optimizer.zero_grad(set_to_none=True)
     sampler = loader.batch_sampler
     sampler.epoch, sampler.skip = run.epoch, run.batches_done
     batch_sizes = [len(batch) for batch in sampler.batches()]
     n_batches, skipped = len(batch_sizes), sum(batch_sizes[: run.batches_done])
-    sums, n_images, started, minutes_before = {}, 0, time.monotonic(), run.minutes
-    optimizer.zero_grad(set_to_none=True)
-    title = f'Epoch {run.epoch + 1}' + ('' if max_minutes else f'/{settings["n_epoch"]}')
-    shown = {'loss': 'loss {formatted_value}', 'parts': '{formatted_value}', 'memory': '{formatted_value}'}
-    with progress_bar(title, sum(batch_sizes), settings['progress'], 'images', **shown) as bar:
+    means, started, minutes_before = MeanLosses(), time.monotonic(), run.minutes
+    with epoch_bar(run, sum(batch_sizes), settings) as bar:
         for images, targets in loader:
-            epochs_done = run.epoch + run.batches_done / n_batches
-            time_used = run.minutes / max_minutes if max_minutes else None
-            lr = learning_rate(settings['lr'], epochs_done, settings['n_epoch'], settings['warmup_epochs'], time_used)
-            for group in optimizer.param_groups:
-                group['lr'] = lr * group.get('lr_factor', 1.0)
-            batch_names = [frames[target['image_id']].path.name for target in targets]
-            values = train_step(run, images, targets, device, settings, last=run.batches_done + 1 == n_batches)
-            total = sum(values.values())
-            if not math.isfinite(total):
-                names = distributed.gathered(batch_names)
-                shown_losses = ', '.join(f'{key} {value:g}' for key, value in values.items())
-                raise UserError(
-                    f'The loss is not finite ({shown_losses}) at iteration {run.iteration} with {", ".join(names)}. '
-                    f'Look at these pictures and their boxes, or lower lr={settings["lr"]}. The last save is untouched.'
-                )
-            batch_size = batch_sizes[run.batches_done]  # of all processes together
+            lr = current_learning_rate(run, n_batches, settings)
+            set_learning_rate(run.optimizer, lr)
+            steps = (run.batches_done + 1) % settings.accumulate == 0 or run.batches_done + 1 == n_batches
+            losses = train_step(run, images, targets, device, settings, steps)
+            losses['loss'] = sum(losses.values())
+            if not math.isfinite(losses['loss']):
+                raise not_finite(losses, run, targets, loader.dataset.frames, settings)
+            means.add(losses, batch_sizes[run.batches_done])
             run.batches_done += 1
             run.iteration += 1
-            n_images += batch_size
-            for key, value in (*values.items(), ('loss', total)):
-                sums[key] = sums.get(key, 0.0) + value * batch_size
+            for key, value in losses.items():
                 write_scalar(f'train/{key}', value, run.iteration)
             write_scalar('train/learning_rate', lr, run.iteration)
-            memory = peak_memory_gib(device)
-            bar.update(
-                skipped + n_images,
-                loss=f'{sums["loss"] / n_images:.3f}',
-                parts=' '.join(f'{k.removeprefix("loss_")} {s / n_images:.2f}' for k, s in sums.items() if k != 'loss'),
-                memory='' if memory is None else f'peak {memory:.1f} GiB',
-            )
+            update_bar(bar, skipped + means.n_images, means.values(), device)
             minutes = minutes_before + (time.monotonic() - started) / 60
             stopped, run.minutes = distributed.highest([stop.requested, minutes], device)
             stop.requested = bool(stopped)
-            if stop.requested or (max_minutes and run.minutes >= max_minutes):
+            if not steps:
+                continue
+            if stop.requested or (settings.max_minutes and run.minutes >= settings.max_minutes):
                 break
-            if time.monotonic() - run.saved_at > settings['save_minutes'] * 60:
+            if time.monotonic() - run.saved_at > settings.save_minutes * 60:
                 run.save()
     if run.batches_done == n_batches:
         run.epoch, run.batches_done = run.epoch + 1, 0
-    rate = n_images / max(time.monotonic() - started, 1e-9)
-    return {key: value / max(n_images, 1) for key, value in sums.items()}, rate
+    return means.values(), means.n_images / max(time.monotonic() - started, 1e-9)
 
 
-def train_step(run, images, targets, device, settings, last):
-    """Forward, backward and, every `accumulate` batches or at the epoch's `last`, the optimizer's step.
+def current_learning_rate(run, n_batches, settings):
+    """The learning rate of the run's next batch; `n_batches`: of an epoch."""
+    epochs_done = run.epoch + run.batches_done / n_batches
+    time_used = run.minutes / settings.max_minutes if settings.max_minutes else None
+    return learning_rate(settings.lr, epochs_done, settings.n_epoch, settings.warmup_epochs, time_used)
 
-    Returns dict of the losses of the batch (of all processes together) as floats.
+
+def epoch_bar(run, n_images, settings):
+    """The progress bar of the run's next epoch."""
+    title = f'Epoch {run.epoch + 1}' + ('' if settings.max_minutes else f'/{settings.n_epoch}')
+    shown = {'loss': 'loss {formatted_value}', 'parts': '{formatted_value}', 'memory': '{formatted_value}'}
+    return progress_bar(title, n_images, settings.progress, 'images', **shown)
+
+
+def update_bar(bar, done, means, device):
+    """Move the bar of `epoch_bar` to `done` images."""
+    memory = peak_memory_gib(device)
+    bar.update(
+        done,
+        loss=f'{means["loss"]:.3f}',
+        parts=' '.join(f'{key.removeprefix("loss_")} {value:.2f}' for key, value in means.items() if key != 'loss'),
+        memory='' if memory is None else f'peak {memory:.1f} GiB',
+    )
+
+
+def not_finite(losses, run, targets, frames, settings):
+    """The UserError of a loss that is not finite. Of several processes, all have to call it."""
+    names = distributed.gathered([frames[target['image_id']].path.name for target in targets])
+    shown = ', '.join(f'{key} {value:g}' for key, value in losses.items() if key != 'loss')
+    return UserError(
+        f'The loss is not finite ({shown}) at iteration {run.iteration} with {", ".join(names)}. '
+        f'Look at these pictures and their boxes, or lower lr={settings.lr}. The last save is untouched.'
+    )
+
+
+def train_step(run, images, targets, device, settings, step=True):
+    """Forward and backward and, with `step`, the optimizer's step on the gradients gathered since the last one.
+
+    Args:
+        run: a `Run`. images: list of uint8 3 x H x W. targets: list of dicts, see `detectors.base.Detector`.
+        settings: namespace of `accumulate`, `clip_norm` and `amp`.
+
+    Returns:
+        dict of the losses of the batch (of all processes together) as floats.
+
+    Raises:
+        UserError: a batch norm gets a single value for each channel, of which it cannot take a variance.
     """
-    model, optimizer, scaler, accumulate = run.model, run.optimizer, run.scaler, settings['accumulate']
     images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True).float() / 255 for image in images]
     targets = [
         {k: v.as_subclass(torch.Tensor).to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
         for target in targets
     ]
-    with half_precision.autocast(device, settings['amp']):
+    with half_precision.autocast(device, settings.amp):
         losses = run.network(images, targets)
     weight = distributed.weight(len(images), device)
     losses = {key: value * weight for key, value in losses.items()}
     values = distributed.means(losses)
     # All processes judge by the same numbers: none is left waiting for another's gradients.
     if math.isfinite(sum(values.values())):
-        total = sum(losses.values()) / accumulate + distributed.zero_of(model)
-        scaler.scale(total).backward()
-        if (run.batches_done + 1) % accumulate == 0 or last:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), settings['clip_norm'])
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            run.ema.update(model)
+        total = sum(losses.values()) / settings.accumulate + distributed.zero_of(run.model)
+        run.scaler.scale(total).backward()
+        if step:
+            optimizer_step(run, settings.clip_norm)
     return values
+
+
+def optimizer_step(run, clip_norm):
+    """Clip the gradients to `clip_norm`, step, and let the average of weights follow."""
+    run.scaler.unscale_(run.optimizer)
+    nn.utils.clip_grad_norm_(run.model.parameters(), clip_norm)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.ema.update(run.model)

@@ -1,6 +1,8 @@
-"""What is written down of a run: for TensorBoard curves, figures, pictures of predictions; for the eye curves.png."""
+"""What is written down of a run: for TensorBoard curves, metrics, pictures of predictions; for the eye curves.png."""
 
+import contextlib
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,71 +22,93 @@ PICTURE_THRESHOLD = 0.3
 class Log:
     """TensorBoard's event files of one run, and its curves (see `curves.History`), as a context manager.
 
+    Where they cannot be written (a full disk, a read-only folder), one line says so and training goes on without.
     Of several processes (see `distributed`) only rank 0 writes anything.
 
     Args:
         folder: where they go.
         iteration: where the run resumes; what a killed run had logged beyond it is hidden, so the curve continues.
+
+    Raises:
+        UserError: `curves.jsonl` is damaged.
     """
 
     def __init__(self, folder, iteration=0):
-        self.writer = None
-        if distributed.rank():
-            return
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f'{folder}: logs cannot be kept there ({error.strerror}). Set log_path.') from None
-        self.history, self.can_draw, self.drawn_at = History(folder, iteration), True, None
-        self.writer = SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None, flush_secs=30)
+        self.folder, self.iteration = Path(folder), iteration
+        self.history = None if distributed.rank() else History(folder, iteration)
+        self.writer, self.drawn_at, self.lacking = None, None, set()
 
     def __enter__(self):
+        self.previous_hook, threading.excepthook = threading.excepthook, self._thread_failed
+        if self.history:
+            with self._or_without('TensorBoard logs'):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                first = self.iteration + 1 if self.iteration else None
+                self.writer = SummaryWriter(str(self.folder), purge_step=first, flush_secs=30)
         return self
 
     def __exit__(self, *_):
+        if self.history and self.drawn_at != len(self.history.rows):
+            self.draw()
         if self.writer:
-            self.writer.close()
-            if self.drawn_at != len(self.history.rows):
-                self.draw()
+            with self._or_without('TensorBoard logs'):
+                self.writer.close()
+        threading.excepthook = self.previous_hook
+
+    def _thread_failed(self, failure):
+        """TensorBoard's writer thread gives its OSError to the next call here; its traceback adds nothing."""
+        if not issubclass(failure.exc_type, OSError):
+            self.previous_hook(failure)
+
+    @contextlib.contextmanager
+    def _or_without(self, what):
+        """Turn a failure to write `what` into one line, once: a run of days does not end for want of logs."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            reason = error if isinstance(error, UserError) else f'{self.folder}: {error.strerror or error}'
+            if what not in self.lacking:
+                print(f'Warning: no {what}; training goes on. {reason}', file=sys.stderr)
+            self.lacking.add(what)
+
+    def _write(self, method, *arguments, **options):
+        """Call a method of TensorBoard's writer, as long as it can write."""
+        if self.writer and 'TensorBoard logs' not in self.lacking:
+            with self._or_without('TensorBoard logs'):
+                getattr(self.writer, method)(*arguments, **options)
 
     def scalar(self, name, value, iteration):
-        if self.writer:
-            self.writer.add_scalar(name, value, iteration)
+        """A point of one of TensorBoard's curves; nan is left out."""
+        if not np.isnan(value):
+            self._write('add_scalar', name, value, iteration)
 
-    def epoch(self, epoch, iteration, losses, figures=None):
-        """The end of an epoch: its mean losses, and the figures if there was an evaluation (else None)."""
-        if not self.writer:
+    def epoch(self, epoch, iteration, losses, metrics=None):
+        """The end of an epoch: its mean losses, and the metrics if there was an evaluation (else None)."""
+        if not self.history:
             return
         self.scalar('epoch', epoch, iteration)
-        self.history.add(epoch, iteration, losses, figures)
-        if figures:
+        with self._or_without(self.history.file.name):
+            self.history.add(epoch, iteration, losses, metrics)
+        if metrics:
             self.draw()
 
     def draw(self):
         """The curves as `curves.png`; it comes after every evaluation and at the end of a run."""
         self.drawn_at = len(self.history.rows)
-        if not self.can_draw or not self.history.rows:
-            return
-        try:
-            self.history.draw()
-        except UserError as error:
-            # A run of days does not end because a picture of it cannot be made.
-            print(f'No {self.history.picture.name}: {error}', file=sys.stderr)
-            self.can_draw = False
+        name = self.history.picture.name
+        if self.history.rows and name not in self.lacking:
+            with self._or_without(name):
+                self.history.draw()
 
-    def figures(self, figures, iteration):
+    def metrics(self, metrics, iteration):
         """The dict of `evaluation.evaluate`: COCO's twelve numbers (also of masks), AP50 of each class, VOC."""
         for name in (*COCO_NUMBERS, 'AP50_agnostic', 'AP75_agnostic', 'VOC07_mAP', 'VOC12_mAP'):
             for kind in ('', 'mask_'):
-                if kind + name in figures:
-                    self._known(f'val/{kind}{name}', figures[kind + name], iteration)
+                if kind + name in metrics:
+                    self.scalar(f'val/{kind}{name}', metrics[kind + name], iteration)
         for kind in ('', 'mask_'):
-            for name, value in figures.get(f'{kind}AP50_per_class', {}).items():
-                self._known(f'val_{kind}AP50/{name}', value, iteration)
-
-    def _known(self, name, value, iteration):
-        if not np.isnan(value):
-            self.writer.add_scalar(name, value, iteration)
+            for name, value in metrics.get(f'{kind}AP50_per_class', {}).items():
+                self.scalar(f'val_{kind}AP50/{name}', value, iteration)
 
     def pictures(self, dataset, detections, iteration):
         """A few frames of `dataset` with what was found in them."""
@@ -95,4 +119,4 @@ class Log:
             if 'rles' in found:
                 found['masks'] = masks.decode(found.pop('rles'), image.shape[:2])
             drawn = draw_detections(image, found, dataset.class_names, threshold=PICTURE_THRESHOLD)
-            self.writer.add_image(f'val/frame_{k + 1}', drawn, iteration, dataformats='HWC')
+            self._write('add_image', f'val/frame_{k + 1}', drawn, iteration, dataformats='HWC')

@@ -38,15 +38,19 @@ def peak_memory_gib(device):
 
 @contextlib.contextmanager
 def out_of_memory_explained(device, settings):
-    """Turn running out of GPU memory into a UserError: the numbers, and the variables to change."""
+    """Turn running out of GPU memory into a UserError: the numbers, and the variables to change.
+
+    Args:
+        device: torch.device. settings: namespace of `batch_size`, `img_hw` and `vram_limit_gib`.
+    """
     try:
         yield
     except torch.cuda.OutOfMemoryError:
         held = torch.cuda.max_memory_reserved(device) / 2**30 + CUDA_CONTEXT_GIB
         total = torch.cuda.get_device_properties(device).total_memory / 2**30
-        limit = settings['vram_limit_gib'] or total
+        limit = settings.vram_limit_gib or total
         raise UserError(
-            f'Out of GPU memory: batch_size={settings["batch_size"]} at img_hw={settings["img_hw"]} wants more than '
+            f'Out of GPU memory: batch_size={settings.batch_size} at img_hw={settings.img_hw} wants more than '
             f'{limit:.1f} GiB (held {held:.2f}, the card has {total:.1f}). Lower batch_size (accumulate=2 makes up for '
             f'half of it) or img_hw, or raise vram_limit_gib.'
         ) from None

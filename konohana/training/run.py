@@ -1,13 +1,38 @@
 """Everything of a training run that must survive an interruption, and its files."""
 
+import contextlib
+import math
+import os
 import time
 from pathlib import Path
 
+import filelock
 import torch
 
 from konohana import checkpoint, detectors, distributed, files
 from konohana.errors import UserError
 from konohana.inference import weights_name
+from konohana.training.schedule import load_optimizer
+
+# What `optim.pt` holds, and of which type. Older files lack those of OPTIONAL.
+STATE = {
+    'model': dict,
+    'ema': dict,
+    'ema_updates': int,
+    'optimizer': dict,
+    'scaler': dict,
+    'random': torch.Tensor,
+    'epoch': int,
+    'batches_done': int,
+    'iteration': int,
+    'minutes': float,
+    'best': (float, int),
+    'figures': dict,
+    'order': dict,
+    'description': dict,
+    'ended': (dict, type(None)),
+}
+OPTIONAL = {'minutes': 0.0, 'ended': None}
 
 
 def is_finished(state, settings):
@@ -15,11 +40,11 @@ def is_finished(state, settings):
 
     Args:
         state: dict of `epoch` and `minutes` done (`optim.pt` holds them), or {} for a run that has not begun.
-        settings: dict of `max_minutes` and `n_epoch`; the first counts if it is not 0.
+        settings: namespace of `max_minutes` and `n_epoch`; the first counts if it is not 0.
     """
-    if settings['max_minutes']:
-        return state.get('minutes', 0.0) >= settings['max_minutes']
-    return state.get('epoch', 0) >= settings['n_epoch']
+    if settings.max_minutes:
+        return state.get('minutes', 0.0) >= settings.max_minutes
+    return state.get('epoch', 0) >= settings.n_epoch
 
 
 class Run:
@@ -33,6 +58,12 @@ class Run:
         folder: where the files are. model, ema, optimizer, scaler: what is saved.
         description: dict of `detector`, `options`, `class_names`, `img_hw`, as weights files carry it.
         order: dict of what fixes the order of the samples (seed, batch size, number of frames).
+
+    Attributes:
+        epoch, batches_done, iteration: what is done; `batches_done` counts within the epoch.
+        minutes: of training, without evaluation.
+        ended: the mean losses of an epoch that has ended and is still to be evaluated and logged, else None.
+        metrics: of the last evaluation. best: the highest AP of this run's evaluations, -1 before the first.
     """
 
     def __init__(self, folder, model, ema, optimizer, scaler, description, order, use_res2block=False):
@@ -50,10 +81,39 @@ class Run:
         self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, scaler
         self.network = distributed.wrap(model)  # what is called in training
         self.description, self.order = description, order
-        self.epoch = self.batches_done = self.iteration = 0  # batches_done counts within the epoch
-        self.minutes = 0.0  # of training, without evaluation
-        self.best, self.figures = -1.0, {}
+        self.epoch = self.batches_done = self.iteration = 0
+        self.minutes, self.ended = 0.0, None
+        self.best, self.metrics = -1.0, {}
         self.saved_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Keep other trainings out of the run's files meanwhile; all processes of torchrun count as one.
+
+        The system gives the lock up with the process that holds it, so a killed run locks nobody out.
+
+        Raises:
+            UserError: another training holds the lock.
+        """
+        if distributed.rank():
+            yield
+            return
+        lock = filelock.FileLock(self.net_file.with_name(f'.{self.net_file.stem}.lock'))
+        try:
+            lock.acquire(timeout=1)
+        except filelock.Timeout:
+            raise UserError(
+                f'{self.net_file}: another training is writing it. Wait until it ends or stop it (Ctrl-C), or give this '
+                'run files of its own: run_name=<name>.'
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            raise UserError(
+                f'{self.net_file.parent}: weights cannot be kept there ({error}). Set checkpoint_path.'
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def finished(self, settings):
         """Whether the minutes of `max_minutes` (if that is not 0) or the `n_epoch` epochs are done."""
@@ -61,17 +121,17 @@ class Run:
 
     def part_done(self, settings):
         """How far the run is, 0 to 1: of its minutes or of its epochs."""
-        return self.minutes / settings['max_minutes'] if settings['max_minutes'] else self.epoch / settings['n_epoch']
+        return self.minutes / settings.max_minutes if settings.max_minutes else self.epoch / settings.n_epoch
 
     def position(self, settings):
         """How far the run is, as text."""
-        if settings['max_minutes']:
-            return f'{self.minutes:.1f} of {settings["max_minutes"]:g} minutes, epoch {self.epoch}'
-        return f'Epoch {self.epoch}/{settings["n_epoch"]}'
+        if settings.max_minutes:
+            return f'{self.minutes:.1f} of {settings.max_minutes:g} minutes, epoch {self.epoch}'
+        return f'Epoch {self.epoch}/{settings.n_epoch}'
 
     def weights(self):
         """The content of a weights file."""
-        return {'model': self.ema.model.state_dict(), **self.description, 'epoch': self.epoch, 'figures': self.figures}
+        return {'model': self.ema.model.state_dict(), **self.description, 'epoch': self.epoch, 'figures': self.metrics}
 
     def save(self):
         """Write all files. `optim.pt` comes first and is complete in itself, so a kill between files is harmless."""
@@ -90,25 +150,34 @@ class Run:
             'iteration': self.iteration,
             'minutes': self.minutes,
             'best': self.best,
-            'figures': self.figures,
+            'figures': self.metrics,
             'order': self.order,
             'description': self.description,
+            'ended': self.ended,
         }
         checkpoint.save(state, self.optim_file)
         checkpoint.save(self.weights(), self.net_file)
         files.write_text(self.iter_file, f'{self.iteration}\n')
 
     def save_best(self, value):
-        """Keep the present weights as the best if `value` is higher than any before."""
-        if value > self.best:
-            self.best = value
-            checkpoint.save(self.weights(), self.best_file)
+        """Keep the present weights as the best if `value` is higher than any before.
+
+        The best weights of an earlier run, which may have learned something else, are moved out of the way.
+        """
+        if not value > self.best:
+            return
+        if self.best < 0 and self.best_file.is_file():
+            kept = unused_name(self.best_file)
+            os.replace(self.best_file, kept)
+            print(f'{self.best_file.name} of an earlier run is now {kept.name}.')
+        self.best = value
+        checkpoint.save(self.weights(), self.best_file)
 
     def resume(self):
         """Go on from the files if they are there. Returns what happened as one line of text, '' for a fresh start.
 
         Raises:
-            UserError: the files are damaged, or of a run with other classes, detector or options.
+            UserError: the files are damaged, or of a run with other classes, detector, options or network.
         """
         if not self.net_file.is_file():
             if self.optim_file.is_file():
@@ -119,7 +188,37 @@ class Run:
                 f'{self.optim_file}: missing beside {self.net_file.name}, so that training cannot be resumed. Move '
                 f'{self.net_file.name} away to start afresh, or to start from it: init_from=<where you moved it>.'
             )
-        state = checkpoint.load(self.optim_file, needed=('model', 'ema', 'optimizer', 'description', 'order'))
+        needed = STATE.keys() - OPTIONAL.keys()
+        state = {**OPTIONAL, **checkpoint.load(self.optim_file, needed=sorted(needed))}
+        try:
+            self._refuse_damage(state)
+            self._refuse_other(state)
+            self._take(state)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f'{self.optim_file}: damaged ({reason}). {self._fresh_start()}') from None
+        return f'Resuming at epoch {self.epoch + 1}, iteration {self.iteration}.'
+
+    def _fresh_start(self):
+        return (
+            f'Move {self.net_file.name} and {self.optim_file.name} away to start afresh '
+            f'(init_from=<{self.net_file.name}> keeps what fits).'
+        )
+
+    def _refuse_damage(self, state):
+        """ValueError for a state that no run can have left."""
+        for key, kind in STATE.items():
+            if not isinstance(state[key], kind):
+                raise ValueError(f'{key} is {type(state[key]).__name__}')
+        counts = ('ema_updates', 'epoch', 'batches_done', 'iteration', 'minutes')
+        for key in counts:
+            if not 0 <= state[key] < 2**53:
+                raise ValueError(f'{key} is {state[key]}')
+        if not all(isinstance(value, float) and math.isfinite(value) for value in (state['ended'] or {}).values()):
+            raise ValueError('ended holds more than losses')
+
+    def _refuse_other(self, state):
+        """UserError for the state of a run with another detector, options, classes or network."""
         before = dict(state['description'])
         if before.get('detector') == self.description.get('detector'):
             # Options that the detector has gained since then had what is now their default.
@@ -128,25 +227,42 @@ class Run:
             old, new = before[key], self.description[key]
             if old != new:
                 raise UserError(
-                    f'{self.optim_file}: it is of a run with {key}={old}, now it is {new}. Move {self.net_file.name} '
-                    f'and {self.optim_file.name} away to start afresh (init_from=<net.pt> keeps what fits).'
+                    f'{self.optim_file}: it is of a run with {key}={old}, now it is {new}. {self._fresh_start()}'
                 )
+        own = self.model.state_dict()
+        for part in ('model', 'ema'):
+            changed = [key for key in own if shape(own[key]) != shape(state[part].get(key))]
+            changed += [key for key in state[part] if key not in own]
+            if changed:
+                then, now = shape(state[part].get(changed[0])), shape(own.get(changed[0]))
+                raise UserError(
+                    f'{self.optim_file}: the network has changed since: {changed[0]} was {then} and is {now} now, and so '
+                    f'with {len(changed) - 1} other weights. Undo the change to go on, or: {self._fresh_start()}'
+                )
+
+    def _take(self, state):
+        """Go on from a state that fits."""
         self.model.load_state_dict(state['model'])
         self.ema.model.load_state_dict(state['ema'])
         self.ema.updates = state['ema_updates']
-        try:
-            self.optimizer.load_state_dict(state['optimizer'])
-        except ValueError:
-            raise UserError(
-                f'{self.optim_file}: the optimizer in it is of another version of konohana. Move {self.net_file.name} '
-                f'and {self.optim_file.name} away and go on by init_from=<where you moved {self.net_file.name}>.'
-            ) from None
-        self.scaler.load_state_dict(state['scaler'])
+        load_optimizer(self.optimizer, self.model, state['optimizer'])
+        if state['scaler']:  # a run on the CPU has none
+            self.scaler.load_state_dict(state['scaler'])
         torch.set_rng_state(state['random'])
         self.epoch, self.iteration = state['epoch'], state['iteration']
-        self.minutes = state.get('minutes', 0.0)  # older files have none
-        self.best, self.figures = state['best'], state['figures']
+        self.minutes, self.ended = state['minutes'], state['ended']
+        self.best, self.metrics = state['best'], state['figures']
         # With another batch size, seed or data the order is another: then the epoch begins anew.
         same_order = all(state['order'].get(key, False) == value for key, value in self.order.items())
         self.batches_done = state['batches_done'] if same_order else 0
-        return f'Resuming at epoch {self.epoch + 1}, iteration {self.iteration}.'
+
+
+def shape(value):
+    """A tensor's shape as text, like 3 x 4; 'absent' for anything else."""
+    return ' x '.join(map(str, value.shape)) or 'a number' if isinstance(value, torch.Tensor) else 'absent'
+
+
+def unused_name(path):
+    """A name beside `path` that no file has: net_best_old.pt, net_best_old2.pt ..."""
+    numbers = ('', *range(2, 10_000))
+    return next(p for p in (path.with_stem(f'{path.stem}_old{n}') for n in numbers) if not p.exists())

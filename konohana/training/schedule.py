@@ -31,18 +31,65 @@ class Ema:
 def make_optimizer(model, lr, weight_decay, backbone_lr=1.0):
     """AdamW (Loshchilov and Hutter 2019, 1711.05101); no decay of norms, biases and other vectors.
 
-    The parameters of `model.backbone` learn at `backbone_lr` times the rate: each group's `lr_factor` says so.
+    The detector's `backbone_parameters` learn at `backbone_lr` times the rate: each group's `lr_factor` says so.
     """
+    backbone = {id(parameter) for parameter in model.backbone_parameters()}
     groups = [
         {'params': [], 'weight_decay': decay, 'lr_factor': factor}
         for factor in (backbone_lr, 1.0)
         for decay in (weight_decay, 0.0)
     ]
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            groups[2 * (not name.startswith('backbone.')) + (parameter.ndim <= 1)]['params'].append(parameter)
+            groups[2 * (id(parameter) not in backbone) + (parameter.ndim <= 1)]['params'].append(parameter)
     groups = [group for group in groups if group['params']]
     return torch.optim.AdamW(groups, lr=lr)
+
+
+def load_optimizer(optimizer, model, state):
+    """Load what an optimizer of `make_optimizer` has gathered for `model`, and its groups' decay and rates.
+
+    Args:
+        state: its `state_dict`. In older ones a backbone outside of `model.backbone` has no groups of its own, so all
+            parameters that decay come first, then the others; they go on at one rate.
+
+    Raises:
+        LookupError, TypeError, ValueError: the state does not fit.
+    """
+    groups, saved = optimizer.state_dict()['param_groups'], state['param_groups']
+    parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
+    if [len(group['params']) for group in saved] == [len(group['params']) for group in groups]:
+        position = {id(parameter): i for i, parameter in enumerate(parameters)}
+        before = saved
+    else:
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        two = [[p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]]
+        if [len(group['params']) for group in saved] != [len(group) for group in two]:
+            raise ValueError('its optimizer has other parameters')
+        position = {id(parameter): i for i, parameter in enumerate(two[0] + two[1])}
+        before = [saved[group['params'][0].ndim <= 1] for group in optimizer.param_groups]
+    for group, old in zip(groups, before, strict=True):
+        group.update(lr_factor=_factor(old.get('lr_factor', 1.0)), weight_decay=_factor(old['weight_decay']))
+    gathered = {}
+    for i, parameter in enumerate(parameters):
+        entry = state['state'].get(position[id(parameter)])
+        if entry is not None:
+            if any(entry[key].shape != parameter.shape for key in ('exp_avg', 'exp_avg_sq')) or entry['step'].ndim:
+                raise ValueError('its optimizer has averages of other shapes')
+            gathered[i] = entry
+    optimizer.load_state_dict({'state': gathered, 'param_groups': groups})
+
+
+def _factor(value):
+    if not 0 <= value < math.inf:
+        raise ValueError(f'its optimizer has a rate or decay of {value}')
+    return float(value)
+
+
+def set_learning_rate(optimizer, lr):
+    """Give each group of parameters its rate: `lr`, times the group's `lr_factor` if it has one."""
+    for group in optimizer.param_groups:
+        group['lr'] = lr * group.get('lr_factor', 1.0)
 
 
 def learning_rate(lr, epochs_done, n_epoch, warmup_epochs, time_used=None):
@@ -51,8 +98,8 @@ def learning_rate(lr, epochs_done, n_epoch, warmup_epochs, time_used=None):
     It is a function of the position alone (`epochs_done` counts parts of epochs), so resuming needs no state.
 
     Args:
-        time_used: None, or the part of the run's time that is used up, 0 to 1: then the cosine follows it in the place
-            of n_epoch, and warm-up ends where the two meet, if an epoch takes that long.
+        time_used: None, or the part of the run's time that is used up, 0 to 1: then the cosine follows it instead of
+            n_epoch, and warm-up ends where the two meet, if an epoch takes that long.
     """
 
     def cosine(part):

@@ -1,0 +1,186 @@
+"""From a script's variables to a run that can begin: device, data, network, optimizer, weights to start from."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader
+
+from konohana import checkpoint, detectors, distributed, inference
+from konohana.data.dataset import Frames
+from konohana.errors import UserError
+from konohana.training import half_precision
+from konohana.training.data import make_loader, read_training_frames
+from konohana.training.memory import cap_gpu_memory
+from konohana.training.run import Run
+from konohana.training.schedule import Ema, make_optimizer
+
+FEW_STEPS = 1000  # below so many a training from nothing or from published weights has only begun
+ENOUGH_STEPS = 2000  # the shipped weights had 2300
+
+
+@dataclass
+class Training:
+    """All that `engine.fit` needs.
+
+    Attributes:
+        run: the `Run`. loader: what it learns from, see `make_loader`. val_set: `Frames` it is judged by, maybe none.
+        device: torch.device that trains.
+    """
+
+    run: Run
+    loader: DataLoader
+    val_set: Frames
+    device: torch.device
+
+
+def prepare(settings):
+    """Set the seed, join torchrun's other processes and cap the GPU memory; returns the torch.device to train on.
+
+    Raises:
+        UserError: there is no such device, or it cannot do what is asked.
+    """
+    torch.manual_seed(settings.seed)
+    device = distributed.start(inference.pick_device(settings.device))
+    cap_gpu_memory(device, settings.vram_limit_gib)
+    return device
+
+
+def build(settings, device):
+    """Read the data and make the network and all that trains it.
+
+    Args:
+        settings: namespace of `_train.py`'s variables. device: torch.device.
+
+    Returns:
+        `Training`.
+
+    Raises:
+        UserError: see `read_training_frames`, `detectors.build` and `make_loader`.
+    """
+    # An unknown detector is refused before thousands of frames are read.
+    options = detectors.options_of(settings.detector, vars(settings))
+    frames = read_training_frames(settings)
+    model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
+    loader = make_loader(settings, frames, getattr(model, 'wants_masks', False), device)
+    model = model.to(device, memory_format=torch.channels_last)
+    if settings.amp:
+        half_precision.quicken_depthwise(model)
+    ema = Ema(model, settings.ema_decay)
+    starts_trained = settings.init_from or settings.pretrained
+    optimizer = make_optimizer(
+        model, settings.lr, settings.weight_decay, settings.backbone_lr if starts_trained else 1.0
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp and device.type == 'cuda')
+    description = {
+        'detector': settings.detector,
+        'options': options,
+        'class_names': frames.class_names,
+        'img_hw': list(settings.img_hw),
+    }
+    order = {
+        'seed': settings.seed,
+        'batch_size': settings.batch_size,
+        'frames': len(loader.dataset),
+        'group_by_aspect': settings.group_by_aspect,
+    }
+    folder = settings.path(settings.checkpoint_path)
+    if settings.run_name:
+        folder = settings.path(settings.log_path) / settings.run_name
+    run = Run(folder, model, ema, optimizer, scaler, description, order, settings.use_res2block)
+    print(
+        f'{len(frames.train)} frames to learn from, {len(frames.val)} to judge by, {len(frames.class_names)} names: '
+        f'{", ".join(frames.class_names)}. Training {settings.detector} on {device}.'
+    )
+    return Training(run, loader, Frames(frames.val, frames.class_names), device)
+
+
+def resume(training, settings):
+    """Go on from what an earlier run left, or start from the weights that are asked for; prints what is done.
+
+    Returns:
+        whether there is anything left to train.
+
+    Raises:
+        UserError: see `Run.resume` and `start_weights`.
+    """
+    run = training.run
+    message = run.resume()
+    if message:
+        print(message)
+    if run.iteration == 0 and (settings.init_from or settings.pretrained):
+        with distributed.first_rank_first():
+            print(start_weights(run, settings))
+        run.ema.model.load_state_dict(run.model.state_dict())
+    advise_epochs(training, settings)
+    if not run.finished(settings):
+        return True
+    more = f'{run.epoch} epochs already. Raise n_epoch'
+    if settings.max_minutes:
+        more = f'{run.minutes:.1f} minutes already. Raise max_minutes'
+    print(f'{run.net_file} has its {more}, or delete it to start afresh.')
+    return False
+
+
+def advise_epochs(training, settings):
+    """Say so if a run from nothing will hardly begin to learn, since its frames or epochs are few."""
+    if settings.init_from or settings.max_minutes or training.run.iteration:
+        return
+    n_batches = len(training.loader.batch_sampler.batches())
+    steps = n_batches * settings.n_epoch // settings.accumulate
+    if steps < FEW_STEPS:
+        enough = math.ceil(ENOUGH_STEPS * settings.accumulate / n_batches)
+        print(
+            f'n_epoch={settings.n_epoch} makes only {steps} steps of so few frames; n_epoch={enough} makes '
+            f'{ENOUGH_STEPS}.'
+        )
+
+
+def start_weights(run, settings):
+    """Start from published weights (`pretrained`) or those of a file (`init_from`) -> what was done, as text.
+
+    Raises:
+        UserError: nothing is published for this detector; see `initialise`.
+    """
+    if not settings.pretrained:
+        return initialise(run.model, settings.path(settings.init_from), run.description)
+    if not hasattr(run.model, 'load_pretrained'):
+        raise UserError(
+            f'pretrained={settings.pretrained!r}: no weights are published for detector={settings.detector!r}. '
+            'Leave it None.'
+        )
+    return run.model.load_pretrained(settings.pretrained)
+
+
+def initialise(model, path, description):
+    """Start from the weights in a file, as far as they fit.
+
+    Args:
+        model: the new detector, changed in place. path: the weights file.
+        description: dict of `detector`, `options` and `class_names`, what `model` is.
+
+    Returns:
+        what was done, as one line of text.
+
+    Raises:
+        UserError: see `checkpoint.load`; weights of which nothing fits.
+    """
+    content = checkpoint.load(path)
+    same_classes = content['class_names'] == description['class_names']
+    anew = () if same_classes else getattr(model, 'class_layers', ())
+    left = checkpoint.fit_weights(model, content['model'], skip=anew)
+    if len(left) == len(model.state_dict()):
+        raise UserError(
+            f'{path}: nothing in it fits; it is of detector={content["detector"]!r}, and to be trained is '
+            f'{description["detector"]!r}.'
+        )
+    text = f'Starting from {path}.'
+    if not same_classes:
+        text += f' Its classes were {", ".join(content["class_names"])}, so the class layer starts anew.'
+    for name, value in description['options'].items():
+        before = content.get('options', {}).get(name, value)
+        if before != value:
+            text += f' Its {name} was {before!r}, here it is {value!r}.'
+    if left:
+        text += f' Not taken from there: {", ".join(left[:8])}{" ..." if len(left) > 8 else ""}.'
+    return text

@@ -1,0 +1,130 @@
+"""What a run learns from and is judged by: frames, class names, stages of augmentation, batches."""
+
+from dataclasses import dataclass
+
+from torch.utils.data import DataLoader
+
+from konohana.data.augment import training_transform
+from konohana.data.dataset import Frames, collate
+from konohana.data.paste import Paste
+from konohana.data.reading import class_names_of, read_frames, report, unknown_names
+from konohana.data.sampler import EpochBatches, repeat_rare_frames, upright
+from konohana.errors import UserError
+from konohana.interrupts import ignore_interrupts
+
+# The stages of a run. A detector that is not resizable begins with the second.
+SMALL, LARGE, NO_AUGMENT = range(3)
+
+
+@dataclass
+class TrainingFrames:
+    """The frames of a run: lists of `Sample`, all of whose names are in `class_names`."""
+
+    train: list
+    val: list
+    class_names: list
+
+
+def read_training_frames(settings):
+    """Read the splits to learn and to judge by, and the second dataset if there is one.
+
+    Prints every problem of the data.
+
+    Args:
+        settings: namespace of `_train.py`'s variables.
+
+    Returns:
+        `TrainingFrames`.
+
+    Raises:
+        UserError: there are problems and `skip_bad_files` is False; a split without a frame, data without a name.
+    """
+    root = settings.path(settings.konohana_dataset_path)
+    splits = [split for split in (settings.train_split, settings.val_split) if split]
+    (train, *rest), problems = read_frames(root, splits, settings.ignore_class, settings.progress)
+    val = rest[0] if rest else []
+    class_names = class_names_of(root, train)
+    if settings.extra_dataset_path:
+        extra_root = settings.path(settings.extra_dataset_path)
+        (extra,), more = read_frames(extra_root, [settings.train_split], settings.ignore_class, settings.progress)
+        class_names += [name for name in class_names_of(extra_root, extra) if name not in class_names]
+        train, problems = train + extra, problems + more
+    report(problems + unknown_names(train + val, class_names), settings.skip_bad_files)
+    known = set(class_names)
+    train, val = ([frame for frame in frames if set(frame.names) <= known] for frames in (train, val))
+    for split, frames in zip(splits, (train, val), strict=False):
+        if not frames:
+            raise UserError(f'{root}: no usable frame in split {split!r}.')
+    if not class_names:
+        raise UserError(f'{root}: no frame of split {settings.train_split!r} has a labelled character. Label some.')
+    return TrainingFrames(train, val, class_names)
+
+
+def small_size(img_hw):
+    """Two thirds of (height, width), in multiples of 16 and at least 32 pixels: what the first stage sees."""
+    return tuple(max(32, round(side / 24) * 16) for side in img_hw)
+
+
+def stage_transforms(settings):
+    """The transforms of the three stages: small frames, frames of `img_hw`, frames of `img_hw` without augmentation.
+
+    The last one still flips.
+    """
+
+    def plain(hw, flip=0):
+        return training_transform(hw, flip, None, False, 0, turn=settings.group_by_aspect)
+
+    def augmented(hw):
+        return training_transform(
+            hw,
+            settings.flip,
+            settings.scale,
+            settings.shift,
+            settings.colour,
+            settings.hue,
+            settings.random_erasing,
+            settings.trivial_augment,
+            turn=settings.group_by_aspect,
+        )
+
+    stage = augmented if settings.augment else plain
+    small, large = stage(small_size(settings.img_hw)), stage(settings.img_hw)
+    return [small, large, plain(settings.img_hw, settings.flip if settings.augment else 0)]
+
+
+def stage_of(part_done, resizable, settings):
+    """The stage of a run of which `part_done` (0 to 1) is over: SMALL, LARGE or NO_AUGMENT."""
+    if resizable and part_done < settings.small_part:
+        return SMALL
+    return LARGE if part_done < 1 - settings.no_augment_part else NO_AUGMENT
+
+
+def make_loader(settings, frames, with_masks, device):
+    """The DataLoader of a run: batches of (images uint8, targets) in the order of an `EpochBatches` sampler.
+
+    Args:
+        settings: namespace of `_train.py`'s variables. frames: `TrainingFrames`.
+        with_masks: whether the detector learns masks. device: torch.device that trains.
+
+    Raises:
+        UserError: see `Frames` and `EpochBatches`.
+    """
+    shown = repeat_rare_frames(frames.train, settings.repeat_rare)
+    pasting = None
+    if settings.paste and settings.augment:
+        pasting = Paste(frames.train, frames.class_names, settings.paste, settings.progress)
+        print(f'{len(pasting.cut_outs)} characters can be cut out of their frames and pasted into others.')
+    mosaic_hw = settings.img_hw if settings.mosaic and settings.augment else None
+    dataset = Frames(
+        shown, frames.class_names, stage_transforms(settings), mosaic_hw, settings.seed, with_masks, pasting
+    )
+    groups = upright(shown) if settings.group_by_aspect else None
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), settings.batch_size, settings.seed, groups),
+        num_workers=settings.num_workers,
+        collate_fn=collate,
+        pin_memory=device.type == 'cuda',
+        persistent_workers=settings.num_workers > 0,
+        worker_init_fn=ignore_interrupts,
+    )
