@@ -112,9 +112,7 @@ def check(settings):
             f"pretrained={settings.pretrained!r}: it is None, True (COCO's weights) or 'backbone' (ImageNet's)."
         )
     if settings.pretrained and settings.init_from:
-        raise UserError(
-            f'pretrained={settings.pretrained!r} and init_from={settings.init_from!r}: choose one of them.'
-        )
+        raise UserError(f'pretrained={settings.pretrained!r} and init_from={settings.init_from!r}: choose one of them.')
     name = settings.run_name
     if set(name) & set('/\\:*?"<>|') or name != name.strip(' .'):
         raise UserError(f'run_name={name!r}: it becomes the name of a folder, so without / \\ : * ? " < > |.')

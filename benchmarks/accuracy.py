@@ -32,7 +32,7 @@ from konohana.errors import UserError
 from konohana.evaluation import cost
 from konohana.evaluation.predict import predict_dataset
 from konohana.evaluation.summary import evaluate
-from konohana.settings import override, require, resolve, run
+from konohana.settings import Settings, override, require, resolve, run
 from konohana.toy.writer import draw_default
 from konohana.training.run import is_finished
 from tools import compare
@@ -202,10 +202,10 @@ def main():
         else:
             compare.check_begun(folder, settings[name])
             state = compare.state_of(folder, settings[name])
-            if not is_finished(state, settings[name]):
+            if not is_finished(state, Settings(**settings[name])):
                 compare.train(name, settings[name])
                 state = compare.state_of(folder, settings[name])
-            if not is_finished(state, settings[name]):
+            if not is_finished(state, Settings(**settings[name])):
                 raise KeyboardInterrupt  # _train.py alone was stopped
             file = folder / inference.weights_name(settings[name]['use_res2block'])
             models[name] = inference.load(file, device, fuse=False)

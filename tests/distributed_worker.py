@@ -5,6 +5,7 @@ torchrun --nproc_per_node=2 tests/distributed_worker.py DATASET RESULT
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -23,10 +24,10 @@ from konohana.training.run import Run
 from konohana.training.schedule import Ema
 
 IMG_HW = (64, 96)
-SETTINGS = {
+SETTINGS = SimpleNamespace(
     **{'lr': 0.05, 'n_epoch': 1, 'max_minutes': 0.0, 'warmup_epochs': 0.0, 'accumulate': 2, 'clip_norm': 5.0},
     **{'amp': False, 'save_minutes': 99.0, 'progress': False},
-}
+)
 
 
 class MeanOfImages(nn.Module):
@@ -63,7 +64,7 @@ def train(dataset, folder):
         torch.manual_seed(0)
         model = build()
         # Plain descent: AdamW would turn rounding errors of a gradient near 0 into whole steps.
-        optimizer = torch.optim.SGD(model.parameters(), lr=SETTINGS['lr'])
+        optimizer = torch.optim.SGD(model.parameters(), lr=SETTINGS.lr)
         scaler = torch.amp.GradScaler('cpu', enabled=False)
         run = Run(Path(folder) / name, model, Ema(model), optimizer, scaler, {}, {})
         # Twelve frames in batches of five: 5, 5 and 2, which two processes cannot halve evenly.
@@ -75,7 +76,7 @@ def train(dataset, folder):
             losses.append((iteration, key, value))
 
         with StopRequest() as stop:
-            for _ in range(SETTINGS['n_epoch']):
+            for _ in range(SETTINGS.n_epoch):
                 train_one_epoch(run, loader, device, SETTINGS, stop, write)
         run.save()
         results[name] = (losses, model.state_dict())

@@ -62,7 +62,7 @@ def trained(compare, monkeypatch):
         order, res2 = {'seed': settings['seed']}, settings['use_res2block']
         state = Run(folder, model, Ema(model), optimizer, scaler, description, order, res2)
         state.epoch, state.iteration, state.minutes = settings['n_epoch'], 7, 0.5
-        state.figures = {'AP': 0.25 * len(names), 'AP50': float('nan')}
+        state.metrics = {'AP': 0.25 * len(names), 'AP50': float('nan')}
         state.save()
 
     monkeypatch.setattr(compare.module, 'train', train)

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,14 +186,13 @@ def test_eight_frames_are_learned_by_heart(tmp_path):
     optimizer = make_optimizer(model, 4e-3, 0.0)
     scaler = torch.amp.GradScaler('cpu', enabled=False)
     run = Run(tmp_path / 'run', model, ema, optimizer, scaler, {}, {})
-    settings = {
+    settings = SimpleNamespace(
         **{'lr': 4e-3, 'n_epoch': 140, 'warmup_epochs': 5.0, 'accumulate': 1, 'clip_norm': 10.0, 'amp': False},
-        'max_minutes': 0.0,
-        **{'save_minutes': 99.0, 'progress': False},
-    }
+        **{'max_minutes': 0.0, 'save_minutes': 99.0, 'progress': False},
+    )
     first = last = None
     with StopRequest() as stop:
-        for _ in range(settings['n_epoch']):
+        for _ in range(settings.n_epoch):
             last, _ = train_one_epoch(run, loader, torch.device('cpu'), settings, stop, lambda *_: None)
             first = first or last
     assert last['loss'] < first['loss'] / 3
@@ -218,11 +218,10 @@ def test_accumulating_two_halves_is_one_batch():
 
     run = Run('.', Wrapped(), Ema(Wrapped()), optimizer, scaler, {}, {})
     images = [torch.tensor([255, 0, 0], dtype=torch.uint8), torch.tensor([0, 255, 0], dtype=torch.uint8)]
-    settings = {'accumulate': 2, 'clip_norm': 1e9, 'amp': False}
-    train_step(run, images[:1], [{}], torch.device('cpu'), settings, last=False)
+    settings = SimpleNamespace(accumulate=2, clip_norm=1e9, amp=False)
+    train_step(run, images[:1], [{}], torch.device('cpu'), settings, step=False)
     assert torch.equal(model.weight, before)
-    run.batches_done = 1
-    train_step(run, images[1:], [{}], torch.device('cpu'), settings, last=False)
+    train_step(run, images[1:], [{}], torch.device('cpu'), settings)
     torch.testing.assert_close(model.weight, before - 0.1 * torch.tensor([[0.5, 0.5, 0.0]]))
 
 
@@ -257,13 +256,11 @@ def test_memory_cap_needs_room_for_cuda_itself():
 
 
 def test_out_of_gpu_memory_is_one_line_with_numbers_and_variables(monkeypatch):
-    from types import SimpleNamespace
-
     from konohana.errors import UserError
 
     monkeypatch.setattr(torch.cuda, 'max_memory_reserved', lambda _: 2.4 * 2**30)
     monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda _: SimpleNamespace(total_memory=8 * 2**30))
-    settings = {'batch_size': 64, 'img_hw': (360, 640), 'vram_limit_gib': 3.0}
+    settings = SimpleNamespace(batch_size=64, img_hw=(360, 640), vram_limit_gib=3.0)
     with (
         pytest.raises(UserError, match=r'batch_size=64 .*3.0 GiB .*held 2.90.*8.0.*accumulate') as caught,
         out_of_memory_explained(torch.device('cuda'), settings),
@@ -274,7 +271,6 @@ def test_out_of_gpu_memory_is_one_line_with_numbers_and_variables(monkeypatch):
 
 def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch):
     """The learning rate follows the minutes used down to the end; a stop in between changes nothing."""
-    from types import SimpleNamespace
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -299,10 +295,10 @@ def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch
             return batches()
 
     monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
-    settings = {
+    settings = SimpleNamespace(
         **{'lr': 1.0, 'n_epoch': 1, 'max_minutes': 1.0, 'warmup_epochs': 0.5, 'accumulate': 1, 'clip_norm': 1e9},
         **{'amp': False, 'save_minutes': 99.0, 'progress': False},
-    }
+    )
     rates, epochs = [], []
 
     def begin():

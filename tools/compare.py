@@ -26,7 +26,7 @@ from konohana.errors import UserError
 from konohana.evaluation import cost
 from konohana.fonts import find_font
 from konohana.interrupts import StopRequest
-from konohana.settings import override, require, resolve, run
+from konohana.settings import Settings, override, read, require, resolve, run
 from konohana.training import curves
 from konohana.training.run import is_finished
 
@@ -73,8 +73,7 @@ def settings_of(name, changes):
         **{'log_path': resolve(ROOT / '_train.py', compare_out), 'run_name': name},
     }
     try:
-        # A copy of its globals, so that one variant's variables do not become the next one's.
-        return override(dict(vars(_train)), [f'{key}={value}' for key, value in values.items()])
+        return vars(read(vars(_train), [f'{key}={value}' for key, value in values.items()], _train.ALIASES))
     except UserError as error:
         raise UserError(f'variant {name!r}: {error}') from None
 
@@ -231,7 +230,7 @@ def main():
     rows, failed = {}, {}
     for i, (name, own) in enumerate(settings.items(), start=1):
         state = state_of(out / name, own)
-        if not is_finished(state, own):
+        if not is_finished(state, Settings(**own)):
             print(f'[{i}/{len(settings)}] {name}')
             try:
                 train(name, own)
@@ -240,7 +239,7 @@ def main():
                 failed[name] = error
                 continue
             state = state_of(out / name, own)
-        if not is_finished(state, own):
+        if not is_finished(state, Settings(**own)):
             raise KeyboardInterrupt  # _train.py alone was stopped
         rows[name] = result_of(out / name, state)
         files.write_bytes(out / 'table.md', table(rows, failed).encode())

@@ -38,8 +38,9 @@ def prepare(settings):
     """Set the seed, join torchrun's other processes and cap the GPU memory; returns the torch.device to train on.
 
     Raises:
-        UserError: there is no such device, or it cannot do what is asked.
+        UserError: there is no such detector or device, or it cannot do what is asked.
     """
+    detectors.options_of(settings.detector, vars(settings))
     torch.manual_seed(settings.seed)
     device = distributed.start(inference.pick_device(settings.device))
     cap_gpu_memory(device, settings.vram_limit_gib)
@@ -58,11 +59,10 @@ def build(settings, device):
     Raises:
         UserError: see `read_training_frames`, `detectors.build` and `make_loader`.
     """
-    # An unknown detector is refused before thousands of frames are read.
     options = detectors.options_of(settings.detector, vars(settings))
     frames = read_training_frames(settings)
     model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
-    loader = make_loader(settings, frames, getattr(model, 'wants_masks', False), device)
+    loader = make_loader(settings, frames, model.wants_masks, device)
     model = model.to(device, memory_format=torch.channels_last)
     if settings.amp:
         half_precision.quicken_depthwise(model)
@@ -99,7 +99,7 @@ def resume(training, settings):
     """Go on from what an earlier run left, or start from the weights that are asked for; prints what is done.
 
     Returns:
-        whether there is anything left to train.
+        whether there is anything left to train or to evaluate.
 
     Raises:
         UserError: see `Run.resume` and `start_weights`.
@@ -113,7 +113,7 @@ def resume(training, settings):
             print(start_weights(run, settings))
         run.ema.model.load_state_dict(run.model.state_dict())
     advise_epochs(training, settings)
-    if not run.finished(settings):
+    if run.ended is not None or not run.finished(settings):
         return True
     more = f'{run.epoch} epochs already. Raise n_epoch'
     if settings.max_minutes:
@@ -144,11 +144,6 @@ def start_weights(run, settings):
     """
     if not settings.pretrained:
         return initialise(run.model, settings.path(settings.init_from), run.description)
-    if not hasattr(run.model, 'load_pretrained'):
-        raise UserError(
-            f'pretrained={settings.pretrained!r}: no weights are published for detector={settings.detector!r}. '
-            'Leave it None.'
-        )
     return run.model.load_pretrained(settings.pretrained)
 
 
@@ -167,7 +162,7 @@ def initialise(model, path, description):
     """
     content = checkpoint.load(path)
     same_classes = content['class_names'] == description['class_names']
-    anew = () if same_classes else getattr(model, 'class_layers', ())
+    anew = () if same_classes else model.class_layers
     left = checkpoint.fit_weights(model, content['model'], skip=anew)
     if len(left) == len(model.state_dict()):
         raise UserError(

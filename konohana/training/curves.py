@@ -53,7 +53,12 @@ class History:
     def _checked(row):
         """A row as `add` makes it today; ValueError for one that it cannot have made."""
         losses = {FORMER_LOSSES.get(name, name): value for name, value in row['losses'].items()}
-        numbers = (row['epoch'], row['iteration'], *losses.values(), *(row[key] for key in ('AP', 'AP50') if key in row))
+        numbers = (
+            row['epoch'],
+            row['iteration'],
+            *losses.values(),
+            *(row[key] for key in ('AP', 'AP50') if key in row),
+        )
         if not all(isinstance(number, (int, float)) for number in numbers):
             raise ValueError('a value is not a number')
         return {**row, 'losses': losses}
@@ -95,10 +100,15 @@ def read_events(folder):
     every = {event_accumulator.SCALARS: 0, event_accumulator.IMAGES: 1}
     events = event_accumulator.EventAccumulator(str(folder), size_guidance=every)
     events.Reload()
-    return {
+    scalars = {
         key: np.array([(event.step, event.wall_time, event.value) for event in events.Scalars(key)])
         for key in events.Tags()[event_accumulator.SCALARS]
     }
+    for former, name in FORMER_LOSSES.items():
+        before = scalars.pop(f'train/{former}', None)
+        if before is not None:
+            scalars[f'train/{name}'] = np.concatenate([before, scalars.get(f'train/{name}', before[:0])])
+    return scalars
 
 
 def draw(panels, x_title, ending='png'):

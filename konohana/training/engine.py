@@ -57,10 +57,10 @@ def fit(training, settings):
 
 def set_stage(training, settings):
     """Choose the size and the augmentation of the next epoch's frames, see `stage_of`."""
-    model, resizable = training.run.model, settings.detector in ('konohana', 'yolof')
-    stage = stage_of(training.run.part_done(settings), resizable, settings)
+    model = training.run.model
+    stage = stage_of(training.run.part_done(settings), model.resizable, settings)
     training.loader.batch_sampler.stage = stage
-    if resizable:
+    if model.resizable:
         model.transform.set_size(small_size(settings.img_hw) if stage == SMALL else settings.img_hw)
 
 

@@ -30,19 +30,26 @@ class Log:
         iteration: where the run resumes; what a killed run had logged beyond it is hidden, so the curve continues.
 
     Raises:
-        UserError: `curves.jsonl` is damaged.
+        UserError: `curves.jsonl` is damaged; there is a file where the folder should be.
     """
 
     def __init__(self, folder, iteration=0):
         self.folder, self.iteration = Path(folder), iteration
-        self.history = None if distributed.rank() else History(folder, iteration)
-        self.writer, self.drawn_at, self.lacking = None, None, set()
+        self.history, self.writer, self.drawn_at, self.lacking = None, None, None, set()
+        if distributed.rank():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f'{folder}: logs cannot be kept there ({error.strerror}). Set log_path.') from None
+        except OSError:
+            pass  # told when it is written to
+        self.history = History(folder, iteration)
 
     def __enter__(self):
         self.previous_hook, threading.excepthook = threading.excepthook, self._thread_failed
         if self.history:
             with self._or_without('TensorBoard logs'):
-                self.folder.mkdir(parents=True, exist_ok=True)
                 first = self.iteration + 1 if self.iteration else None
                 self.writer = SummaryWriter(str(self.folder), purge_step=first, flush_secs=30)
         return self

@@ -103,8 +103,8 @@ class Run:
             lock.acquire(timeout=1)
         except filelock.Timeout:
             raise UserError(
-                f'{self.net_file}: another training is writing it. Wait until it ends or stop it (Ctrl-C), or give this '
-                'run files of its own: run_name=<name>.'
+                f'{self.net_file}: another training is writing it. Wait until it ends or stop it (Ctrl-C), or give '
+                'this run files of its own: run_name=<name>.'
             ) from None
         except (OSError, NotImplementedError) as error:
             raise UserError(
@@ -236,8 +236,8 @@ class Run:
             if changed:
                 then, now = shape(state[part].get(changed[0])), shape(own.get(changed[0]))
                 raise UserError(
-                    f'{self.optim_file}: the network has changed since: {changed[0]} was {then} and is {now} now, and so '
-                    f'with {len(changed) - 1} other weights. Undo the change to go on, or: {self._fresh_start()}'
+                    f'{self.optim_file}: the network has changed since: {changed[0]} was {then} and is {now} now, '
+                    f'and so with {len(changed) - 1} other weights. Undo the change to go on, or: {self._fresh_start()}'
                 )
 
     def _take(self, state):
