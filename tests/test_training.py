@@ -305,7 +305,7 @@ def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch
         model = Model()
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         scaler = torch.amp.GradScaler('cpu', enabled=False)
-        description = {'detector': 'none', 'options': {}, 'class_names': []}
+        description = {'detector': 'none', 'options': {}, 'class_names': ['a'], 'img_hw': [64, 96]}
         monkeypatch.setattr(detectors, 'options_of', lambda _, options: options)
         return Run(tmp_path, model, Ema(model), optimizer, scaler, description, {})
 

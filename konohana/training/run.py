@@ -14,25 +14,17 @@ from konohana.errors import UserError
 from konohana.inference import weights_name
 from konohana.training.schedule import load_optimizer
 
-# What `optim.pt` holds, and of which type. Older files lack those of OPTIONAL.
-STATE = {
-    'model': dict,
-    'ema': dict,
-    'ema_updates': int,
+# What `optim.pt` holds besides what `checkpoint.load` checks, and of which type.
+KINDS = {
     'optimizer': dict,
     'scaler': dict,
     'random': torch.Tensor,
-    'epoch': int,
-    'batches_done': int,
-    'iteration': int,
-    'minutes': float,
-    'best': (float, int),
-    'figures': dict,
     'order': dict,
-    'description': dict,
+    'best': (float, int),
     'ended': (dict, type(None)),
 }
-OPTIONAL = {'minutes': 0.0, 'ended': None}
+NEEDED = ('model', 'ema', 'ema_updates', 'epoch', 'batches_done', 'iteration', 'figures', 'description', *KINDS)
+ABSENT_BEFORE = {'minutes': 0.0, 'ended': None}  # what files of earlier versions lack
 
 
 def is_finished(state, settings):
@@ -188,10 +180,12 @@ class Run:
                 f'{self.optim_file}: missing beside {self.net_file.name}, so that training cannot be resumed. Move '
                 f'{self.net_file.name} away to start afresh, or to start from it: init_from=<where you moved it>.'
             )
-        needed = STATE.keys() - OPTIONAL.keys()
-        state = {**OPTIONAL, **checkpoint.load(self.optim_file, needed=sorted(needed))}
+        needed = [key for key in NEEDED if key not in ABSENT_BEFORE]
+        state = {**ABSENT_BEFORE, **checkpoint.load(self.optim_file, needed=needed)}
         try:
-            self._refuse_damage(state)
+            for key, kind in KINDS.items():
+                if not isinstance(state[key], kind):
+                    raise TypeError(f'its {key} is {type(state[key]).__name__}')
             self._refuse_other(state)
             self._take(state)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -204,18 +198,6 @@ class Run:
             f'Move {self.net_file.name} and {self.optim_file.name} away to start afresh '
             f'(init_from=<{self.net_file.name}> keeps what fits).'
         )
-
-    def _refuse_damage(self, state):
-        """ValueError for a state that no run can have left."""
-        for key, kind in STATE.items():
-            if not isinstance(state[key], kind):
-                raise ValueError(f'{key} is {type(state[key]).__name__}')
-        counts = ('ema_updates', 'epoch', 'batches_done', 'iteration', 'minutes')
-        for key in counts:
-            if not 0 <= state[key] < 2**53:
-                raise ValueError(f'{key} is {state[key]}')
-        if not all(isinstance(value, float) and math.isfinite(value) for value in (state['ended'] or {}).values()):
-            raise ValueError('ended holds more than losses')
 
     def _refuse_other(self, state):
         """UserError for the state of a run with another detector, options, classes or network."""
@@ -251,6 +233,8 @@ class Run:
         torch.set_rng_state(state['random'])
         self.epoch, self.iteration = state['epoch'], state['iteration']
         self.minutes, self.ended = state['minutes'], state['ended']
+        if self.ended is not None and not all(isinstance(loss, float) for loss in self.ended.values()):
+            raise TypeError('its ended is no dict of losses')
         self.best, self.metrics = state['best'], state['figures']
         # With another batch size, seed or data the order is another: then the epoch begins anew.
         same_order = all(state['order'].get(key, False) == value for key, value in self.order.items())
