@@ -1,7 +1,6 @@
 """Everything of a training run that must survive an interruption, and its files."""
 
 import contextlib
-import math
 import os
 import time
 from pathlib import Path
