@@ -1,18 +1,21 @@
 """Drawing of detections, of the detector's maps, and of sheets that show them side by side.
 
-Boxes and masks are drawn by OpenCV on the array; OpenCV knows no script but ASCII, so labels are rendered by Pillow,
-once per text, and pasted as ready tags. A font is looked for once, among the system's, by the glyphs that it has.
+OpenCV draws boxes and masks on the array. It knows no script but ASCII, so Pillow renders the labels, once per text, in
+a font that fonts.py finds, and they are pasted as ready tags.
 """
 
+import bisect
 import colorsys
 import functools
 import os
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
-from konohana.fonts import _latin_font, _load_font, _spellings
+from konohana import fonts
+from konohana.boxes import intersection
 
 # Twenty-odd colours that people tell apart (Sasha Trubetskoy, https://sashamaps.net/docs/resources/20-colors/), without
 # the greys; neighbours differ most. More classes continue with hues at the golden angle.
@@ -23,11 +26,12 @@ _COLOURS = (
 )
 
 
+_BACKGROUND = (24, 24, 24)  # of sheets, between the panels
 _SMALLEST_TEXT = 9  # pixels; Chinese characters are not readable below
 
 
 def class_colour(index):
-    """The colour of class `index` (0-based, an index into class_names): (r, g, b), 0..255, the same in every frame."""
+    """The colour of class `index` (0 is the first of class_names): (r, g, b), 0 to 255, the same in every frame."""
     index = int(index)
     if 0 <= index < len(_COLOURS):
         return _COLOURS[index]
@@ -35,7 +39,7 @@ def class_colour(index):
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _ink(colour):
+def text_colour(colour):
     """Black or white, whichever stands out on `colour`: the contrast rule of WCAG 2."""
     linear = [(v / 255) ** 2.2 for v in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -51,7 +55,7 @@ def text_size(hw):
 @functools.lru_cache(4096)
 def _extent(text, file, face, size):
     """Left, top, right, bottom of `text` from its baseline; top and bottom at least those of a line of Latin text."""
-    left, top, right, bottom = _load_font(file, face, size).getbbox(text, anchor='ls')
+    left, top, right, bottom = fonts.load_font(file, face, size).getbbox(text, anchor='ls')
     if text == 'Hg':
         return left, top, right, bottom
     _, highest, _, lowest = _extent('Hg', file, face, size)
@@ -61,6 +65,11 @@ def _extent(text, file, face, size):
 def _rim(size):
     """Width in pixels of the thin contrasting lines around box lines and tags, for text of `size` pixels."""
     return max(1, round(size / 20))
+
+
+def _thickness(size):
+    """Width in pixels of the coloured line of boxes and masks, for text of `size` pixels."""
+    return max(1, round(size / 7))
 
 
 def _padding(size):
@@ -77,39 +86,41 @@ def _tag_size(text, file, face, size):
 
 @functools.lru_cache(4096)
 def _fit(name, score, file, face, size, limit_w, limit_h):
-    """Shrink, then cut the name, then give up the score, until a tag fits. (text, size, width, height) or None."""
+    """Shrink, then cut the name, then give up the score, until a tag fits. (text, size) or None."""
+
+    def fits(text, size):
+        w, h = _tag_size(text, file, face, size)
+        return w <= limit_w and h <= limit_h
+
     smallest = min(size, max(_SMALLEST_TEXT, round(size * 0.7)))
-    texts = [(name + score, s) for s in range(size, smallest - 1, -1)]
-    texts += [(name[:n].rstrip() + '..' + score, smallest) for n in range(len(name) - 1, 0, -1)]
-    texts += [(name, smallest)]
-    texts += [(name[:n].rstrip() + '..', smallest) for n in range(len(name) - 1, 0, -1)]
-    texts += [(name[:1], s) for s in range(smallest, 5, -1)]
-    for text, s in texts:
-        w, h = _tag_size(text, file, face, s)
-        if w <= limit_w and h <= limit_h:
-            return text, s, w, h
-    return None
+    for s in range(size, smallest - 1, -1):
+        if fits(name + score, s):
+            return name + score, s
+    for ending in (score, ''):
+        if fits(name + ending, smallest):
+            return name + ending, smallest
+        # The longest beginning that fits; a longer text is a wider one.
+        texts = [name[:n].rstrip() + '..' + ending for n in range(1, len(name))]
+        n = bisect.bisect(texts, False, key=lambda text: not fits(text, smallest))
+        if n:
+            return texts[n - 1], smallest
+    return next(((name[:1], s) for s in range(smallest, 5, -1) if fits(name[:1], s)), None)
 
 
 @functools.lru_cache(1024)
 def _tag(text, file, face, size, colour, rimmed=True):
     """A ready tag, uint8 h x w x 3: text in black or white on `colour`, with a thin rim of the text's colour."""
-    font = _load_font(file, face, size)
+    font = fonts.load_font(file, face, size)
     left, top, _, _ = _extent(text, file, face, size)
     across, down = _padding(size)
     w, h = _tag_size(text, file, face, size)
-    ink = _ink(colour)
+    ink = text_colour(colour)
     tag = Image.new('RGB', (w, h), colour)
     ImageDraw.Draw(tag).text((across - left, down - top), text, ink, font, anchor='ls')
     tag = np.array(tag)
     if rimmed:
         _draw_frame(tag, (0, 0, w, h), 0, _rim(size), ink)
     return tag
-
-
-def _overlap(a, b):
-    """Common area of each of n and each of m boxes, x1, y1, x2, y2: n x m."""
-    return (np.minimum(a[:, None, 2:], b[:, 2:]) - np.maximum(a[:, None, :2], b[:, :2])).clip(0).prod(2)
 
 
 def place_tags(boxes, sizes, hw):
@@ -128,21 +139,26 @@ def place_tags(boxes, sizes, hw):
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).clip(1)
-    placed = np.zeros((len(boxes), 4), np.int64)
+    placed = np.zeros((len(boxes), 4))
     for i, ((x1, y1, x2, y2), (w, h)) in enumerate(zip(boxes, sizes, strict=True)):
         places = [(x1, y1 - h), (x1, y1), (x2 - w, y1 - h), (x1, y2), (x1, y2 - h), (x2 - w, y1), (x2 - w, y2)]
         places += [(x1, y1 + step * h) for step in (1, 2, 3, 4)] + [(x1, y1 - step * h) for step in (2, 3)]
-        corners = np.clip(places, 0, (hw[1] - w, hw[0] - h)).astype(np.int64)
-        tags = np.concatenate([corners, corners + (w, h)], 1)
-        hidden = 10 * _overlap(tags, placed[:i]).sum(1) / (w * h)
-        hidden += (_overlap(tags, boxes) / areas).sum(1)
+        corners = np.clip(places, 0, (hw[1] - w, hw[0] - h)).astype(int)
+        tags = np.concatenate([corners, corners + (w, h)], 1).astype(float)
+        hidden = 10 * _shared(tags, placed[:i]).sum(1) / (w * h)
+        hidden += (_shared(tags, boxes) / areas).sum(1)
         placed[i] = tags[(hidden + 0.1 * np.arange(len(tags))).argmin()]
-    return placed
+    return placed.astype(int)
+
+
+def _shared(a, b):
+    """n x 4 and m x 4 boxes, arrays -> n x m areas that they have in common."""
+    return intersection(torch.from_numpy(a)[:, None], torch.from_numpy(b)).numpy()
 
 
 def _array(values):
     """A torch tensor of any device, or anything array-like, as a numpy array."""
-    if hasattr(values, 'detach'):
+    if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         if values.dtype.is_floating_point:
             values = values.float()
@@ -196,7 +212,7 @@ def _draw_mask(image, mask, colour, thickness, rim):
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     # Within a pixel of the mask's edge: a fifth of the points, so of the time, and the steps of slanted edges are gone.
     contours = [cv2.approxPolyDP(contour, 0.8, True) for contour in contours]
-    cv2.drawContours(image, contours, -1, _ink(colour), thickness + 2 * rim, cv2.LINE_AA, offset=(x, y))
+    cv2.drawContours(image, contours, -1, text_colour(colour), thickness + 2 * rim, cv2.LINE_AA, offset=(x, y))
     cv2.drawContours(image, contours, -1, colour, thickness, cv2.LINE_AA, offset=(x, y))
 
 
@@ -220,70 +236,98 @@ def draw_detections(image, detections, class_names, label_names=None, threshold=
 
     Raises:
         UserError: `font` or KONOHANA_FONT is no font file.
-        ValueError: arrays that do not have these shapes.
+        ValueError: the arrays do not have these shapes.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f'image must be uint8 H x W x 3, not {image.dtype} {image.shape}')
+    boxes, labels, scores, masks = _fields(detections)
+    font = _preferred(font)
+    spelled = fonts.spellings([(label_names or {}).get(name, name) for name in map(str, class_names)], font)
     out = np.array(image, order='C')
     hw = out.shape[:2]
+    shown, pixels = _visible(boxes, scores, threshold, hw)
+    colours = [class_colour(label - 1) for label in labels[shown]]
+    size = text_size(hw)
+    if masks is not None:
+        for i, colour in zip(shown, colours, strict=True):
+            _draw_mask(out, masks[i], colour, _thickness(size), _rim(size))
+    for box, colour in zip(pixels, colours, strict=True):
+        _draw_box(out, box, colour, size)
+    texts = []
+    for i in shown:
+        known = 1 <= labels[i] <= len(spelled)
+        spelling = spelled[labels[i] - 1] if known else (f'class {labels[i]}', *fonts.latin_font(font))
+        texts.append((*spelling, '' if scores is None else f' {scores[i]:.2f}'))
+    _draw_tags(out, pixels, texts, colours, size)
+    return out
+
+
+def _preferred(font):
+    """The path of the font file to prefer, or None."""
+    return str(font or os.environ.get('KONOHANA_FONT') or '') or None
+
+
+def _fields(detections):
+    """What `draw_detections` takes -> (boxes n x 4, labels n, scores n or None, masks n x h x w or None), as arrays."""
     boxes = _array(detections['boxes']).astype(np.float64).reshape(-1, 4)
     labels = _array(detections['labels']).astype(np.int64).reshape(-1)
-    scores = detections.get('scores')
+    scores, masks = detections.get('scores'), detections.get('masks')
     scores = None if scores is None else _array(scores).astype(np.float64).reshape(-1)
-    masks = detections.get('masks')
-    if len(labels) != len(boxes) or (scores is not None and len(scores) != len(boxes)):
-        raise ValueError(f'{len(boxes)} boxes, {len(labels)} labels: there must be as many of each, and of scores')
     if masks is not None:
         masks = _array(masks)
         masks = masks.reshape(-1, *masks.shape[-2:])
-        if len(masks) != len(boxes):
-            raise ValueError(f'{len(boxes)} boxes, {len(masks)} masks: there must be as many of each')
+    for name, values in (('labels', labels), ('scores', scores), ('masks', masks)):
+        if values is not None and len(values) != len(boxes):
+            raise ValueError(f'{len(boxes)} boxes, {len(values)} {name}: there must be as many of each')
+    return boxes, labels, scores, masks
 
-    font = str(font or os.environ.get('KONOHANA_FONT') or '') or None
-    names = tuple(str(name) for name in class_names)
-    shown = tuple(str((label_names or {}).get(name, name)) for name in names)
-    spellings = _spellings(shown, font)
-    size = text_size(hw)
-    thickness = max(1, round(size / 7))
-    rim = _rim(size)
 
-    # Best last, so that it lies on top; boxes without visible area (or not a number) are left out.
-    keep = []
-    clipped = np.clip(boxes, 0, (hw[1], hw[0], hw[1], hw[0]))
-    for i in np.arange(len(boxes)) if scores is None else scores.argsort(kind='stable'):
-        x1, y1, x2, y2 = clipped[i]
-        if x2 > x1 and y2 > y1 and (scores is None or scores[i] >= threshold):
-            keep.append(i)
-    pixels = np.empty((len(boxes), 4), np.int64)
-    for i in keep:
-        x1, y1, x2, y2 = clipped[i]
-        left, top = min(round(x1), hw[1] - 1), min(round(y1), hw[0] - 1)
-        pixels[i] = left, top, max(round(x2), left + 1), max(round(y2), top + 1)
+def _visible(boxes, scores, threshold, hw):
+    """Which detections are drawn, best last so that it lies on top, and where.
 
-    if masks is not None:
-        for i in keep:
-            _draw_mask(out, masks[i], class_colour(labels[i] - 1), thickness, rim)
-    for i in keep:
-        colour = class_colour(labels[i] - 1)
-        # Coloured line between two thin lines that contrast with it: one of the three shows on any background.
-        _draw_frame(out, pixels[i], 0, thickness + 2 * rim, _ink(colour))
-        _draw_frame(out, pixels[i], rim, thickness, colour)
+    Returns:
+        (k indices; int array k x 4 of x1, y1, x2, y2, within the picture and at least a pixel wide and high).
+    """
+    limits = (hw[1], hw[0], hw[1], hw[0])
+    order = np.arange(len(boxes)) if scores is None else scores.argsort(kind='stable')
+    clipped = np.clip(boxes[order], 0, limits)
+    # Written so that nan, which compares with nothing, is left out.
+    seen = (clipped[:, 2:] > clipped[:, :2]).all(1)
+    if scores is not None:
+        seen &= scores[order] >= threshold
+    # Half pixels go to the even side, as Python rounds.
+    pixels = np.rint(clipped[seen]).astype(np.int64)
+    pixels[:, :2] = np.minimum(pixels[:, :2], (hw[1] - 1, hw[0] - 1))
+    pixels[:, 2:] = np.maximum(pixels[:, 2:], pixels[:, :2] + 1)
+    return order[seen], pixels
 
+
+def _draw_box(image, box, colour, size):
+    """Draw a box's border: a coloured line between two thin ones that contrast with it. One shows on any background."""
+    thickness, rim = _thickness(size), _rim(size)
+    _draw_frame(image, box, 0, thickness + 2 * rim, text_colour(colour))
+    _draw_frame(image, box, rim, thickness, colour)
+
+
+def _draw_tags(image, boxes, texts, colours, size):
+    """Draw a tag at each box; the last boxes get the best places.
+
+    Args:
+        boxes: int array n x 4. texts: n (name, font file, face, score). colours: n. size: of the text, in pixels.
+    """
+    height, width = image.shape[:2]
+    limit = min(width, max(width // 2, 12 * size)), height
     tags, tagged = [], []
-    limit_w = min(hw[1], max(hw[1] // 2, 12 * size))
-    for i in reversed(keep):
-        known = 1 <= labels[i] <= len(names)
-        name, file, face = spellings[labels[i] - 1] if known else (f'class {labels[i]}', *_latin_font(font))
-        score = '' if scores is None else f' {scores[i]:.2f}'
-        fit = _fit(name, score, file, face, size, limit_w, hw[0])
+    for i in reversed(range(len(texts))):
+        name, file, face, score = texts[i]
+        fit = _fit(name, score, file, face, size, *limit)
         if fit:
-            tags.append(_tag(fit[0], file, face, fit[1], class_colour(labels[i] - 1)))
+            tags.append(_tag(fit[0], file, face, fit[1], colours[i]))
             tagged.append(i)
-    places = place_tags(pixels[tagged], [tag.shape[1::-1] for tag in tags], hw)
+    places = place_tags(boxes[tagged], [tag.shape[1::-1] for tag in tags], (height, width))
     for tag, (x1, y1, x2, y2) in zip(reversed(tags), places[::-1], strict=True):
-        out[y1:y2, x1:x2] = tag
-    return out
+        image[y1:y2, x1:x2] = tag
 
 
 def heat_map(map, hw, background=None):
@@ -317,7 +361,7 @@ def sheet(panels, titles=None):
     """Panels side by side, two in a row, each under a strip with its title.
 
     Args:
-        panels: uint8 H x W x 3 RGB pictures, usually four: frame, annotated frame, confidence, quality. Those of
+        panels: uint8 H x W x 3 RGB pictures, usually four: frame, annotated frame, objectness, quality. Those of
             another size than the first are resized to it.
         titles: a text per panel, or None for no strips.
 
@@ -332,19 +376,18 @@ def sheet(panels, titles=None):
     rows = -(-len(panels) // columns)
     height = rows * (strip + h) + (rows - 1) * gap
     width = columns * w + (columns - 1) * gap
-    out = np.full((height + height % 2, width + width % 2, 3), 24, np.uint8)
-    font = os.environ.get('KONOHANA_FONT') or None
-    spellings = None if titles is None else _spellings(tuple(str(t) for t in titles), font, 'panel')
+    out = np.full((height + height % 2, width + width % 2, 3), _BACKGROUND, np.uint8)
     for i, panel in enumerate(panels):
         x, y = (i % columns) * (w + gap), (i // columns) * (strip + h + gap)
         if panel.shape[:2] != (h, w):
             panel = cv2.resize(panel, (w, h), interpolation=cv2.INTER_AREA)
         out[y + strip : y + strip + h, x : x + w] = panel
-        if spellings:
-            text, file, face = spellings[i]
-            fit = _fit(text, '', file, face, max(_SMALLEST_TEXT, round(size * 0.9)), w, strip)
-            if fit:
-                tag = _tag(fit[0], file, face, fit[1], (24, 24, 24), False)
-                top = y + (strip - fit[3]) // 2
-                out[top : top + fit[3], x : x + fit[2]] = tag
+    spelled = [] if titles is None else fonts.spellings(titles, _preferred(None), 'panel')
+    for i, (text, file, face) in enumerate(spelled):
+        x, y = (i % columns) * (w + gap), (i // columns) * (strip + h + gap)
+        fit = _fit(text, '', file, face, max(_SMALLEST_TEXT, round(size * 0.9)), w, strip)
+        if fit:
+            tag = _tag(fit[0], file, face, fit[1], _BACKGROUND, False)
+            top = y + (strip - tag.shape[0]) // 2
+            out[top : top + tag.shape[0], x : x + tag.shape[1]] = tag
     return out

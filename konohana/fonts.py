@@ -1,11 +1,11 @@
-"""Fonts that can show a text."""
+"""Fonts that can show a text: matplotlib knows where a system keeps fonts, fontTools which characters a font has."""
 
 import functools
-import os
 import sys
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 from PIL import ImageFont
 
 from konohana.cast import ROMANISED
@@ -23,30 +23,13 @@ _WELL_KNOWN = (
 _UNUSUAL = 'black heavy bold thin light italic oblique condensed narrow mono serif demi extra outline'.split()
 
 
-# Fonts whose glyphs are pictures or mere stand-ins for characters.
+# Fonts whose glyphs are pictures, or stand for characters that they do not show.
 _NOT_FOR_TEXT = ('lastresort', 'adobeblank', 'emoji', 'symbol', 'wingding', 'webding', 'dingbat', 'marlett')
 
 
+DIGITS = '0123456789.- '  # what a score is written in
+
 _told = set()  # names without glyphs that a line on stderr has named
-
-
-def _font_folders():
-    """The folders in which Windows, macOS and Linux keep fonts; many do not exist on any one machine."""
-    home = Path.home()
-    environment = os.environ.get
-    return [
-        Path(environment('WINDIR', 'C:/Windows')) / 'Fonts',
-        Path(environment('LOCALAPPDATA', home / 'AppData/Local')) / 'Microsoft/Windows/Fonts',
-        Path('/System/Library/Fonts'),
-        *Path('/System/Library/AssetsV2').glob('com_apple_MobileAsset_Font*'),
-        Path('/Library/Fonts'),
-        home / 'Library/Fonts',
-        Path(environment('XDG_DATA_HOME', home / '.local/share')) / 'fonts',
-        home / '.fonts',
-        Path('/usr/share/fonts'),
-        Path('/usr/local/share/fonts'),
-        Path('/mnt/c/Windows/Fonts'),
-    ]
 
 
 def _order(file):
@@ -58,22 +41,23 @@ def _order(file):
 
 @functools.cache
 def font_files():
-    """The system's font files, best first, as a tuple of Path. Looked for once."""
-    files = set()
-    for folder in _font_folders():
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                usable = not any(word in name.lower() for word in _NOT_FOR_TEXT)
-                if usable and name.lower().endswith(('.ttf', '.otf', '.ttc', '.otc')):
-                    files.add(Path(parent, name))
-    return tuple(sorted(files, key=_order))
+    """The machine's font files, best first, as a tuple of Path. The last is matplotlib's own DejaVu Sans."""
+    # Imported here: it takes half a second, and only drawing needs it.
+    import matplotlib
+    from matplotlib import font_manager
+
+    files = map(Path, font_manager.findSystemFonts())
+    for_text = {file for file in files if not any(word in file.name.lower() for word in _NOT_FOR_TEXT)}
+    return (*sorted(for_text, key=_order), Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'))
 
 
 @functools.lru_cache(64)
-def _load_font(file, face, size):
-    """A face of a font file at a size in pixels; file None is Pillow's own Latin font. OSError if it cannot be used."""
-    if file is None:
-        return ImageFont.load_default(size)
+def load_font(file, face, size):
+    """Load a face of a font file at a size in pixels, as Pillow's font.
+
+    Raises:
+        OSError: Pillow cannot read it.
+    """
     # Not ImageFont.truetype: for a broken file that looks for a font of the same name elsewhere.
     font = ImageFont.FreeTypeFont(str(file), size, face)
     try:
@@ -84,42 +68,52 @@ def _load_font(file, face, size):
     return font
 
 
-@functools.lru_cache(64)
-def _faces(file, script):
-    """Face numbers of a font file, the one made for `script` ('SC', 'JP' or 'KR') first; none for a broken file."""
-    names = []
+def _opened(file, face=0):
+    from fontTools.ttLib import TTFont
+
+    return TTFont(file, fontNumber=face, lazy=True)
+
+
+@functools.cache
+def _best_face(file, script):
+    """The number of the face that is made for `script` ('SC', 'JP' or 'KR'), else the first; None for a broken file."""
     try:
-        for face in range(32 if file else 1):
-            names.append(_load_font(file, face, 24).getname()[0] or '')
-    except (OSError, ValueError):
-        pass  # past the last face, or no font at all
-    return tuple(sorted(range(len(names)), key=lambda face: (f' {script}' not in names[face], face)))
+        with _opened(file) as font:
+            n_faces = getattr(font.reader, 'numFonts', 1)  # only a collection (.ttc) says
+        names = []
+        for face in range(n_faces):
+            with _opened(file, face) as font:
+                names.append(font['name'].getBestFamilyName() or '')
+        best = min(range(n_faces), key=lambda face: (f' {script}' not in names[face], face))
+        _characters(file, best)
+        load_font(file, best, 24)
+    except Exception:
+        # For a damaged file fontTools raises whatever its parsers run into.
+        return None
+    return best
 
 
-def _picture_of(font, text):
-    mask, offset = font.getmask2(text, mode='L')
-    return mask.size, tuple(offset), bytes(mask)
+@functools.cache
+def _characters(file, face):
+    """The code points that a face has glyphs for, as an array: as a set, those of all fonts would fill the memory."""
+    with _opened(file, face) as font:
+        return np.array(sorted(font.getBestCmap() or ()), np.int32)
 
 
-def _has_glyphs(font, text):
-    """Whether the font has a glyph of its own for each visible character: none blank, none the stand-in box."""
-    try:
-        # U+10FFFF is no character, so every font shows its stand-in for it.
-        stand_in = _picture_of(font, '\U0010ffff')
-        for character in text:
-            if character.isspace() or not character.isprintable() or '\ufe00' <= character <= '\ufe0f':
-                continue
-            picture = _picture_of(font, character)
-            if picture == stand_in or not any(picture[2]):
-                return False
-    except (OSError, ValueError):
-        return False
-    return True
+@functools.lru_cache(1024)
+def _first_with(text, script, files):
+    """(file, face) of the first of `files` that has all visible characters of `text`, or None."""
+    # U+FE00 to U+FE0F choose variants of the character before.
+    visible = [ord(c) for c in text if not c.isspace() and c.isprintable() and not '\ufe00' <= c <= '\ufe0f']
+    for file in files:
+        face = _best_face(file, script)
+        if face is not None and np.isin(visible, _characters(file, face)).all():
+            return file, face
+    return None
 
 
-@functools.lru_cache(256)
 def find_font(text, font=None):
-    """Find a font that has the glyphs of `text`, checked by rendering them.
+    """Find a font that has a glyph for each visible character of `text`.
 
     Args:
         text: characters to show.
@@ -127,7 +121,6 @@ def find_font(text, font=None):
 
     Returns:
         (file, face): a Path and the number of the face in it, or None where no font has all glyphs.
-        (None, 0) is Pillow's own font, for machines without any.
 
     Raises:
         UserError: `font` is no font file.
@@ -141,20 +134,20 @@ def find_font(text, font=None):
     if font:
         if not Path(font).is_file():
             raise UserError(f'{font}: there is no such font file. Give a .ttf, .otf or .ttc file, or none.')
-        if not _faces(Path(font), script):
+        if _best_face(Path(font), script) is None:
             raise UserError(f'{font}: not a font that can be read. Give a .ttf, .otf or .ttc file, or none.')
         files = (Path(font), *files)
-    characters = ''.join(sorted(set(text)))
-    for file in (*files, None):
-        for face in _faces(file, script)[:1]:
-            if _has_glyphs(_load_font(file, face, 24), characters):
-                return file, face
-    return None
+    return _first_with(''.join(sorted(set(text))), script, files)
+
+
+def latin_font(font=None):
+    """(file, face) of a font for Latin text, see `find_font`. There always is one."""
+    return find_font(''.join(chr(c) for c in range(33, 127)), font)
 
 
 def _clean(text):
-    """One line of visible characters."""
-    return ''.join(c for c in ' '.join(str(text).split()) if c.isprintable())
+    """One line of visible characters, no more than a picture can show."""
+    return ''.join(c for c in ' '.join(str(text)[:1000].split()) if c.isprintable())
 
 
 def _ascii(name, number):
@@ -169,31 +162,35 @@ def _ascii(name, number):
     return f'{plain} ({number})' if lost else plain
 
 
-_DIGITS = '0123456789.- '
+def spellings(names, font=None, noun='class'):
+    """What to draw for each name: one font for all names if there is one that has them, else one for each.
 
+    Names that no font can show are romanised or numbered, which is said once on stderr.
 
-@functools.lru_cache(256)
-def _spellings(names, font, noun='class'):
-    """Per name (text to draw, font file, face). One font for all names if there is one, else one for each."""
-    cleaned = tuple(_clean(name) for name in names)
-    found = find_font(''.join(sorted({*''.join(cleaned), *_DIGITS})), font)
+    Args:
+        names: list of names, of any characters; control characters and line ends are left out.
+        font: see `find_font`. noun: what is numbered, as in 'class 3'.
+
+    Returns:
+        list of (text, font file, face).
+
+    Raises:
+        UserError: `font` is no font file.
+    """
+    cleaned = [_clean(name) for name in names]
+    found = find_font(''.join([*cleaned, DIGITS]), font)
     if found:
-        return tuple((text, *found) for text in cleaned)
-    spellings = []
-    missing = {}
-    for number, (name, text) in enumerate(zip(names, cleaned, strict=True), 1):
-        found = find_font(text + _DIGITS, font)
+        return [(text, *found) for text in cleaned]
+    spelled, missing = [], {}
+    for number, text in enumerate(cleaned, 1):
+        found = find_font(text + DIGITS, font)
         if not found:
-            found = _latin_font(font)
-            missing[text] = _ascii(name, f'{noun} {number}')
+            found = latin_font(font)
+            missing[text] = _ascii(text, f'{noun} {number}')
             text = missing[text]
-        spellings.append((text, *found))
+        spelled.append((text, *found))
     _tell(missing)
-    return tuple(spellings)
-
-
-def _latin_font(font):
-    return find_font(''.join(chr(c) for c in range(33, 127)), font) or (None, 0)
+    return spelled
 
 
 def _tell(missing):

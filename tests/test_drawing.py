@@ -1,8 +1,14 @@
 """Drawing and picture files: labels inside the picture and readable in any script, and ugly inputs."""
 
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTCollection, TTFont
 from PIL import Image
 
 from konohana import drawing, fonts
@@ -10,30 +16,40 @@ from konohana.cast import CLASS_NAMES, ROMANISED
 from konohana.data.images import load_image, save_image
 from konohana.drawing import class_colour, draw_detections, heat_map, place_tags, sheet
 from konohana.errors import UserError
-from konohana.fonts import _faces, _has_glyphs, _load_font, _picture_of, _spellings, _told, find_font, font_files
+from konohana.fonts import find_font, font_files, spellings
 
 GREY = np.full((360, 640, 3), 128, np.uint8)
 
 
-# Named here, because tests put other functions in their places.
-CACHED = (find_font, _spellings, _faces, _load_font, drawing._extent)
-CACHED += (drawing._fit, drawing._tag)
-
-
-def forget_fonts():
-    for function in CACHED:
-        function.cache_clear()
-    _told.clear()
+DEJAVU = Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')  # it has no Chinese
 
 
 @pytest.fixture
 def no_fonts(monkeypatch):
-    """A machine without font files: only Pillow's own Latin font is left."""
+    """A machine without font files: only the font that comes with matplotlib is left."""
     monkeypatch.delenv('KONOHANA_FONT', raising=False)
-    monkeypatch.setattr(fonts, 'font_files', lambda: ())
-    forget_fonts()
-    yield
-    forget_fonts()
+    monkeypatch.setattr(fonts, 'font_files', lambda: (DEJAVU,))
+
+
+def make_font(path, characters):
+    """Write a font file that has squares for `characters` and nothing else."""
+    names = {'.notdef': 0, **{f'u{ord(c):x}': ord(c) for c in characters}}
+    pen = TTGlyphPen(None)
+    for i, corner in enumerate([(0, 0), (0, 500), (500, 500), (500, 0)]):
+        (pen.lineTo if i else pen.moveTo)(corner)
+    pen.closePath()
+    glyph = pen.glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(list(names))
+    builder.setupCharacterMap({code: name for name, code in names.items() if code})
+    builder.setupGlyf(dict.fromkeys(names, glyph))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (600, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({'familyName': path.stem, 'styleName': 'Regular'})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+    return path
 
 
 def detections(*boxes, labels=None, **more):
@@ -96,7 +112,8 @@ def test_colours_are_stable_and_distinct_and_text_contrasts():
     for colour in colours:
         # WCAG 2: a contrast of 4.5 to 1 is readable.
         light, ink = (
-            0.05 + np.power(np.array(c) / 255, 2.2) @ (0.2126, 0.7152, 0.0722) for c in (colour, drawing._ink(colour))
+            0.05 + np.power(np.array(c) / 255, 2.2) @ (0.2126, 0.7152, 0.0722)
+            for c in (colour, drawing.text_colour(colour))
         )
         assert max(light, ink) / min(light, ink) > 4.5
     one = draw_detections(GREY, detections((50, 50, 99, 99), labels=[3]), ['a', 'b', 'c'])
@@ -172,30 +189,77 @@ def test_masks_of_another_size_are_scaled(kind):
 # Fonts
 
 
-def test_without_glyphs_names_are_romanised_and_it_is_said_once(no_fonts, capsys):
+def test_without_glyphs_names_are_romanised_and_it_is_said_once(no_fonts, capsys, monkeypatch):
+    monkeypatch.setitem(fonts.ROMANISED, '柚木', 'Yuzuki')  # a name that no other test can have named already
     assert find_font('柚') is None
-    assert find_font('Yuzu 0.9') == (None, 0)
-    boxes = [(10, 20 * i + 20, 60, 20 * i + 35) for i in range(14)]
-    d = detections(*boxes, labels=list(range(1, 15)))
-    drawn = draw_detections(GREY, d, CLASS_NAMES)
-    draw_detections(GREY, d, CLASS_NAMES)
-    draw_detections(GREY, d, CLASS_NAMES[:5])
+    assert find_font('Yuzu 0.9') == (DEJAVU, 0)
+    names = ['柚木', *CLASS_NAMES]
+    d = detections(*[(10, 20 * i + 20, 60, 20 * i + 35) for i in range(15)], labels=list(range(1, 16)))
+    drawn = draw_detections(GREY, d, names)
+    draw_detections(GREY, d, names)
+    draw_detections(GREY, d, names[:5])
     out, err = capsys.readouterr()
-    assert out == '' and err.count('\n') == 1 and 'Noto Sans CJK' in err and '柚' in err
-    latin = draw_detections(GREY, d, list(ROMANISED.values()))
+    assert out == '' and err.count('\n') == 1 and 'Noto Sans CJK' in err and '柚木' in err
+    latin = draw_detections(GREY, d, [ROMANISED[name] for name in names])
     assert (drawn == latin).all()
     assert capsys.readouterr().err == ''
 
 
 @pytest.mark.parametrize(
     ('name', 'spelling'),
-    [('铃', 'class 2'), ('铃Rin', 'Rin (class 2)'), ('Éva Noël\n', 'Eva Noel'), ('\u200b', ''), ('😀', 'class 2')],
+    [
+        ('铃', 'class 2'),
+        ('铃Rin', 'Rin (class 2)'),
+        ('铃 Éva\n', 'Eva (class 2)'),
+        ('Éva Noël\n', 'Éva Noël'),
+        ('\u200b', ''),
+        ('\U0001fae0', 'class 2'),
+    ],
 )
-def test_unknown_names_become_readable_ascii(no_fonts, monkeypatch, name, spelling):
-    real = _has_glyphs
-    monkeypatch.setattr(fonts, '_has_glyphs', lambda font, text: text.isascii() and real(font, text))
+def test_unknown_names_become_readable(no_fonts, name, spelling):
     d = detections((10, 100, 60, 150), labels=[2])
     assert (draw_detections(GREY, d, ['a', name]) == draw_detections(GREY, d, ['a', spelling])).all()
+
+
+HOSTILE = [
+    'a\nb\r\n\tc',
+    '\x00\x1b[31mred\x07\x9b',
+    '\u202egnirts\u202c \u2066x\u2069',
+    'שלום עולם',
+    'مرحبا بالعالم',
+    '👩\u200d👩\u200d👧🏽 \U0001fae0',
+    'x' * 300,
+    '柚' * 300,
+    'long and longer ' * 20_000,
+    '\ud800\udfff',
+    'a\udc80b',
+    'e' + '\u0301' * 200,
+    '\ufeff\ufffe\uffff\U0010ffff',
+    '',
+    ' \u3000 ',
+    '%s {} \\n',
+]
+
+
+@pytest.mark.parametrize('hw', [(360, 640), (30, 40)])
+def test_hostile_names_are_drawn_without_failing(hw):
+    image = np.full((*hw, 3), 128, np.uint8)
+    d = detections(*[(2 * i, i, 2 * i + 20, i + 20) for i in range(len(HOSTILE))], labels=range(1, len(HOSTILE) + 1))
+    d['scores'] = np.linspace(0.1, 0.9, len(HOSTILE))
+    numbers = [str(i) for i in range(len(HOSTILE))]
+    for names, label_names in ((HOSTILE, None), (numbers, dict(zip(numbers, HOSTILE, strict=True)))):
+        assert draw_detections(image, d, names, label_names=label_names).shape == image.shape
+    assert sheet([image, image], [HOSTILE[0], HOSTILE[6]]).shape[1] > hw[1]
+
+
+def test_a_long_name_keeps_its_score():
+    boxes = detections((100, 100, 300, 200), scores=[0.87])
+    long = draw_detections(GREY, boxes, ['Maximiliana ' * 30])
+    other = draw_detections(GREY, {**boxes, 'scores': np.array([0.12])}, ['Maximiliana ' * 30])
+    assert (long != other).any()
+    # The tag takes no more than about half of the picture's width.
+    tag = np.flatnonzero((long[:90] != 128).any((0, 2)))
+    assert 200 < tag[-1] - tag[0] <= 322
 
 
 def test_label_names_come_first(no_fonts, capsys):
@@ -206,13 +270,10 @@ def test_label_names_come_first(no_fonts, capsys):
 
 
 def test_chinese_is_drawn_where_a_font_has_it(capsys):
-    forget_fonts()
     found = find_font('柚莲')
     if found is None:
         pytest.skip('no font on this machine has Chinese characters')
-    font = _load_font(*found, 24)
-    shapes = {_picture_of(font, c) for c in '柚莲\U0010ffff'}
-    assert len(shapes) == 3
+    assert found[0] in font_files()
     d = detections((10, 100, 60, 150))
     chinese = draw_detections(GREY, d, ['柚'])
     assert (chinese != draw_detections(GREY, d, ['Yuzu'])).any() and (chinese != draw_detections(GREY, d, ['莲'])).any()
@@ -220,15 +281,30 @@ def test_chinese_is_drawn_where_a_font_has_it(capsys):
     assert capsys.readouterr().err == ''
 
 
-def test_each_name_gets_a_font_that_has_it(no_fonts, monkeypatch):
-    """Fonts made up: one file has Latin and Chinese, another Latin and Korean, none has an emoji."""
-    monkeypatch.setattr(fonts, 'font_files', lambda: ('chinese', 'korean'))
-    monkeypatch.setattr(fonts, '_faces', lambda file, script: (0,))
-    monkeypatch.setattr(fonts, '_load_font', lambda file, face, size: file)
-    extra = {'chinese': '柚', 'korean': '유', None: ''}
-    monkeypatch.setattr(fonts, '_has_glyphs', lambda font, text: all(c.isascii() or c in extra[font] for c in text))
-    spellings = _spellings(('柚', '유', 'Yuzu', '😀'), None)
-    assert spellings == (('柚', 'chinese', 0), ('유', 'korean', 0), ('Yuzu', 'chinese', 0), ('class 4', 'chinese', 0))
+def test_each_name_gets_a_font_that_has_it(monkeypatch, tmp_path):
+    latin = ''.join(map(chr, range(33, 127)))
+    files = (make_font(tmp_path / 'chinese.ttf', latin + '柚'), make_font(tmp_path / 'korean.ttf', latin + '유'))
+    monkeypatch.setattr(fonts, 'font_files', lambda: files)
+    assert find_font('柚') == (files[0], 0) and find_font('유 0.5') == (files[1], 0) and find_font('柚유') is None
+    assert spellings(['柚', '유', 'Yuzu', '😀']) == [
+        ('柚', files[0], 0),
+        ('유', files[1], 0),
+        ('Yuzu', files[0], 0),
+        ('class 4', files[0], 0),
+    ]
+    assert spellings(['柚', 'Yuzu'], font=files[1])[1] == ('Yuzu', files[0], 0)
+    assert spellings(['Yuzu'], font=files[1]) == [('Yuzu', files[1], 0)]
+
+
+def test_faces_of_a_collection_are_those_of_the_script(monkeypatch, tmp_path):
+    collection = TTCollection()
+    for script, characters in (('JP', '柚ゆ유a'), ('SC', '柚ゆ유a'), ('KR', '柚ゆ유a')):
+        collection.fonts.append(TTFont(make_font(tmp_path / f'Sans {script}.ttf', characters)))
+    file = tmp_path / 'all of them.ttc'
+    collection.save(file)
+    monkeypatch.setattr(fonts, 'font_files', lambda: (file,))
+    assert [find_font(text) for text in ('柚', '柚ゆ', '柚유')] == [(file, 1), (file, 0), (file, 2)]
+    assert fonts.load_font(file, 1, 20).getname()[0] == 'Sans SC'
 
 
 def test_a_bad_font_is_a_user_error(no_fonts, monkeypatch, tmp_path):
@@ -242,18 +318,32 @@ def test_a_bad_font_is_a_user_error(no_fonts, monkeypatch, tmp_path):
         draw_detections(GREY, d, ['a'])
 
 
-def test_broken_font_files_of_the_system_are_passed_over(no_fonts, monkeypatch, tmp_path):
-    for name in ('NotoSansCJK-Regular.ttc', 'msyh.ttf', 'Readme.txt'):
-        (tmp_path / name).write_bytes(b'\0' * 64)
-    monkeypatch.undo()
-    monkeypatch.setattr(fonts, '_font_folders', lambda: [tmp_path, tmp_path / 'none'])
-    font_files.cache_clear()
-    forget_fonts()
-    try:
-        assert [file.name for file in font_files()] == ['NotoSansCJK-Regular.ttc', 'msyh.ttf']
-        assert find_font('abc') == (None, 0)
-    finally:
-        font_files.cache_clear()
+def test_broken_font_files_of_the_system_are_passed_over(monkeypatch, tmp_path):
+    whole = make_font(tmp_path / 'whole.ttf', 'abc').read_bytes()
+    broken = {
+        'zeros.ttc': b'\0' * 64,
+        'empty.ttf': b'',
+        'cut.ttf': whole[: len(whole) // 2],
+        'head.ttc': b'ttcf\0\1\0\0',
+    }
+    for name, data in broken.items():
+        (tmp_path / name).write_bytes(data)
+    files = (*(tmp_path / name for name in broken), tmp_path / 'gone.ttf', tmp_path / 'whole.ttf')
+    monkeypatch.setattr(fonts, 'font_files', lambda: files)
+    assert find_font('abc') == (tmp_path / 'whole.ttf', 0)
+
+
+def test_font_files_are_there_and_the_best_come_first():
+    files = font_files()
+    assert files[-1] == DEJAVU and all(file.is_file() for file in files)
+    assert not any('emoji' in file.name.lower() for file in files)
+    names = [file.name for file in files[:-1]]
+    for better, worse in (
+        ('NotoSansCJK-Regular.ttc', 'NotoSansCJK-Bold.ttc'),
+        ('DejaVuSans.ttf', 'DejaVuSans-Bold.ttf'),
+    ):
+        if better in names and worse in names:
+            assert names.index(better) < names.index(worse)
 
 
 # Panels
@@ -277,7 +367,7 @@ def test_heat_map_runs_from_dark_to_yellow():
 @pytest.mark.parametrize('hw', [(360, 640), (61, 63)])
 def test_a_sheet_shows_every_panel_whole(hw):
     panels = [np.full((*hw, 3), value, np.uint8) for value in (50, 100, 150, 200)]
-    out = sheet(panels, ['frame', 'detections', 'confidence', 'a title far too long for a panel so narrow ' * 5])
+    out = sheet(panels, ['frame', 'detections', 'objectness', 'a title far too long for a panel so narrow ' * 5])
     assert out.shape[0] % 2 == 0 and out.shape[1] % 2 == 0
     for value in (50, 100, 150, 200):
         assert (out == value).all(2).sum() >= hw[0] * hw[1]
