@@ -5,13 +5,17 @@ variables, so the list of settings is the script's own head. Here values are che
 """
 
 import ast
+import contextlib
 import difflib
+import getpass
 import io
 import os
 import sys
+import tempfile
 import time
 import tokenize
 import types
+import warnings
 from pathlib import Path
 
 from konohana import interrupts
@@ -53,72 +57,66 @@ _TYPE_NAMES = {
 }
 # What to show where the variable's own value is empty, and so is no example.
 _EXAMPLES = {tuple: (360, 640), list: ['a', 'b'], dict: {'a': 'b'}}
+MAX_NUMBER = 2**63 - 1  # what fits into a tensor
 
 
 def _parse(name, text, default):
     """Turn `text` into a value of the type of `default`; raises UserError when it does not fit."""
-    kind = type(default)
-    if kind is str:
+    if isinstance(default, str):
         # Taken as it stands: 2024 and None are names of files too, and in C:\new no \n is meant. cmd.exe leaves quotes.
         quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in '"\''
         return text[1:-1] if quoted else text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        value = text
+    value = _literal(text)
+    shown = f'{name}={text}' if len(text) <= 100 else f'{name}={text[:100]} ...'
+    if not _in_range(value):
+        raise UserError(f'{shown}: numbers are from -{MAX_NUMBER} to {MAX_NUMBER}.')
     if default is None:
         return value
+    value = _converted(value, type(default))
+    if type(value) is not type(default):
+        example = default or _EXAMPLES.get(type(default), default)
+        raise UserError(f'{shown}: {name} takes {_TYPE_NAMES[type(default)]}, like {name}={example!r}.')
+    if default and isinstance(value, (tuple, list)) and not _alike(value, default):
+        raise UserError(f'{shown}: {name} takes {len(default)} values, like {name}={default!r}.')
+    return value
+
+
+def _literal(text):
+    """The Python literal in `text`; `text` itself if it is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # Python warns of 1if and "\\d"
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return text
+
+
+def _in_range(value):
+    """Whether all numbers in `value` are finite and no larger than `MAX_NUMBER`."""
+    if isinstance(value, dict):
+        return all(map(_in_range, value)) and all(map(_in_range, value.values()))
+    if isinstance(value, (tuple, list, set)):
+        return all(map(_in_range, value))
+    return not isinstance(value, (int, float)) or abs(value) <= MAX_NUMBER
+
+
+def _converted(value, kind):
+    """`value` as `kind` where that loses nothing: 1 -> 1.0, 'true' -> True, [1, 2] -> (1, 2)."""
     if kind is float and type(value) is int:
         return float(value)
     if kind is bool and isinstance(value, str) and value.lower() in ('true', 'false'):
         return value.lower() == 'true'
     if kind in (tuple, list) and isinstance(value, (tuple, list)):
-        value = kind(value)
-        same = all(
-            isinstance(v, str) if isinstance(d, str) else isinstance(v, (int, float)) and not isinstance(v, bool)
-            for v, d in zip(value, default, strict=False)
-        )
-        if default and (not same or len(value) != len(default)):
-            raise UserError(f'{name}={text}: {name} takes {len(default)} values, like {name}={default!r}.')
-        return value
-    if type(value) is not kind:
-        example = default or _EXAMPLES.get(kind, default)
-        raise UserError(f'{name}={text}: {name} takes {_TYPE_NAMES[kind]}, like {name}={example!r}.')
+        return kind(value)
     return value
 
 
-def override(script_globals, arguments=None):
-    """Set a script's variables from `name=value` arguments.
-
-    Args:
-        script_globals: the script's `globals()`. Every lower-case public name bound to a plain value
-            (bool, int, float, str, tuple, list, dict, None) counts as a variable and may be set.
-        arguments: list of `name=value` texts; `sys.argv[1:]` when None. `-h` or `--help` prints the variables.
-
-    Returns:
-        dict of all variables and their values after the change.
-
-    Raises:
-        UserError: an unknown name (the valid ones are listed) or a value of the wrong type.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    valid = _variables(script_globals)
-    for argument in arguments:
-        if argument in ('-h', '--help'):
-            comments = _comments(script_globals['__file__'])
-            print(script_globals.get('__doc__') or '')
-            for name, value in valid.items():
-                print(f'  {name}={value!r}  # {comments.get(name, "")}')
-            raise SystemExit(0)
-        name, equals, text = argument.partition('=')
-        name = name.lstrip('-')
-        if not equals or name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1)
-            hint = f' Did you mean {close[0]}?' if close else ''
-            what = f'unknown variable {name!r}' if equals else f'{argument!r} is not of the form name=value'
-            raise UserError(f'{what}.{hint} Valid names: {", ".join(valid)}.')
-        script_globals[name] = _parse(name, text, valid[name])
-    return _variables(script_globals)
+def _alike(values, examples):
+    """Whether `values` has as many values as `examples`, texts and numbers at the same places."""
+    return len(values) == len(examples) and all(
+        isinstance(v, str) if isinstance(e, str) else isinstance(v, (int, float)) and not isinstance(v, bool)
+        for v, e in zip(values, examples, strict=True)
+    )
 
 
 class Settings(types.SimpleNamespace):
@@ -127,7 +125,11 @@ class Settings(types.SimpleNamespace):
     __slots__ = ('_folder',)  # so it is not in vars(settings)
 
     def path(self, path):
-        """`path` as an absolute Path; a relative one starts at the script's folder, so scripts run from anywhere."""
+        """`path` as an absolute Path; a relative one starts at the script's folder, so scripts run from anywhere.
+
+        Raises:
+            UserError: no file can be there: an unknown `~name`, a name too long for a file system, a closed folder.
+        """
         return resolve(self._folder / 'script', path)
 
 
@@ -135,7 +137,10 @@ def read(script_globals, arguments=None, aliases=None, folder=None):
     """A script's variables, with `name=value` arguments over them. The script's globals stay as they are.
 
     Args:
-        script_globals, arguments: see `override`.
+        script_globals: the script's `globals()`. Every lower-case public name bound to a plain value
+            (bool, int, float, str, tuple, list, dict, None) counts as a variable and may be set.
+        arguments: list of `name=value` texts; those of the command line when None. `-h` or `--help` prints the
+            variables.
         aliases: dict of former name -> variable: names that variables had in earlier versions, still taken.
         folder: folder at which relative paths start, see `Settings.path`; None for the script's.
 
@@ -143,16 +148,48 @@ def read(script_globals, arguments=None, aliases=None, folder=None):
         `Settings`.
 
     Raises:
-        UserError: see `override`.
+        UserError: an unknown name (the valid ones are listed) or a value of the wrong type.
+        SystemExit: after the help.
     """
-    arguments = sys.argv[1:] if arguments is None else list(map(str, arguments))
-    for i, argument in enumerate(arguments):
-        name, equals, text = argument.lstrip('-').partition('=')
-        if equals and name in (aliases or {}):
-            arguments[i] = f'{aliases[name]}={text}'
-    settings = Settings(**override(dict(script_globals), arguments))
+    variables = _variables(script_globals)
+    values = dict(variables)
+    for argument in sys.argv[1:] if arguments is None else map(str, arguments):
+        if argument in ('-h', '--help'):
+            _print_help(script_globals, variables)
+            raise SystemExit(0)
+        name, equals, text = argument.partition('=')
+        name = name.lstrip('-')
+        name = (aliases or {}).get(name, name)
+        if not equals or name not in variables:
+            raise UserError(_unknown(argument, name, variables))
+        values[name] = _parse(name, text, variables[name])
+    settings = Settings(**values)
     settings._folder = Path(script_globals['__file__']).parent if folder is None else folder
     return settings
+
+
+def override(script_globals, arguments=None):
+    """Set a script's variables from `name=value` arguments; see `read`. Returns dict of all of them."""
+    values = vars(read({'__file__': '', **script_globals}, arguments))
+    script_globals.update(values)
+    return values
+
+
+def _print_help(script_globals, variables):
+    comments = _comments(script_globals['__file__'])
+    print(script_globals.get('__doc__') or '')
+    for name, value in variables.items():
+        print(f'  {name}={value!r}  # {comments.get(name, "")}')
+
+
+def _unknown(argument, name, variables):
+    """What is wrong with an argument that sets no variable, as text."""
+    close = difflib.get_close_matches(name, variables, n=1)
+    hint = f' Did you mean {close[0]}?' if close else ''
+    what = (
+        f'unknown variable {name[:100]!r}' if '=' in argument else f'{argument[:100]!r} is not of the form name=value'
+    )
+    return f'{what}.{hint} Valid names: {", ".join(variables)}.'
 
 
 def require(settings, **ranges):
@@ -173,16 +210,28 @@ def require(settings, **ranges):
 
 
 def resolve(script_file, path):
-    """`path` as an absolute Path; a relative one is taken from the script's folder, so scripts run from anywhere."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() else (Path(script_file).resolve().parent / path).resolve()
+    """`path` as an absolute Path; a relative one is taken from the script's folder. See `Settings.path`."""
+    try:
+        given = Path(path).expanduser()
+        absolute = given if given.is_absolute() else (Path(script_file).resolve().parent / given).resolve()
+        os.lstat(absolute)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it may be to be made; else who reads it says so
+    except OSError as error:
+        raise UserError(f'{path}: it cannot be reached ({error.strerror}). Choose another place.') from None
+    except RuntimeError:
+        raise UserError(f'{path}: there is no such user, or no home folder. Write the path without ~.') from None
+    except ValueError as error:
+        raise UserError(f'{path}: no file can have this name ({error}).') from None
+    return absolute
 
 
 def run(main, arguments=None):
     """Run a script's `main(arguments)`, and turn what ends it into one line and an exit status.
 
-    A UserError is printed to stderr, with exit status 2. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt in `main`;
-    what it does not handle prints "Stopped.", with status 130. Everything else that `main` raises goes through.
+    A UserError is printed to stderr, with exit status 2, and so is what the system says of a file, and a lack of
+    memory. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt in `main`; what it does not handle prints "Stopped.",
+    with status 130. Everything else that `main` raises is a bug and goes through.
 
     Args:
         main: the script's function, called as `main(arguments)`.
@@ -191,21 +240,59 @@ def run(main, arguments=None):
     Raises:
         SystemExit: with the exit status, where it is not 0.
     """
+    try:
+        with interrupts.raising():
+            _prepare(arguments)
+            main() if arguments is None else main(arguments)
+    except UserError as error:
+        # From a process that loads frames the error comes with that process's traceback before it.
+        _fail(str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].rstrip())
+    except KeyboardInterrupt:
+        print('Stopped.', file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # Who read the output, like `head`, has had enough. What is still to be printed goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f'{error.filename}: {error.strerror}.')
+    except MemoryError:
+        _fail('There is not enough memory. Close other programs, or use smaller pictures or a smaller batch_size.')
+
+
+def _fail(text):
+    """Print an error as one line (or as the lines that it has) and end with status 2."""
+    if int(os.environ.get('RANK', 0)):
+        # Under torchrun the first process mostly has the same to say; this one is ended before it says it again.
+        time.sleep(10)
+    print('Error: ' + '\n'.join(printable(line) for line in text.split('\n')), file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _prepare(arguments):
+    """Make the script independent of how a machine is set up: its console, its locale, its users."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             # Windows consoles and redirected output may not be UTF-8: a Chinese name must not end a run.
             stream.reconfigure(errors='replace', line_buffering=True)
+    if arguments is None and sys.getfilesystemencoding() != 'utf-8' and not sys.flags.utf8_mode:
+        # In such a locale Python cannot open files with Chinese names: it starts again in its UTF-8 mode.
+        os.execv(sys.executable, [sys.executable, '-X', 'utf8', *sys.orig_argv[1:]])
     try:
-        with interrupts.raising():
-            main() if arguments is None else main(arguments)
-    except UserError as error:
-        # From a process that loads frames the error comes with that process's traceback before it.
-        text = str(error).rpartition(f'{UserError.__module__}.UserError: ')[2].rstrip()
-        if int(os.environ.get('RANK', 0)):
-            # Under torchrun the first process mostly has the same to say; this one is ended before it says it again.
-            time.sleep(10)
-        print('Error: ' + '\n'.join(printable(line) for line in text.split('\n')), file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print('Stopped.', file=sys.stderr)
-        raise SystemExit(130) from None
+        Path.home()
+        getpass.getuser()
+    except (RuntimeError, KeyError, OSError):
+        _make_home()
+
+
+def _make_home():
+    """Containers run under numbers without a name and a home, and matplotlib, torch.hub and others ask for both."""
+    number = os.getuid() if hasattr(os, 'getuid') else 0
+    folder = Path(tempfile.gettempdir(), f'konohana-{number}')
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid == number:  # what lies in another user's folder is not to be trusted
+            os.environ.setdefault('HOME', str(folder))
+    os.environ.setdefault('USER', str(number))

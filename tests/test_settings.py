@@ -1,14 +1,18 @@
 """Variables at the top of a script: setting them, wrong names and values, --help, and how a script ends."""
 
+import getpass
+import os
 import subprocess
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROJECT
 
-from konohana.errors import UserError
+from konohana.errors import UserError, printable
 from konohana.settings import override, read, resolve, run
 
 SCRIPT = '''"""Does things to pictures."""
@@ -129,6 +133,17 @@ def test_only_what_is_named_changes():
         ('label_names=柚', ('braces',)),
         ('label_names={1, 2}', ("braces, like label_names={'柚': 'Yuzu'}.",)),
         ('lr=__import__("os").getcwd()', ('a number',)),
+        ('lr=1e999', ('numbers are from',)),
+        ('lr=-1e999', ('numbers are from',)),
+        ('lr=1' + 40 * '0', ('numbers are from',)),
+        ('n_epoch=1' + 40 * '0', ('numbers are from',)),
+        ('n_epoch=10**400', ('whole number',)),
+        ('n_epoch=1j', ('whole number',)),
+        ('scale=(1, 1e999)', ('numbers are from',)),
+        ("label_names={'a': [1e999]}", ('numbers are from',)),
+        ('nothing=-1e999', ('numbers are from',)),
+        ("scale=('\\d', 1)", ('2 values',)),
+        ('lr=1if 2else 3', ('a number',)),
     ],
 )
 def test_wrong_type(argument, words):
@@ -139,6 +154,13 @@ def test_wrong_type(argument, words):
     assert argument in text and '\n' not in text
     assert all(word in text for word in words)
     assert script_globals == variables()
+
+
+@pytest.mark.parametrize('argument', ['n_epoch=1' + 400 * '0', 'lr=1' + 5000 * '0', 'n_epoch=' + '-' * 10_000 + '1'])
+def test_a_wrong_value_that_is_long_is_shown_in_part(argument):
+    with pytest.raises(UserError) as error:
+        override(variables(), [argument])
+    assert str(error.value).startswith(argument[:100]) and len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(
@@ -215,6 +237,21 @@ def test_resolve(tmp_path, monkeypatch):
     assert '~' not in str(resolve(script, '~/x'))
 
 
+@pytest.mark.parametrize(
+    'path',
+    ['~nobody-of-this-name/x', '花' * 86, 'a' * 5000, 'x/' * 3000, 'a\0b', '\ud800', '~\0', '/' + 'a' * 300 + '/b'],
+)
+def test_a_place_where_no_file_can_be_is_one_line(tmp_path, path):
+    with pytest.raises(UserError) as error:
+        resolve(tmp_path / 'script.py', path)
+    assert str(error.value).startswith(path) and '\n' not in str(error.value)
+
+
+def test_names_that_are_possible(tmp_path):
+    for name in ('花' * 85, 'a' * 255, '\udcff', 'new\nline', ' ', 'a~b'):
+        assert resolve(tmp_path / 'script.py', f'./{name}') == tmp_path / name
+
+
 def start(tmp_path, *arguments):
     file = tmp_path / 'folder of 脚本' / 'script.py'
     file.parent.mkdir()
@@ -246,6 +283,98 @@ def test_run_goes_through(tmp_path):
     result = start(tmp_path, 'folder=花 1', 'img_hw=1,2')
     assert (result.returncode, result.stderr) == (0, '')
     assert result.stdout.startswith("'? 1' (1, 2) ")
+
+
+@pytest.mark.parametrize(
+    ('error', 'line'),
+    [
+        (PermissionError(13, 'Permission denied', 'a/花.jpg'), 'Error: a/花.jpg: Permission denied.'),
+        (OSError(28, 'No space left on device', '\x1b[31m.pt'), r'Error: \x1b[31m.pt: No space left on device.'),
+        (MemoryError(), 'Error: There is not enough memory.'),
+        (
+            UserError('a.xml, line 3: \x1b]0;x\x07 and \u202e.\nsecond'),
+            r'Error: a.xml, line 3: \x1b]0;x\x07 and \u202e.',
+        ),
+    ],
+)
+def test_what_is_no_bug_is_one_line(capsys, error, line):
+    def main(arguments):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(main, [])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.parametrize('bug', [KeyError('x'), OSError(5, 'no file named'), RuntimeError('x')])
+def test_a_bug_keeps_its_traceback(bug):
+    def main(arguments):
+        raise bug
+
+    with pytest.raises(type(bug)):
+        run(main, [])
+
+
+@pytest.mark.parametrize('text', ['木花 咲耶', 'Zoë', '\u3000 a\u200db', '👩\u200d🎨', 'עברית'])
+def test_printable_leaves_names_alone(text):
+    assert printable(text) == text
+
+
+def test_printable_shows_what_controls_a_terminal():
+    assert printable('a\x1b[2J\r\n\t\x9b\u202e\u2066\u200f\u2028\udcff\0') == (
+        'a\\x1b[2J\\r\\n\\t\\x9b\\u202e\\u2066\\u200f\\u2028\\udcff\\x00'
+    )
+
+
+POSIX = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'PYTHONPATH': str(PROJECT), 'PATH': os.defpath}
+NAMES_SCRIPT = """
+from konohana.settings import read, run
+
+folder = ''  # of the file
+
+def main(arguments=None):
+    settings = read(globals(), arguments)
+    file = settings.path(settings.folder) / '花.txt'
+    file.write_text('木', encoding='utf-8')
+    print(file.name, file.read_text(encoding='utf-8'))
+
+if __name__ == '__main__':
+    run(main)
+"""
+
+
+def start_names(tmp_path, *command, **environment):
+    (tmp_path / 'script.py').write_text(NAMES_SCRIPT, encoding='utf-8')
+    (tmp_path / '木').mkdir()
+    command = [*command, sys.executable, tmp_path / 'script.py', f'folder={tmp_path / "木"}']
+    return subprocess.run(command, env={**POSIX, **environment}, capture_output=True, encoding='utf-8')
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such locale')
+@pytest.mark.parametrize(
+    ('environment', 'printed'),
+    [({}, '花.txt 木'), ({'LC_ALL': 'POSIX'}, '花.txt 木'), ({'PYTHONIOENCODING': 'ascii'}, '?.txt ?')],
+)
+def test_chinese_names_in_a_posix_locale(tmp_path, environment, printed):
+    (tmp_path / 'script.py').write_text(NAMES_SCRIPT, encoding='utf-8')
+    (tmp_path / '木').mkdir()
+    command = [sys.executable, tmp_path / 'script.py', f'folder={tmp_path / "木"}']
+    result = subprocess.run(command, env={**POSIX, **environment}, capture_output=True, encoding='utf-8')
+    assert (result.returncode, result.stderr, result.stdout) == (0, '', printed + '\n')
+    assert (tmp_path / '木' / '花.txt').read_text(encoding='utf-8') == '木'
+
+
+def test_a_user_without_name_and_home(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    for name in ('HOME', 'USER', 'LOGNAME', 'LNAME', 'USERNAME', 'USERPROFILE', 'HOMEDRIVE'):
+        monkeypatch.delenv(name, raising=False)
+    if os.name != 'nt':
+        pwd = pytest.importorskip('pwd')
+        monkeypatch.setattr(pwd, 'getpwuid', lambda number: {}[number])
+    run(lambda arguments: print(Path.home(), getpass.getuser()), [])
+    home, user = capsys.readouterr().out.split()
+    assert Path(home).parent == tmp_path and Path(home).is_dir() and user
 
 
 def test_error_from_a_loader_process_is_one_line(capsys):
