@@ -8,22 +8,22 @@ weights.
 from konohana.cast import IGNORE_CLASS
 from konohana.settings import read, require, run
 
-konohana_dataset_path = 'toy_show'  # your dataset's folder; toy_show is drawn when it is not there
-split = 'val'  # which of its splits
-pictures_in = ''  # a folder of pictures, or one picture, instead of a dataset; no labels needed
-weights = ''  # weights file; '' takes net.pt of your training, else weights/net.pt
-use_res2block = False  # without a weights file named: net_det3.pt instead of net.pt
-threshold = 0.5  # detections of a lower score are not drawn, 0 to 1
-sheet = True  # panels at the network's size; False: the annotated picture alone at its own size
-test_out = ''  # folder for the pictures; '' is test_out, or test_out_det3 with use_res2block
-results_json = ''  # also write all detections (boxes, and masks where there are) to this COCO-style file
-overwrite = False  # replace files that this program did not write; inputs are never replaced
+konohana_dataset_path = 'toy_show'  # folder of your dataset; the default, a toy show, is drawn when it is not there
+split = 'val'  # split to evaluate
+pictures_in = ''  # folder of pictures, or one picture, instead of a dataset; no labels needed
+weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weights/net.pt
+use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
+threshold = 0.5  # lowest score that is drawn, 0 to 1
+sheet = True  # True: panels at the detector's size; False: the annotated picture alone, at its own size
+test_out = ''  # folder of the pictures; '' is test_out, or test_out_det3 with use_res2block
+results_json = ''  # COCO-style file of all detections, with masks where there are any; '' for none
+overwrite = False  # also replace files that this program did not write; inputs are never replaced
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
-ignore_class = IGNORE_CLASS  # boxes of this name mark regions that are not counted
-skip_bad_files = False  # go on without files that have problems, instead of stopping
-batch_size = 8  # pictures that the network sees at once
-device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
-font = ''  # font file for the labels; '' looks for one
+ignore_class = IGNORE_CLASS  # boxes with this name mark regions that are not counted
+skip_bad_files = False  # leave out files that have problems instead of stopping
+batch_size = 8  # pictures in a batch
+device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
+font = ''  # font file of the labels; '' finds one
 progress = True  # show progress bars
 
 

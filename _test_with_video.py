@@ -13,20 +13,20 @@ from konohana.video.annotate import CONTAINERS, annotate_video
 from konohana.video.camera import annotate_camera, camera_number
 from konohana.video.window import open_window
 
-video_in = ''  # the video, or 0 for the first webcam (1, 2 ...); '' draws a toy episode, toy_show.mp4
+video_in = ''  # the video, or 0 for the first camera (1, 2, ...); '' draws a toy episode, toy_show.mp4
 video_out = ''  # .mkv, .mp4 or .mov; '' is test_out/<name of video_in>_annotated
-weights = ''  # weights file (.pt or .onnx); '' takes net.pt of your training, else weights/net.pt
-use_res2block = False  # without a weights file named: net_det3.pt instead of net.pt
-threshold = 0.5  # detections of a lower score are not drawn, 0 to 1
-batch_size = 4  # frames that the network sees at once
-device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
+weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weights/net.pt
+use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
+threshold = 0.5  # lowest score that is drawn, 0 to 1
+batch_size = 4  # frames in a batch
+device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
-start = 0.0  # seconds into the video where to begin
-seconds = 0.0  # length to annotate, 0 for all
+start = 0.0  # seconds into the video at which to begin
+seconds = 0.0  # length to annotate in seconds; 0 for all
 crf = 18  # quality of x264, 0 (lossless) to 51 (worst)
-font = ''  # font file for the labels; '' looks for one
-show = False  # a window that shows the annotated frames
-progress = True  # show the progress bar and what could not be kept
+font = ''  # font file of the labels; '' finds one
+show = False  # show the annotated frames in a window
+progress = True  # show a progress bar and what could not be kept
 
 
 def main():

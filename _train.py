@@ -9,63 +9,63 @@ from konohana.errors import UserError
 from konohana.settings import read, require, run
 
 # data
-konohana_dataset_path = 'toy_show'  # your dataset's folder; toy_show is drawn when it is not there
-extra_dataset_path = ''  # a second dataset whose train split is learned too ('' for none)
-train_split = 'train'  # what is learned
-val_split = 'val'  # what the network is judged by ('' for no evaluation)
-ignore_class = IGNORE_CLASS  # boxes of this name mark regions where nothing is learned or counted
-skip_bad_files = False  # go on without files that have problems, instead of stopping
+konohana_dataset_path = 'toy_show'  # folder of your dataset; the default, a toy show, is drawn when it is not there
+extra_dataset_path = ''  # a second dataset whose training split is added; '' for none
+train_split = 'train'  # split to train on
+val_split = 'val'  # split to evaluate on; '' for no evaluation
+ignore_class = IGNORE_CLASS  # boxes with this name mark regions where nothing is learned or counted
+skip_bad_files = False  # leave out files that have problems instead of stopping
 
 # network
-detector = 'konohana'  # which network: konohana, yolof, solov2_light_r18, fasterrcnn_resnet50_fpn_v2, ...
-img_hw = (360, 640)  # height and width that frames are resized to inside the network
-use_res2block = False  # Res2Net's blocks; the files are then net_det3.pt, optim_det3.pt, iter_det3.txt
-attention = 'se'  # what weighs channels in the flagship's blocks: se, coordinate or none
-activation = 'relu6'  # of the flagship: relu6, hardswish, relu, silu, mish, gelu or acon
-backbone = 'resnet50'  # of YOLOF: any network of torchvision, or of timm, that gives feature maps
-frozen_stages = 1  # of SOLOv2's ResNet: 1 keeps the stem and the first stage as they are, 0 trains all of it
-norm_eval = True  # batch norms of SOLOv2's ResNet keep their averages while training
-init_from = ''  # weights to start from, e.g. 'weights/net.pt'
-pretrained = None  # start from published weights: True (COCO) or 'backbone' (ImageNet), for detectors that have them
+detector = 'konohana'  # what to train: konohana, yolof, solov2_light_r18, fasterrcnn_resnet50_fpn_v2, ...
+img_hw = (360, 640)  # height and width that frames are resized to inside the detector
+use_res2block = False  # konohana: Res2Net's blocks; the files are then net_det3.pt, optim_det3.pt, iter_det3.txt
+attention = 'se'  # konohana: attention in its blocks, one of se, coordinate, none
+activation = 'relu6'  # konohana: one of relu6, hardswish, relu, silu, mish, gelu, acon
+backbone = 'resnet50'  # yolof: any network of torchvision or timm that gives feature maps
+frozen_stages = 1  # solov2: 1 freezes the stem and the first stage of its ResNet, 0 trains all of it
+norm_eval = True  # solov2: the batch norms of its ResNet keep their running statistics
+init_from = ''  # weights file to start from, like 'weights/net.pt'; '' for none
+pretrained = None  # published weights to start from: True (COCO) or 'backbone' (ImageNet), where there are any
 
 # training
-batch_size = 16  # frames in a batch, of all processes together
-accumulate = 1  # batches to sum up before a step, for small memory
-n_epoch = 22  # how often each frame is seen; raise it where frames are few
+batch_size = 16  # frames in a batch, over all processes
+accumulate = 1  # batches whose gradients are summed before a step, for small memory
+n_epoch = 22  # number of epochs; with few frames take more
 max_minutes = 0.0  # minutes to train instead of n_epoch, evaluation not counted; 0 for n_epoch
 lr = 1e-3  # learning rate after warm-up
 warmup_epochs = 1.0  # epochs in which the learning rate rises
-weight_decay = 0.05  # of AdamW
-backbone_lr = 0.3  # a backbone that does not start from nothing learns at this part of lr
-clip_norm = 10.0  # gradients are clipped to this norm
-ema_decay = 0.998  # of the moving average of weights that is tested
-vram_limit_gib = 3.0  # cap on this process's GPU memory, 0 for none
+weight_decay = 0.05  # weight decay of AdamW
+backbone_lr = 0.3  # factor on the learning rate of a backbone that starts from trained weights
+clip_norm = 10.0  # largest norm of the gradients; larger ones are clipped
+ema_decay = 0.998  # decay of the moving average of the weights, which is evaluated and saved
+vram_limit_gib = 3.0  # cap on this process's GPU memory in GiB; 0 for none
 amp = True  # half precision where it is safe, on CUDA and on CPUs with AMX
-repeat_rare = 0.05  # frames with names that fewer than this part of the frames hold come up to twice, 0 for none
-small_part = 0.65  # this first part of training sees frames at two thirds of img_hw: quicker (flagship, YOLOF)
-group_by_aspect = False  # pictures higher than wide get batches of their own, with img_hw turned upright
-seed = 0  # the same seed on the same machine gives the same run
+repeat_rare = 0.05  # frames with a name that is in less than this part of all frames are shown up to twice; 0 for none
+small_part = 0.65  # first part of training, in which frames have two thirds of img_hw: faster (konohana, yolof)
+group_by_aspect = False  # upright pictures get batches of their own, with img_hw turned upright
+seed = 0  # the same seed gives the same run on the same machine
 
 # augmentation
-augment = True  # False turns all of it off
-flip = 0.5  # probability of mirroring left and right
-scale = (0.75, 1.6)  # frames are scaled by a random factor between these
-shift = True  # and put at a random place
-colour = 0.4  # strength of brightness, contrast and saturation jitter, 0 for none
-hue = 0.0  # jitter of the hue, 0 to 0.5
-mosaic = False  # half of the samples are made of four frames
-paste = 0.5  # probability that one or two characters, cut out of other frames, are pasted into a frame
+augment = True  # False turns all augmentation off
+flip = 0.5  # probability of a horizontal flip
+scale = (0.75, 1.6)  # lowest and highest random scale factor
+shift = True  # put the scaled frame at a random place
+colour = 0.4  # strength of the brightness, contrast and saturation jitter; 0 for none
+hue = 0.0  # strength of the hue jitter, 0 to 0.5
+mosaic = False  # make half of the samples from four frames
+paste = 0.5  # probability that one or two characters cut out of other frames are pasted into a frame
 random_erasing = 0.0  # probability that a rectangle is erased
-trivial_augment = False  # TrivialAugment's changes of colour and sharpness, instead of colour and hue
-no_augment_part = 0.0  # this last part of training sees frames as they are, but for flip; 0 for none
+trivial_augment = False  # TrivialAugment's changes of colour and sharpness instead of colour and hue
+no_augment_part = 0.0  # last part of training, in which frames are only flipped; 0 for none
 
 # running
-device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
-num_workers = 2  # processes that load frames, 0 for none
+device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
+num_workers = 2  # processes that load frames; 0 for none
 eval_every = 2  # epochs between evaluations on val
-save_minutes = 3.0  # minutes between saves (also after each epoch)
-run_name = ''  # keeps everything of the run in <log_path>/<run_name>, instead of checkpoint_path
-checkpoint_path = '.'  # folder of net.pt, optim.pt, iter.txt, net_best.pt
+save_minutes = 3.0  # minutes between saves; each epoch is saved too
+run_name = ''  # keep everything of this run in <log_path>/<run_name> instead of checkpoint_path
+checkpoint_path = '.'  # folder of net.pt, optim.pt, iter.txt and net_best.pt
 log_path = 'logs'  # folder of TensorBoard's logs and curves.png
 progress = True  # show progress bars
 

@@ -84,8 +84,8 @@ def variables(script):
     """The variables at the top of a script.
 
     Returns:
-        list of dicts of `name`, `default` (its value), `meaning` (the comment behind it) and `group` (the comment line
-        above the block that it is in, or '').
+        list of dicts of `name`, `default` (its value), `meaning` (the comment behind it), `group` (the comment line
+        above the block that it is in, or '') and `former` (its name in earlier versions, from ALIASES, or None).
 
     Raises:
         UserError: a variable without a comment.
@@ -94,9 +94,10 @@ def variables(script):
     lines = source.splitlines()
     found, group, last = [], '', 0
     body = ast.parse(source).body
-    for node in body:
-        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
-            continue
+    assigned = [node for node in body if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
+    aliases = next((ast.literal_eval(node.value) for node in assigned if node.targets[0].id == 'ALIASES'), {})
+    former = {new: old for old, new in aliases.items()}
+    for node in assigned:
         name = node.targets[0].id
         if not name.islower() or name.startswith('_'):
             continue
@@ -107,7 +108,8 @@ def variables(script):
         meaning = lines[last - 1][node.end_col_offset :].partition('#')[2].strip()
         if not meaning:
             raise UserError(f'{script}: line {last}: {name} has no comment that says what it is.')
-        found.append({'name': name, 'default': value_of(node.value, body), 'meaning': meaning, 'group': group})
+        row = {'name': name, 'default': value_of(node.value, body), 'meaning': meaning, 'group': group}
+        found.append({**row, 'former': former.get(name)})
     return found
 
 
@@ -174,9 +176,18 @@ def page(head, columns, scripts, translate):
                 heading = translate(HEADINGS, group) if translate and group else group
                 parts.append(f'\n### {heading[0].upper()}{heading[1:]}\n' if group else '')
                 parts.append(f'\n| {" | ".join(columns)} |\n|---|---|---|\n')
-            meaning = translate(script, row['name']) if translate else row['meaning']
+            meaning = escaped(translate(script, row['name']) if translate else row['meaning'])
+            if row['former']:
+                meaning += f'（旧名 `{row["former"]}`）' if translate else f' (formerly `{row["former"]}`)'
             parts.append(f'| `{row["name"]}` | `{row["default"]!r}` | {meaning} |\n')
     return ''.join(parts)
+
+
+def escaped(text):
+    """A text for a table's cell: <name> is no HTML outside of code, and | does not end the cell."""
+    pieces = text.replace('|', '\\|').split('`')
+    pieces[::2] = [piece.replace('<', '&lt;') for piece in pieces[::2]]
+    return '`'.join(pieces)
 
 
 if __name__ == '__main__':
