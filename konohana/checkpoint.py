@@ -23,15 +23,18 @@ SPARE_BYTES = 64 * 2**20
 MAX_CLASSES = 10_000
 
 
-def save(content, path):
-    """torch.save a dict, whole or not at all; see `files.replacing`.
+def save(content, path, remember=False):
+    """torch.save a dict, whole or not at all.
+
+    Args:
+        content: the dict. path: the file. remember: see `files.replacing`.
 
     Raises:
         UserError: it cannot be written (no space, no permission).
     """
     path = Path(path)
     try:
-        with files.replacing(path) as temporary, temporary.open('wb') as file:
+        with files.replacing(path, remember) as temporary, temporary.open('wb') as file:
             torch.save(content, file)
     except RuntimeError as error:
         # What torch makes of a full disk.
@@ -165,8 +168,7 @@ def _wrong_class_names(names):
     if len(set(names)) < len(names):
         return f'{next(name for name in names if names.count(name) > 1)!r} is duplicated'
     for name in names:
-        # A lone surrogate is no character: such a text cannot be written to any file.
-        if not name.strip() or len(name) > 1000 or any('\ud800' <= c <= '\udfff' for c in name):
+        if not name.strip() or len(name) > 1000 or printable(name) != name:
             return f'{name[:50]!r} is not a name'
     return ''
 
@@ -186,7 +188,8 @@ def _wrong_figures(figures):
     return '' if fine else 'not a dict of numbers'
 
 
-def _wrong_description(description):
+def wrong_description(description):
+    """What is wrong with a dict of `detector`, `options`, `class_names` and `img_hw`, as text; '' for nothing."""
     if not isinstance(description, dict):
         return 'not a dict'
     for key in ('detector', 'options', 'class_names', 'img_hw'):
@@ -213,7 +216,7 @@ _CHECKS = {
     'class_names': _wrong_class_names,
     'img_hw': _wrong_img_hw,
     'figures': _wrong_figures,
-    'description': _wrong_description,
+    'description': wrong_description,
     'minutes': _wrong_minutes,
     **dict.fromkeys(('epoch', 'iteration', 'batches_done', 'ema_updates'), _wrong_count),
 }

@@ -200,6 +200,7 @@ def test_a_wrong_file_is_one_line(weights_file, change, words):
         ({'class_names': ['柚', '莲', '柚']}, "'柚' is duplicated"),
         ({'class_names': ['柚', ' ']}, 'not a name'),
         ({'class_names': ['柚', '\ud800']}, 'not a name'),
+        ({'class_names': ['柚', 'a\x1b[31m']}, 'not a name'),
         ({'class_names': [str(i) for i in range(20_000)]}, '20000 names'),
         ({'options': {'use_res2block': True}}, 'do not fit'),
         ({'options': {'depth': 50}}, 'do not fit'),

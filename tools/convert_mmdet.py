@@ -61,8 +61,7 @@ def main(arguments=None):
     check(own, converted, source, detector)
     converted = {key: converted[key].to(own[key].dtype) for key in own}
     content = {'model': converted, 'detector': detector, 'options': options, 'class_names': names}
-    with files.replacing(target, remember=True) as temporary:
-        checkpoint.save({**content, 'img_hw': list(size), 'epoch': 0, 'figures': {}}, temporary)
+    checkpoint.save({**content, 'img_hw': list(size), 'epoch': 0, 'figures': {}}, target, remember=True)
     shown = ', '.join(names[:5]) + (f' ... ({n_classes})' if n_classes > 5 else '')
     print(f'{target}: {detector} with all {len(state)} tensors of {source.name}. Classes: {shown}.')
 

@@ -30,8 +30,7 @@ def main(arguments=None):
         key: value.half() if value.is_floating_point() and value.ndim > 1 else value
         for key, value in content['model'].items()
     }
-    with files.replacing(target, remember=True) as temporary:
-        checkpoint.save(content, temporary)
+    checkpoint.save(content, target, remember=True)
     before, after = (file.stat().st_size / 1e6 for file in (source, target))
     print(f'{target}: {after:.1f} MB, before {before:.1f} MB')
 
