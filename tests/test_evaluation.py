@@ -1,4 +1,4 @@
-"""Figures: equal to pycocotools' own, to the VOC development kit's rules, and sane where there is nothing."""
+"""Metrics: equal to pycocotools' own, to the VOC development kit's rules, and sane where there is nothing."""
 
 import contextlib
 import io
@@ -61,7 +61,7 @@ def random_case(seed, n=12):
 @pytest.mark.parametrize('seed', [0, 1])
 def test_twelve_numbers_equal_those_pycocotools_reads_from_the_written_file(tmp_path, seed):
     frames, detections = random_case(seed)
-    figures = evaluate(frames, detections, NAMES)
+    metrics = evaluate(frames, detections, NAMES)
     write_results_json(tmp_path / 'found.json', [(f.path.name, f.height, f.width) for f in frames], detections, NAMES)
     (tmp_path / 'truth.json').write_text(json.dumps(coco_ground_truth(frames, NAMES)), encoding='utf-8')
     written = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
@@ -72,28 +72,28 @@ def test_twelve_numbers_equal_those_pycocotools_reads_from_the_written_file(tmp_
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    own = [figures[name] for name in COCO_NUMBERS]
+    own = [metrics[name] for name in COCO_NUMBERS]
     theirs = [math.nan if value < 0 else value for value in evaluation.stats]
     np.testing.assert_allclose(own, theirs, atol=1e-6)
-    assert 0.1 < figures['AP50'] < 0.95
-    assert figures['AP50_agnostic'] > figures['AP50']
+    assert 0.1 < metrics['AP50'] < 0.95
+    assert metrics['AP50_agnostic'] > metrics['AP50']
 
 
 def test_perfect_detections_get_one_everywhere():
     frames = [frame([[10, 10, 200, 300]], ['柚']), frame([[50, 20, 300, 300]], ['皋']), frame([], [])]
     detections = [found([[10, 10, 200, 300]], [1], [0.9]), found([[50, 20, 300, 300]], [2], [0.8]), found([], [], [])]
-    figures = evaluate(frames, detections, NAMES)
+    metrics = evaluate(frames, detections, NAMES)
     for key in ('AP', 'AP50', 'AP75', 'AP50_agnostic', 'VOC07_mAP'):
-        assert figures[key] == pytest.approx(1.0)
-    assert math.isnan(figures['AP50_per_class']['other'])
+        assert metrics[key] == pytest.approx(1.0)
+    assert math.isnan(metrics['AP50_per_class']['other'])
     assert set(metrics_at_threshold(frames, detections, NAMES, 0.5).values()) == {1.0}
 
 
 def test_found_under_a_wrong_name_counts_as_found():
     frames = [frame([[10, 10, 200, 300]], ['柚'])]
     detections = [found([[10, 10, 200, 300]], [2], [0.9])]
-    figures = evaluate(frames, detections, NAMES)
-    assert figures['AP50'] == 0 and figures['AP50_agnostic'] == pytest.approx(1.0)
+    metrics = evaluate(frames, detections, NAMES)
+    assert metrics['AP50'] == 0 and metrics['AP50_agnostic'] == pytest.approx(1.0)
     seen = metrics_at_threshold(frames, detections, NAMES, 0.5)
     assert seen['f1'] == 1.0 and seen['named'] == 0.0
 
@@ -103,16 +103,16 @@ def test_what_lies_in_an_ignored_region_is_no_mistake():
     drawn = found([[10, 10, 100, 200], [350, 20, 450, 200]], [1, 1], [0.5, 0.9])
     with_region, without = frame(boxes, ['柚'], ignored=region), frame(boxes, ['柚'])
     assert evaluate([without], [drawn], NAMES)['AP50'] == pytest.approx(0.5)
-    figures = evaluate([with_region], [drawn], NAMES)
+    metrics = evaluate([with_region], [drawn], NAMES)
     for key in ('AP50', 'AP50_agnostic', 'VOC07_mAP'):
-        assert figures[key] == pytest.approx(1.0)
+        assert metrics[key] == pytest.approx(1.0)
     assert metrics_at_threshold([with_region], [drawn], NAMES, 0.3)['precision'] == 1.0
 
 
 def test_no_detections_and_no_objects():
     frames = [frame([[10, 10, 100, 200]], ['柚'])]
-    figures = evaluate(frames, [found([], [], [])], NAMES)
-    assert figures['AP'] == figures['AP50_agnostic'] == figures['VOC07_mAP'] == 0
+    metrics = evaluate(frames, [found([], [], [])], NAMES)
+    assert metrics['AP'] == metrics['AP50_agnostic'] == metrics['VOC07_mAP'] == 0
     nobody = evaluate([frame([], [])], [found([[1, 1, 50, 50]], [1], [0.9])], NAMES)
     assert math.isnan(nobody['AP']) and math.isnan(nobody['VOC07_mAP'])
     assert 'nan' not in format_metrics(nobody)
@@ -143,8 +143,8 @@ def test_voc_second_detection_of_an_object_is_a_mistake():
 
 def test_only_a_hundred_detections_a_picture_count():
     boxes = [[x, y, x + 8, y + 8] for x in range(0, 600, 10) for y in (0, 20, 40)]
-    figures = evaluate([frame(boxes, ['柚'] * len(boxes))], [found(boxes, [1] * len(boxes), [0.5] * len(boxes))], NAMES)
-    assert figures['AR100'] == pytest.approx(100 / 180, abs=0.01)  # COCO's own rule
+    metrics = evaluate([frame(boxes, ['柚'] * len(boxes))], [found(boxes, [1] * len(boxes), [0.5] * len(boxes))], NAMES)
+    assert metrics['AR100'] == pytest.approx(100 / 180, abs=0.01)  # COCO's own rule
 
 
 # ------------------------------------------------------------------------------------------------ difficult objects

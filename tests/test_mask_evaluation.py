@@ -1,4 +1,4 @@
-"""Figures of masks and boxes equal pycocotools' from files, VOC's the development kit's; results as COCO files."""
+"""Metrics of masks and boxes equal pycocotools' from files, VOC's the development kit's; results as COCO files."""
 
 import contextlib
 import io
@@ -116,7 +116,7 @@ def backend(request, monkeypatch):
 
 def test_boxes_and_masks_equal_pycocotools_on_the_files(case, tmp_path, backend):
     _, file, frames, detections = case
-    figures = evaluate(frames, detections, NAMES)
+    metrics = evaluate(frames, detections, NAMES)
     pictures = [(frame.path.name, frame.height, frame.width) for frame in frames]
     ids = [frame.image_id for frame in frames]
     write_results_json(tmp_path / 'found.json', pictures, detections, NAMES, ids, frames[0].categories)
@@ -125,27 +125,27 @@ def test_boxes_and_masks_equal_pycocotools_on_the_files(case, tmp_path, backend)
     assert {category['name']: category['id'] for category in written['categories']} == IDS
     boxes = [{k: v for k, v in row.items() if k != 'segmentation'} for row in written['annotations']]
     shapes = [{k: v for k, v in row.items() if k != 'bbox'} for row in written['annotations']]
-    own = [figures[name] for name in COCO_NUMBERS]
+    own = [metrics[name] for name in COCO_NUMBERS]
     np.testing.assert_allclose(own, reference(file, boxes, 'bbox'), atol=1e-9)
-    own_masks = [figures[f'mask_{name}'] for name in COCO_NUMBERS]
+    own_masks = [metrics[f'mask_{name}'] for name in COCO_NUMBERS]
     np.testing.assert_allclose(own_masks, reference(file, shapes, 'segm'), atol=1e-9)
-    assert 0.1 < figures['mask_AP'] < 0.9 and figures['mask_AP'] != figures['AP']
+    assert 0.1 < metrics['mask_AP'] < 0.9 and metrics['mask_AP'] != metrics['AP']
     for start, rows, kind in (('', boxes, 'bbox'), ('mask_', shapes, 'segm')):
-        agnostic = [figures[f'{start}AP50_agnostic'], figures[f'{start}AP75_agnostic']]
+        agnostic = [metrics[f'{start}AP50_agnostic'], metrics[f'{start}AP75_agnostic']]
         np.testing.assert_allclose(agnostic, reference(file, rows, kind, by_class=False)[1:3], atol=1e-9)
-        by_name = list(figures[f'{start}AP50_per_class'].values())
-        assert np.mean(by_name) == pytest.approx(figures[f'{start}AP50'])
+        by_name = list(metrics[f'{start}AP50_per_class'].values())
+        assert np.mean(by_name) == pytest.approx(metrics[f'{start}AP50'])
 
 
 def test_numbers_of_both_libraries_without_objects_and_without_detections(case, backend):
     _, _, frames, detections = case
     nothing = {'boxes': torch.zeros(0, 4), 'labels': torch.zeros(0, dtype=torch.int64), 'scores': torch.zeros(0)}
-    figures = evaluate(frames, [{**nothing, 'rles': []}] * len(frames), NAMES)
-    assert figures['AP'] == figures['mask_AP'] == figures['mask_AP50_agnostic'] == figures['VOC12_mAP'] == 0
+    metrics = evaluate(frames, [{**nothing, 'rles': []}] * len(frames), NAMES)
+    assert metrics['AP'] == metrics['mask_AP'] == metrics['mask_AP50_agnostic'] == metrics['VOC12_mAP'] == 0
     empty = [Sample(frame.path, *HW, masks=[]) for frame in frames]
-    figures = evaluate(empty, detections, NAMES)
-    assert all(math.isnan(figures[key]) for key in ('AP', 'mask_AP', 'mask_AP75_agnostic', 'VOC07_mAP', 'VOC12_mAP'))
-    assert 'nan' not in format_metrics(figures)
+    metrics = evaluate(empty, detections, NAMES)
+    assert all(math.isnan(metrics[key]) for key in ('AP', 'mask_AP', 'mask_AP75_agnostic', 'VOC07_mAP', 'VOC12_mAP'))
+    assert 'nan' not in format_metrics(metrics)
 
 
 def test_perfect_masks_under_poor_boxes_and_the_other_way_round(case):
@@ -160,11 +160,11 @@ def test_perfect_masks_under_poor_boxes_and_the_other_way_round(case):
         }
         right.append({**found, 'boxes': found['boxes'] * 0.2, 'rles': frame.masks})
         wrong.append({**found, 'rles': [masks.box_mask((0, 0, 5, 5), HW)] * n})
-    figures = evaluate(frames, right, NAMES)
-    assert figures['mask_AP'] == pytest.approx(1) and figures['mask_AP75_agnostic'] == pytest.approx(1)
-    assert figures['AP'] < 0.3
-    figures = evaluate(frames, wrong, NAMES)
-    assert figures['AP'] == pytest.approx(1) and figures['mask_AP'] < 0.1
+    metrics = evaluate(frames, right, NAMES)
+    assert metrics['mask_AP'] == pytest.approx(1) and metrics['mask_AP75_agnostic'] == pytest.approx(1)
+    assert metrics['AP'] < 0.3
+    metrics = evaluate(frames, wrong, NAMES)
+    assert metrics['AP'] == pytest.approx(1) and metrics['mask_AP'] < 0.1
 
 
 def test_size_of_an_object_is_that_of_its_mask():
@@ -173,13 +173,13 @@ def test_size_of_an_object_is_that_of_its_mask():
     cross[10:50, 28:32] = cross[28:32, 10:50] = True
     frame = Sample(Path('a.png'), *HW, np.float32([[10, 10, 50, 50]]), ['cat'], np.zeros(1, bool))
     found = {'boxes': torch.tensor([[10.0, 10, 50, 50]]), 'labels': torch.tensor([2]), 'scores': torch.tensor([0.9])}
-    figures = evaluate([frame], [found], NAMES)
-    assert figures['APm'] == pytest.approx(1) and math.isnan(figures['APs']) and 'mask_AP' not in figures
+    metrics = evaluate([frame], [found], NAMES)
+    assert metrics['APm'] == pytest.approx(1) and math.isnan(metrics['APs']) and 'mask_AP' not in metrics
     frame.masks = masks.encode(cross[None])
-    figures = evaluate([frame], [{**found, 'masks': torch.from_numpy(cross[None])}], NAMES)
+    metrics = evaluate([frame], [{**found, 'masks': torch.from_numpy(cross[None])}], NAMES)
     for kind in ('', 'mask_'):
-        assert figures[f'{kind}APs'] == pytest.approx(1) and math.isnan(figures[f'{kind}APm'])
-    # Without masks on either side there are figures of boxes alone.
+        assert metrics[f'{kind}APs'] == pytest.approx(1) and math.isnan(metrics[f'{kind}APm'])
+    # Without masks on either side there are metrics of boxes alone.
     assert 'mask_AP' not in evaluate([frame], [found], NAMES)
 
 
@@ -198,20 +198,20 @@ def test_a_crowd_is_a_region_for_its_own_class_alone():
     boxes = torch.tensor([[110.0, 10, 150, 60], [10, 10, 50, 50]])
     found = {'boxes': boxes, 'labels': torch.tensor([2, 2]), 'scores': torch.tensor([0.9, 0.8])}
     found['rles'] = [masks.box_mask(box, HW) for box in boxes]
-    figures = evaluate([frame], [found], NAMES)
-    assert figures['AP50'] == figures['mask_AP50'] == pytest.approx(1)
+    metrics = evaluate([frame], [found], NAMES)
+    assert metrics['AP50'] == metrics['mask_AP50'] == pytest.approx(1)
     frame.ignored_names = ['dog']
-    figures = evaluate([frame], [found], NAMES)
-    assert figures['AP50'] == figures['mask_AP50'] == pytest.approx(0.5)
+    metrics = evaluate([frame], [found], NAMES)
+    assert metrics['AP50'] == metrics['mask_AP50'] == pytest.approx(0.5)
     frame.ignored_names = ['a stranger']  # such a class is none of these weights'
     assert evaluate([frame], [found], NAMES)['AP50'] == pytest.approx(0.5)
 
 
 def test_masks_stand_beside_boxes(case):
     _, _, frames, detections = case
-    figures = evaluate(frames, detections, NAMES)
-    text = format_metrics(figures)
-    assert f'  AP50   {figures["AP50"]:.3f}  {figures["mask_AP50"]:.3f}  IoU 0.50\n' in text
+    metrics = evaluate(frames, detections, NAMES)
+    text = format_metrics(metrics)
+    assert f'  AP50   {metrics["AP50"]:.3f}  {metrics["mask_AP50"]:.3f}  IoU 0.50\n' in text
     assert 'boxes and masks' in text and 'VOC 2010-12' in text and 'Their masks, whoever it is' in text
     alone = format_metrics(evaluate(frames, without_masks(detections), NAMES))
     assert 'masks' not in alone
@@ -221,7 +221,7 @@ def without_masks(detections):
     return [{key: value for key, value in found.items() if key != 'rles'} for found in detections]
 
 
-# ------------------------------------------------------------------------------------------------------ VOC's figures
+# ------------------------------------------------------------------------------------------------------ VOC's metrics
 
 
 def devkit(frames, detections, name, label):
@@ -284,10 +284,10 @@ def test_voc_equals_the_development_kit(seed):
             'scores': torch.tensor(rng.permutation(10_000)[: len(drawn)] / 10_000),
         })  # fmt: skip
     expected = [devkit(frames, detections, name, label) for label, name in enumerate(NAMES, start=1)]
-    figures = evaluate(frames, detections, NAMES)
-    assert figures['VOC07_mAP'] == pytest.approx(np.mean([ap for ap, _ in expected]), abs=1e-9)
-    assert figures['VOC12_mAP'] == pytest.approx(np.mean([ap for _, ap in expected]), abs=1e-9)
-    assert 0.1 < figures['VOC12_mAP'] < 0.9 and figures['VOC12_mAP'] != figures['VOC07_mAP']
+    metrics = evaluate(frames, detections, NAMES)
+    assert metrics['VOC07_mAP'] == pytest.approx(np.mean([ap for ap, _ in expected]), abs=1e-9)
+    assert metrics['VOC12_mAP'] == pytest.approx(np.mean([ap for _, ap in expected]), abs=1e-9)
+    assert 0.1 < metrics['VOC12_mAP'] < 0.9 and metrics['VOC12_mAP'] != metrics['VOC07_mAP']
 
 
 def voc_case(difficult, drawn):
@@ -384,8 +384,8 @@ def test_masks_are_encoded_while_predicting(bright_data):
     assert [len(found['rles']) for found in detections] == [2, 2, 1]
     for found, frame in zip(detections, frames, strict=True):
         assert found['rles'] == frame.masks
-    figures = evaluate(frames, detections, ['柚', 'cat'])
-    assert figures['mask_AP'] == figures['AP'] == pytest.approx(1)
+    metrics = evaluate(frames, detections, ['柚', 'cat'])
+    assert metrics['mask_AP'] == metrics['AP'] == pytest.approx(1)
 
 
 @pytest.fixture

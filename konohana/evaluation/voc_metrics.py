@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from konohana.boxes import part_inside
+
 
 def voc_map(samples, detections, class_names, iou_threshold=0.5, eleven_points=True):
     """Mean average precision as the Pascal VOC development kit computes it.
@@ -86,10 +88,5 @@ def drop_ignored(found, ignored):
     Returns:
         dict of `boxes`, `labels` and `scores` of those that remain.
     """
-    boxes = found['boxes'].float()
-    keep = torch.ones(len(boxes), dtype=torch.bool)
-    for region in torch.as_tensor(ignored):
-        low, high = torch.maximum(boxes[:, :2], region[:2]), torch.minimum(boxes[:, 2:], region[2:])
-        area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1e-6)
-        keep &= (high - low).clamp(min=0).prod(dim=1) / area <= 0.5
-    return {'boxes': boxes[keep], 'labels': found['labels'][keep], 'scores': found['scores'][keep]}
+    keep = (part_inside(found['boxes'].float(), torch.as_tensor(ignored)) <= 0.5).all(dim=1)
+    return {key: found[key][keep] for key in ('boxes', 'labels', 'scores')}
