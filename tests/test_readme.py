@@ -7,8 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from konohana import settings
+from konohana.errors import UserError
 from tools import write_variables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,3 +110,44 @@ def test_the_readme_names_every_page():
     for readme, folder in (('README.md', 'docs'), ('README.zh-CN.md', 'docs/zh-CN')):
         for page in (ROOT / folder).glob('*.md'):
             assert f'({folder}/{page.name})' in text_of(readme), page
+
+
+def test_the_readme_pictures_are_drawn(run_script, tmp_path):
+    sheet, episode = tmp_path / 'sheet.jpg', tmp_path / 'episode.webp'
+    small = ('seconds=0.2', 'fps=5', 'width=64')
+    done = run_script('tools/draw_readme_pictures.py', f'sheet_out={sheet}', f'episode_out={episode}', *small)
+    assert done.returncode == 0 and str(episode) in done.stdout, done.stderr
+    with Image.open(sheet) as picture:
+        assert picture.width > 2 * 640 and picture.height > 2 * 360
+    with Image.open(episode) as picture:
+        assert (picture.size, picture.n_frames) == ((64, 36), 3)
+
+
+def test_variables_are_read_with_their_groups_defaults_and_former_names(tmp_path):
+    script = tmp_path / 'script.py'
+    script.write_text(
+        'from konohana.cast import IGNORE_CLASS\n\n# data\nname = IGNORE_CLASS  # whom to ignore\n'
+        "other = (1, 'a')  # <b> or c\n\n# running\nfast = True  # hurry | up\n\n"
+        "ALIASES = {'slow': 'fast'}\nLIMIT = 3\n",
+        encoding='utf-8',
+    )
+    rows = write_variables.variables(script)
+    assert [row['name'] for row in rows] == ['name', 'other', 'fast']
+    assert [row['group'] for row in rows] == ['data', 'data', 'running']
+    assert [row['default'] for row in rows] == ['不计算', (1, 'a'), True]
+    assert [row['former'] for row in rows] == [None, None, 'slow']
+    page = write_variables.page('', ('variable', 'default', 'meaning'), {'script.py': rows}, None)
+    assert "| `other` | `(1, 'a')` | &lt;b> or c |" in page
+    assert r'| `fast` | `True` | hurry \| up (formerly `slow`) |' in page
+    script.write_text('a = 1  # one\nb = 2\n', encoding='utf-8')
+    with pytest.raises(UserError, match='line 2: b has no comment'):
+        write_variables.variables(script)
+
+
+def test_a_variable_without_a_chinese_text_is_an_error():
+    scripts = {script: write_variables.variables(ROOT / script) for script in write_variables.SCRIPTS}
+    row = {'name': 'speed_of_sound', 'default': 340, 'meaning': 'in m/s', 'group': '', 'former': None}
+    with pytest.raises(UserError, match='no text for speed_of_sound of'):
+        write_variables.chinese({**scripts, '_test.py': [*scripts['_test.py'], row]})
+    with pytest.raises(UserError, match='no such variable as split in'):
+        write_variables.chinese({**scripts, '_test.py': [r for r in scripts['_test.py'] if r['name'] != 'split']})

@@ -1,6 +1,5 @@
 """What holds for every script and tool: --help answers at once, and no output replaces a file of the user's."""
 
-import ast
 import subprocess
 import sys
 
@@ -12,7 +11,10 @@ from konohana import checkpoint, inference
 
 SCRIPTS = [
     f'tools/{name}.py'
-    for name in ('convert_mmdet', 'download_voc07', 'draw_network', 'export_onnx', 'halve_weights', 'plot_logs')
+    for name in (
+        *('convert_mmdet', 'download_voc07', 'draw_architecture', 'draw_network', 'draw_readme_pictures'),
+        *('export_onnx', 'halve_weights', 'plot_logs', 'write_variables'),
+    )
 ]
 
 # One process for all scripts: it says after each whether PyTorch was imported.
@@ -36,34 +38,6 @@ def test_import_konohana_does_not_import_torch():
     code = "import sys, konohana; assert 'torch' not in sys.modules; konohana.load; assert 'torch' in sys.modules"
     done = subprocess.run([sys.executable, '-c', code], cwd=PROJECT, capture_output=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr
-
-
-def imports():
-    """{module of the package: modules of the package that it imports when it is imported itself}."""
-    files = {}
-    for file in sorted((PROJECT / 'konohana').rglob('*.py')):
-        files['.'.join(file.relative_to(PROJECT).with_suffix('').parts).removesuffix('.__init__')] = file
-    found = {}
-    for module, file in files.items():
-        nodes = ast.parse(file.read_text(encoding='utf-8')).body
-        named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-        for node in nodes:
-            if isinstance(node, ast.ImportFrom):
-                named |= {node.module, *(f'{node.module}.{alias.name}' for alias in node.names)}
-        found[module] = named & files.keys() - {module, 'konohana'}
-    return found
-
-
-def test_the_package_has_no_import_circle():
-    after = imports()
-    while free := [module for module, needed in after.items() if not needed]:
-        after = {module: needed - set(free) for module, needed in after.items() if module not in free}
-    assert not after, f'these import one another: {sorted(after)}'
-
-
-def test_nothing_in_the_package_knows_the_scripts_variables():
-    """Scripts read settings; what lies below them is given what it needs."""
-    assert [module for module, needed in imports().items() if 'konohana.settings' in needed] == []
 
 
 def test_halved_weights_are_half_the_size_and_find_the_same(run_script, weights_file, tmp_path):

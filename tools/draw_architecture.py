@@ -1,4 +1,4 @@
-"""Draw which part of the project uses which, as an SVG picture: python tools/draw_architecture.py
+"""Draw which part of the project uses which, as an SVG picture: python tools/draw_architecture.py overwrite=True
 
 Everything in the picture is read from the import statements, so run this again after a change of them. An arrow means
 "uses". An arrow that others imply is left out: where A uses B and B uses C, none goes from A to C.
@@ -15,7 +15,8 @@ from konohana import files
 from konohana.errors import UserError
 from konohana.settings import read, run
 
-svg_out = 'docs/architecture.svg'  # file to write; a relative path starts at the repository's root
+svg_out = 'docs/architecture.svg'  # file to write; relative paths start at the project's folder
+overwrite = False  # replace an existing file that this program did not write
 
 ROOT = Path(__file__).resolve().parent.parent
 EVERYWHERE = 8  # a part without imports that so many others use is drawn as a bar below all of them, without arrows
@@ -35,8 +36,9 @@ def main(arguments=None):
     if circle:
         raise UserError(f'Modules import one another in a circle: {" -> ".join(circle)}.')
     target = settings.path(settings.svg_out)
-    files.write_text(target, draw(graph))
-    print(target)
+    files.claim(target, [], settings.overwrite, 'svg_out')
+    files.write_text(target, draw(graph), remember=True)
+    print(f'Drawn: {target}')
 
 
 def imports(root):
@@ -89,7 +91,7 @@ def part_of(module):
 
 def parts(graph):
     """The graph of modules -> the same between parts: dict of part -> set of parts that it uses."""
-    uses = {part_of(module): set() for module in graph}
+    uses = {part: set() for part in sorted({part_of(module) for module in graph})}
     for module, others in graph.items():
         uses[part_of(module)] |= {part_of(other) for other in others} - {part_of(module)}
     return uses

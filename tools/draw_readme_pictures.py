@@ -1,4 +1,4 @@
-"""Draw the README's pictures: python tools/draw_readme_pictures.py
+"""Draw the README's pictures: python tools/draw_readme_pictures.py overwrite=True
 
 A sheet of one frame and a short animation, both of the toy show, annotated by the shipped weights. The shots are
 chosen; README.md says how good the weights are on frames that are not.
@@ -10,20 +10,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import konohana
-from konohana import drawing, files
+from konohana import files
 from konohana.cast import ROMANISED
-from konohana.evaluation.predict import predict
 from konohana.settings import read, require, run
 from konohana.toy.scenes import draw_shot, shoot
 
+# PyTorch and what needs it are imported where they are used, so that --help answers at once.
+
 sheet_out = 'docs/sheet.jpg'  # the sheet: frame, annotated frame and the detector's maps
 episode_out = 'docs/episode.webp'  # the animation
+overwrite = False  # replace existing files that this program did not write
 sheet_shot = 35  # seed of the shot that the sheet shows
 episode_shots = (10, 21, 33)  # seeds of the animation's shots
 seconds = 2.0  # length of a shot in the animation
@@ -38,15 +39,20 @@ FRAME_HW = (360, 640)  # the size at which the shots are drawn and the weights l
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, seconds=(0.1, 60), fps=(1, 60), width=(64, 1920), threshold=(0, 1))
+    outputs = {'sheet_out': draw_sheet, 'episode_out': draw_episode}
+    for variable in outputs:
+        files.claim(settings.path(getattr(settings, variable)), [], settings.overwrite, variable)
     model = konohana.load(device='cpu')
-    for path, draw in ((settings.sheet_out, draw_sheet), (settings.episode_out, draw_episode)):
-        target = settings.path(path)
-        files.write_bytes(target, draw(model, settings))
-        print(f'{target}: {target.stat().st_size / 1e6:.2f} MB')
+    for variable, draw_picture in outputs.items():
+        target = settings.path(getattr(settings, variable))
+        files.write_bytes(target, draw_picture(model, settings), remember=True)
+        print(f'Drawn: {target} ({target.stat().st_size / 1e6:.2f} MB)')
 
 
 def draw_sheet(model, settings):
     """The sheet, as the bytes of a JPEG."""
+    from konohana import drawing
+
     frame = shoot(np.random.default_rng(settings.sheet_shot), FRAME_HW)[1]['image']
     (found,) = model([as_tensor(frame)], with_maps=True)
     panels = {'frame': frame, 'found': annotated(frame, found, model, settings)}
@@ -64,7 +70,7 @@ def draw_episode(model, settings):
         shot = shoot(np.random.default_rng(seed), FRAME_HW)[0]
         for number in range(round(settings.seconds * settings.fps)):
             frame = draw_shot(shot, number / settings.fps)['image']
-            (found,) = predict(model, [as_tensor(frame)])
+            (found,) = model([as_tensor(frame)])
             small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
             found['boxes'] = found['boxes'] * (size[0] / FRAME_HW[1])
             pictures.append(Image.fromarray(annotated(small, found, model, settings)))
@@ -75,11 +81,15 @@ def draw_episode(model, settings):
 
 def annotated(image, found, model, settings):
     """A picture with the boxes and names of what was found; names in Latin letters, which every font has."""
+    from konohana import drawing
+
     return drawing.draw_detections(image, found, model.class_names, ROMANISED, settings.threshold)
 
 
 def as_tensor(image):
-    """uint8 H x W x 3 -> float 3 x H x W in 0 to 1."""
+    """uint8 H x W x 3 -> float tensor 3 x H x W in 0 to 1."""
+    import torch
+
     return torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
 
