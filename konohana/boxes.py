@@ -3,6 +3,9 @@
 import torch
 from torchvision.ops import box_area
 
+# Pixels. Labelling tools disagree on whether the first pixel is 0 or 1: so far outside, a label is clipped silently.
+EDGE_TOLERANCE = 2.0
+
 
 def intersection(a, b):
     """Areas that boxes have in common, in square pixels.

@@ -4,14 +4,15 @@ A RLE is a dict of `size` (height, width) and `counts`: lengths of runs of 0s an
 that pycocotools' C library writes and reads ("compressed") or as a list of ints ("uncompressed").
 """
 
-import math
+import sys
 
 import cv2
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
+from torchvision.transforms.v2 import functional as TF
 
-from konohana.data.sample import EDGE_TOLERANCE
+from konohana.boxes import EDGE_TOLERANCE
 
 
 def encode(masks):
@@ -73,11 +74,26 @@ def bounding_box(rle):
     return x, y, x + w, y + h
 
 
+def resize(masks, hw):
+    """Masks as a tensor n x H x W, uint8 -> the same at `hw` (height, width), each pixel that of the nearest centre.
+
+    One rule for all that resizes masks beside their picture. Plain 'nearest', which torchvision takes for a `Mask`,
+    shifts them by up to half a pixel.
+    """
+    masks = masks.as_subclass(torch.Tensor)
+    return TF.resize(masks, list(hw), interpolation=TF.InterpolationMode.NEAREST_EXACT)
+
+
 def box_mask(box, hw):
     """The mask of all pixels of a box (x1, y1, x2, y2), compressed."""
     x1, y1, x2, y2 = (float(value) for value in box)
     # Of a list pycocotools would make a polygon.
     return coco_mask.frPyObjects(np.array([[x1, y1, x2 - x1, y2 - y1]]), *hw)[0]
+
+
+def is_number(value):
+    """Whether a value from a JSON file is a finite number; an int may have hundreds of digits."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def from_segmentation(segmentation, hw):
@@ -95,7 +111,7 @@ def from_segmentation(segmentation, hw):
     if isinstance(segmentation, dict):
         size, counts = segmentation.get('size'), segmentation.get('counts')
         if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
-            raise ValueError(f'its RLE is of size {size}, the picture of [{height}, {width}] (height, width)')
+            raise ValueError(f'its RLE is of size {str(size)[:40]}, the picture of [{height}, {width}] (height, width)')
         if isinstance(counts, (str, bytes)):
             counts = _uncompressed(counts)
         _check_counts(counts, height * width)
@@ -105,7 +121,7 @@ def from_segmentation(segmentation, hw):
     for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise ValueError('a polygon is a list of at least three points: [x1, y1, x2, y2, x3, y3, ...]')
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in polygon):
+        if not all(map(is_number, polygon)):
             raise ValueError('a polygon is not made of finite numbers')
         for values, side in ((polygon[::2], width), (polygon[1::2], height)):
             if min(values) < -EDGE_TOLERANCE or max(values) > side + EDGE_TOLERANCE:
@@ -118,7 +134,7 @@ def _check_counts(counts, n_pixels):
     if not isinstance(counts, list) or not all(type(value) is int and value >= 0 for value in counts):
         raise ValueError("its RLE's counts are not whole numbers from 0 on")
     if sum(counts) != n_pixels:
-        raise ValueError(f"its RLE's counts sum up to {sum(counts)}, but the picture has {n_pixels} pixels")
+        raise ValueError(f"its RLE's counts sum up to {str(sum(counts))[:20]}, but the picture has {n_pixels} pixels")
 
 
 def _uncompressed(counts):

@@ -1,6 +1,9 @@
 """COCO data: layouts, all forms of masks, crowds, every way to be wrong; masks through the augmentations."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +67,7 @@ def write(root, annotations, split='train', images=None, categories=CATEGORIES, 
     file = root / 'annotations' / f'instances_{split}.json'
     file.parent.mkdir(parents=True, exist_ok=True)
     content = {'images': images, 'annotations': annotations, 'categories': categories}
-    file.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
+    file.write_text(json.dumps(content), encoding='utf-8')
     for image in images if pictures else []:
         path = root / (split if folder is None else folder) / image['file_name']
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +200,7 @@ def test_a_byte_order_mark_and_a_split_without_objects(tmp_path):
     file.write_bytes(b'\xef\xbb\xbf' + file.read_bytes())
     frames, problems = read(tmp_path)
     assert problems == [] and len(frames) == 2
-    sample = Frames(frames, ['柚'], training_transform((40, 50)), (40, 50), with_masks=True)[0][1]
+    sample = Frames(frames, ['柚'], training_transform((40, 50)), True, with_masks=True)[0][1]
     assert sample['masks'].shape == (0, 40, 50) and sample['boxes'].shape == (0, 4)
 
 
@@ -211,7 +214,7 @@ SHORT = {**SHORT, 'counts': SHORT['counts'][:-6]}
     ('change', 'words'),
     [
         ({'category_id': 4}, ('category_id 4', '3, 17, 90')),
-        ({'category_id': None}, ('category_id None',)),
+        ({'category_id': None}, ('category_id null',)),
         ({'category_id': [3]}, ('category_id [3]',)),
         ({'bbox': [10, 5, 90, 40]}, ('outside', '80 x 60')),
         ({'bbox': [-9, 5, 20, 40]}, ('outside',)),
@@ -238,16 +241,24 @@ SHORT = {**SHORT, 'counts': SHORT['counts'][:-6]}
         ({'segmentation': {'size': [60, 80], 'counts': ''}}, ('malformed', 'damaged')),
         ({'segmentation': {'size': [60, 80], 'counts': 'P' * 50}}, ('malformed', 'damaged')),
         ({'segmentation': {'size': [60, 80], 'counts': '~~~花'}}, ('malformed', 'damaged')),
-        ({'image_id': 9}, ('image id 9', 'not listed')),
-        ({'image_id': {}}, ('image id {}', 'not listed')),
-        ({'id': 2}, ('annotation id 2', 'twice', '花 2.png, 花 1.png')),
+        ({'image_id': 9}, ('image id 9', 'does not list')),
+        ({'image_id': {}}, ('image id {}', 'does not list')),
+        *(({'iscrowd': value}, ('iscrowd', 'not 0 or 1')) for value in ('0', '1', 'no', 2, [0], float('nan'), '')),
+        *(({'bbox': [10, 5, 30, value]}, ('no bbox of four finite numbers',)) for value in (1e400, 10**400, True)),
+        ({'bbox': [1, 5, 10**300, 4]}, ('outside',)),
+        ({'segmentation': [[1, 2, 3, 4, 5, 10**400]]}, ('malformed', 'finite numbers')),
+        ({'segmentation': {'size': [60, 80], 'counts': [10**400]}}, ('malformed', "RLE's counts")),
+        ({'category_id': 'x' * 1000}, ('category_id xxxx',)),
+        ({'category_id': '\x1b[31m'}, ('category_id \\x1b[31m',)),
+        ({'image_id': float('nan')}, ('image id NaN', 'does not list')),
+        ({'id': 2}, ('annotation id 2', 'is duplicated', '花 2.png, 花 1.png')),
     ],
 )
 def test_wrong_object_is_one_line(tmp_path, change, words):
     good = row(2, image=2)
     file = write(tmp_path, [good, {**row(1), **change}])
     frames, problems = read(tmp_path)
-    assert len(problems) == 1 and problems[0].startswith(f'{file}: ')
+    assert len(problems) == 1 and problems[0].startswith(f'{file}: ') and len(problems[0]) < len(str(file)) + 200
     for word in words:
         assert word in problems[0]
     # The picture that it belongs to is left out, as far as it is known.
@@ -267,7 +278,7 @@ def test_wrong_pictures_are_one_line_each(tmp_path):
     whole = (tmp_path / 'train' / 'b.png').read_bytes()
     (tmp_path / 'train' / 'b.png').write_bytes(whole[: len(whole) // 2])
     frames, problems = read(tmp_path)
-    expected = ['d.png is listed twice', 'image id 5 stands there twice (good.png, e.png)', 'picture 8 lacks']
+    expected = ['d.png is listed twice', 'image id 5 is duplicated (good.png, e.png)', 'picture 8 lacks']
     expected += ['picture 9 lacks', 'picture 10 lacks']
     expected += ['a.png: there is no such file', 'b.png: damaged', 'c.png: the picture is 80 x 60']
     assert len(problems) == len(expected)
@@ -277,8 +288,46 @@ def test_wrong_pictures_are_one_line_each(tmp_path):
 
 
 @pytest.mark.parametrize(
+    'name', ['a' * 300 + '.png', '\ud800.png', 'a\0b.png', '.', '..', 'pipe.png', 'a.heic', '\x1b[31m.png']
+)
+def test_pictures_that_no_file_can_be(tmp_path, name):
+    images = [{'id': 1, 'file_name': name}, {'id': 2, 'file_name': 'good.png'}]
+    write(tmp_path, [row(2, image=2)], images=images, pictures=False)
+    (tmp_path / 'train').mkdir()
+    Image.new('RGB', HW[::-1]).save(tmp_path / 'train' / 'good.png')
+    if name == 'pipe.png':
+        os.mkfifo(tmp_path / 'train' / name)
+    frames, problems = read(tmp_path)
+    assert len(problems) == 1 and [frame.image_id for frame in frames] == [2]
+
+
+def test_what_may_not_be_read_has_one_line(tmp_path, monkeypatch):
+    file = write(tmp_path, [row()])
+    stat = Path.stat
+
+    def guarded(path, **options):
+        if path == file:
+            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, 'stat', guarded)
+    with pytest.raises(UserError, match='Permission denied') as error:
+        read(tmp_path)
+    assert str(file) in str(error.value)
+    monkeypatch.undo()
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(UserError, match='pipe'):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
     ('text', 'words'),
     [
+        ('[' + '9' * 5000 + ']', 'broken JSON'),
+        ('{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "\\u001b[2J"}]}', 'control characters'),
+        ('{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "\\ud800"}]}', 'control characters'),
+        ('{"images": [{}], "annotations": [], "categories": [{"id": NaN, "name": "a"}]}', 'category 1 lacks'),
         ('', 'broken JSON'),
         ('{"images": [', 'broken JSON'),
         ('[' * 100_000, 'broken JSON'),
@@ -291,7 +340,7 @@ def test_wrong_pictures_are_one_line_each(tmp_path):
         ('{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]}', 'category 1 lacks'),
         (
             '{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
-            'category id 1 stands there twice (a, b)',
+            'category id 1 is duplicated (a, b)',
         ),
     ],
 )
@@ -379,8 +428,8 @@ def test_toy_show_with_masks(toy_coco):
 def test_masks_stay_in_step_with_boxes(toy_coco, with_mosaic):
     (frames,), _ = read_frames(toy_coco, ['train'], None, progress=False)
     hw = (72, 112)
-    plain = Frames(frames, CLASS_NAMES, training_transform(hw), hw if with_mosaic else None, 3)
-    masked = Frames(frames, CLASS_NAMES, training_transform(hw), hw if with_mosaic else None, 3, with_masks=True)
+    plain = Frames(frames, CLASS_NAMES, training_transform(hw), with_mosaic, 3)
+    masked = Frames(frames, CLASS_NAMES, training_transform(hw), with_mosaic, 3, with_masks=True)
     n_objects = n_whole = 0
     for epoch in range(4):
         for index in range(len(frames)):

@@ -1,6 +1,9 @@
 """Datasets on disk in their three layouts, every way in which they can be wrong, augmentation, order of samples."""
 
+import errno
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -206,9 +209,9 @@ def test_side_by_side_unknown_or_empty_split(tmp_path):
 
 
 def test_list_pictures(tmp_path):
-    for name in ('b.JPG', 'a.png', '花.webp', 'notes.txt'):
+    for name in ('b.JPG', 'a.png', '花.webp', 'notes.txt', 'c.jfif', 'd.heic'):
         (tmp_path / name).write_bytes(b'')
-    assert [path.name for path in list_pictures(tmp_path)] == ['a.png', 'b.JPG', '花.webp']
+    assert [path.name for path in list_pictures(tmp_path)] == ['a.png', 'b.JPG', 'c.jfif', 'd.heic', '花.webp']
 
 
 # ------------------------------------------------------------------------------------------------- files that are wrong
@@ -224,6 +227,9 @@ THIEF = (
 )
 
 
+NO_NUMBERS = ('nine', 'nan', '1_0', '１', '0x10', '1e400', '9' * 400, '1 0', '\u00a09', '--9', '1,5')
+
+
 @pytest.mark.parametrize(
     ('xml', 'words'),
     [
@@ -236,14 +242,12 @@ THIEF = (
         ('<html><body>404</body></html>', ('not Pascal VOC', '<html>')),
         (xml_of([('', 1, 1, 9, 9)]), ('object 1', 'without a name')),
         ('<annotation><object><bndbox/></object></annotation>', ('object 1', 'without a name')),
-        ('<annotation><object><name>柚</name></object></annotation>', ('object 1 (柚)', 'no box of four numbers')),
-        (xml_of([('柚', 1, 1, 9, 'nine')]), ('object 1 (柚)', 'no box of four numbers')),
-        (xml_of([('柚', 1, 1, '', 9)]), ('object 1 (柚)', 'no box of four numbers')),
-        (xml_of([('柚', 1, 1, 'nan', 9)]), ('object 1 (柚)', 'finite')),
-        (xml_of([('柚', '-inf', 1, 9, 9)]), ('object 1 (柚)', 'finite')),
+        ('<annotation><object><name>柚</name></object></annotation>', ('object 1 (柚)', 'no <bndbox>')),
+        (xml_of([('柚', 1, 1, '', 9)]), ('object 1 (柚)', 'four plain numbers')),
+        *((xml_of([('柚', 1, 1, 9, text)]), ('object 1 (柚)', 'four plain numbers')) for text in NO_NUMBERS),
+        (xml_of([('柚', '-inf', 1, 9, 9)]), ('object 1 (柚)', 'xmin -inf', 'four plain numbers')),
         (xml_of([('莲', 1, 1, 9, 9), ('柚', 30, 1, 9, 9)]), ('object 2 (柚)', 'inverted')),
         (xml_of([('柚', 1, 30, 9, 9)]), ('object 1 (柚)', 'inverted')),
-        (xml_of([('柚', 9, 1, 9, 30)]), ('object 1 (柚)', 'empty')),
         (xml_of([('柚', 1, 1, 170, 30)]), ('object 1 (柚)', 'outside', '160 x 90')),
         (xml_of([('柚', 1, 1, 30, 95)]), ('object 1 (柚)', 'outside', '160 x 90')),
         (xml_of([('柚', -20, 1, 30, 30)]), ('object 1 (柚)', 'outside', '160 x 90')),
@@ -257,6 +261,22 @@ THIEF = (
         (xml_of([], hw=(-90, 160)), ('160 x 90', '160 x -90')),
         (xml_of([], hw=('tall', 160)), ('size is not made of numbers',)),
         (xml_of([], hw=('inf', 'nan')), ('size is not made of numbers',)),
+        (xml_of([], hw=('1_0', '9' * 400)), ('size is not made of numbers',)),
+        (xml_of([]).replace('<size>', '<size></size><size>'), ('2 <size>',)),
+        *(
+            (xml_of([('柚', 1, 1, 9, 9)]).replace('object>', f'{tag}>'), (f'<{tag}>', 'looks like an object'))
+            for tag in ('Object', 'item', 'OBJECT', 'obj')
+        ),
+        ('<annotation><bndbox/></annotation>', ('<annotation>', 'looks like an object')),
+        (xml_of([('柚', 1, 1, 9, 9)]).replace('</bndbox>', '</bndbox><bndbox/>'), ('object 1 (柚)', '2 <bndbox>')),
+        (xml_of([('柚', 1, 1, 9, 9)]).replace('</name>', '</name><name>莲</name>'), ('object 1', '2 <name>')),
+        (xml_of([('柚', 1, 1, 9, 9)]).replace('<xmin>', '<xmin>2</xmin><xmin>'), ('object 1 (柚)', '2 <xmin>')),
+        (xml_of([('柚', 1, 1, 9, 9)]).replace('</name>', '</name><difficult>2</difficult>'), ('difficult', "'2'")),
+        (xml_of([('a&#x9b;31m', 1, 1, 9, 9)]), ('object 1', 'control characters')),
+        (xml_of([('a\nb', 1, 1, 9, 9)]), ('object 1', 'control characters')),
+        (xml_of([('a&#x202e;b', 1, 1, 9, 9)]), ('object 1', 'control characters')),
+        ('<annotation>' + '<a>' * 50_000 + '<bndbox/>' + '</a>' * 50_000 + '</annotation>', ('<a>', 'looks like')),
+        ('<annotation>' + ' ' * 5_000_000 + '</annotation>', ('larger than 4 MB',)),
     ],
 )
 def test_wrong_annotation_is_one_line(maker, xml, words):
@@ -300,6 +320,20 @@ def folder_picture(picture, annotation):
     picture.mkdir()
 
 
+def pipe_picture(picture, annotation):
+    picture.unlink()
+    os.mkfifo(picture)
+
+
+def pipe_xml(picture, annotation):
+    annotation.unlink()
+    os.mkfifo(annotation)
+
+
+def eps_picture(picture, annotation):
+    Image.new('RGB', (160, 90)).save(picture, format='EPS')
+
+
 def no_xml(picture, annotation):
     annotation.unlink()
 
@@ -318,11 +352,18 @@ def folder_xml(picture, annotation):
         (text_picture, ('a.png', 'not a picture')),
         (folder_picture, ('a.', 'such file')),
         (no_xml, ('a.xml', 'missing')),
-        (folder_xml, ('a.xml', 'cannot be read')),
+        (folder_xml, ('a.xml', 'a folder')),
+        (pipe_picture, ('a.', 'pipe')),
+        (pipe_xml, ('a.xml', 'pipe')),
+        (eps_picture, ('a.png', 'not a picture')),
     ],
 )
 @pytest.mark.parametrize('layout', ['plain', 'side by side'])
 def test_missing_or_damaged_file_is_one_line(tmp_path, change, words, layout):
+    if change in (pipe_picture, pipe_xml) and not hasattr(os, 'mkfifo'):
+        pytest.skip('pipes are no files on this system')
+    if change is pipe_picture and layout == 'plain':
+        words = ('a.', 'no such file')
     if change is folder_picture and layout == 'side by side':
         words = ('a.png', 'folder')
     maker = Maker(tmp_path, layout)
@@ -332,6 +373,69 @@ def test_missing_or_damaged_file_is_one_line(tmp_path, change, words, layout):
     assert [frame.path.stem for frame in frames] == ['good']
     assert len(problems) == 1
     assert all(word in problems[0] for word in words)
+
+
+@pytest.mark.parametrize('names', [('a', 'a.png'), ('a.png', 'a.bmp')])
+def test_two_frames_with_one_annotation_have_a_line(maker, names):
+    picture, _ = maker.frame('all', 'a')
+    picture.with_suffix('.bmp').write_bytes(picture.read_bytes())
+    for name in (*names, 'good'):
+        maker.list('train', name)
+    maker.frame('all', 'good')
+    frames, problems = problems_of(maker.root)
+    assert len(problems) == 1 and 'a.xml' in problems[0] and '2 frames' in problems[0] and 'a.png' in problems[0]
+    assert [frame.path.stem for frame in frames] == ['good']
+
+
+@pytest.mark.parametrize('ending', ['.heic', '.tga', '.jfif'])
+@pytest.mark.parametrize('layout', ['plain', 'side by side'])
+def test_pictures_of_other_kinds_are_not_passed_over(tmp_path, layout, ending):
+    maker = Maker(tmp_path, layout)
+    picture, _ = maker.frame('train', 'a')
+    maker.frame('train', 'good')
+    Image.open(picture).save(picture.with_suffix(ending), format='TGA' if ending == '.tga' else 'JPEG')
+    if ending == '.heic':
+        picture.with_suffix(ending).write_bytes(b'\0\0\0\x18ftypheic')
+    picture.unlink()
+    frames, problems = problems_of(tmp_path)
+    if ending == '.jfif':
+        assert problems == [] and len(frames) == 2
+    else:
+        assert len(problems) == 1 and f'a{ending}: not a picture that can be read' in problems[0]
+        assert 'Convert' in problems[0] and len(frames) == 1
+
+
+def test_names_that_no_file_can_have(maker):
+    maker.frame('train', 'good')
+    for name in ('a' * 300, 'b' * 300 + '.png', 'c\0d'):
+        maker.list('train', name)
+    frames, problems = problems_of(maker.root)
+    assert len(frames) == 1 and len(problems) == 6
+
+
+def test_what_may_not_be_read_has_one_line(maker, monkeypatch):
+    picture, annotation = maker.frame('train', 'a')
+    maker.frame('train', 'good')
+    refused = [picture]
+    stat, scan = Path.stat, os.listdir
+
+    def guarded(of, then):
+        if Path(of) in refused:
+            raise PermissionError(errno.EACCES, 'Permission denied', str(of))
+        return then(of)
+
+    monkeypatch.setattr(Path, 'stat', lambda path, **_: guarded(path, stat))
+    monkeypatch.setattr(os, 'listdir', lambda path: guarded(path, scan))
+    for path in (picture, annotation):
+        refused[:] = [path]
+        frames, problems = problems_of(maker.root)
+        assert len(frames) == 1 and len(problems) == 1
+        assert str(path.stem) in problems[0]
+    for path in (maker.root, maker.root / 'sets', maker.root / 'sets' / 'train.txt', maker.root / 'classes.txt'):
+        refused[:] = [path]
+        with pytest.raises(UserError, match='Permission denied') as error:
+            class_names_of(maker.root, problems_of(maker.root)[0])
+        assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
 def test_all_problems_are_shown_together(maker, capsys):
@@ -351,8 +455,9 @@ def test_all_problems_are_shown_together(maker, capsys):
     for line, name in zip(lines, ('bad0', 'bad1', 'bad2', 'two.xml', 'two.xml', 'bad_val'), strict=True):
         assert line.startswith('Problem: ') and name in line
 
-    report(problems, skip=True)
-    assert '6 problems' in capsys.readouterr().out
+    report([*problems, 'a\x1b[31m.png: \nwrong'], skip=True)
+    out = capsys.readouterr().out
+    assert '7 problems' in out and '\x1b' not in out and len(out.splitlines()) == 8
 
 
 def test_a_split_that_is_not_there_is_known_before_any_picture_is_checked(maker, monkeypatch):
@@ -380,6 +485,12 @@ def test_one_pixel_outside_is_clipped(maker):
     maker.frame('train', 'a', xml_of([('柚', 0, 0, 161, 91)]))
     frames, problems = problems_of(maker.root)
     assert problems == [] and frames[0].boxes.tolist() == [[0, 0, 160, 90]]
+
+
+def test_a_box_may_be_one_pixel_wide(maker):
+    maker.frame('train', 'a', xml_of([('柚', 9, 1, 9, 30), ('柚', 160, 90, 160, 90)]))
+    frames, problems = problems_of(maker.root)
+    assert problems == [] and frames[0].boxes.tolist() == [[8, 0, 9, 30], [159, 89, 160, 90]]
 
 
 def test_fractions_difficult_spaces_and_byte_order_mark(maker):
@@ -422,8 +533,13 @@ def test_class_names_come_from_the_data_or_from_classes_txt(maker):
     listed.write_bytes('\ufeff柚\r\nЖеня\r\n\r\nAnna\r\n'.encode())
     assert class_names_of(maker.root, frames) == ['柚', 'Женя', 'Anna']
     listed.write_text('柚\nAnna\n柚\n', encoding='utf-8')
-    with pytest.raises(UserError, match=r'classes\.txt: a name stands there twice'):
+    with pytest.raises(UserError, match=r'classes\.txt: the name 柚 is duplicated'):
         class_names_of(maker.root, frames)
+    for text, words in (('柚\n不计算\n', 'ignored regions'), ('\n', 'empty'), ('a\x1b[31m', 'control characters')):
+        listed.write_text(text, encoding='utf-8')
+        with pytest.raises(UserError, match=words) as error:
+            class_names_of(maker.root, frames, IGNORE_CLASS)
+        assert '\n' not in str(error.value)
     listed.write_text('柚', encoding='utf-16')
     with pytest.raises(UserError, match=r'classes\.txt: not UTF-8'):
         class_names_of(maker.root, frames)
@@ -530,6 +646,12 @@ def test_scale_shift(hw):
     assert kept > 10
 
 
+@pytest.mark.parametrize('scale', [(1, 1e7), (0, 1), (2, 1), (float('nan'), 1)])
+def test_scales_that_cannot_be(scale):
+    with pytest.raises(UserError, match=r'scale=.*at most 10'):
+        training_transform((64, 96), scale=scale)
+
+
 def test_scale_none_fits_the_frame_centred_on_grey():
     image, target = ScaleShift((100, 100), None, shift=False)(
         *painted([(1, 0, 0, 40, 30), (2, 60, 20, 100, 50)], (50, 100))
@@ -607,10 +729,10 @@ def equal(one, other):
     return torch.equal(one[0], other[0]) and all(torch.equal(one[1][k], other[1][k]) for k in ('boxes', 'labels'))
 
 
-@pytest.mark.parametrize('mosaic_hw', [None, (64, 96)])
-def test_a_sample_depends_on_seed_epoch_and_index_alone(frames, mosaic_hw):
+@pytest.mark.parametrize('with_mosaic', [False, True])
+def test_a_sample_depends_on_seed_epoch_and_index_alone(frames, with_mosaic):
     def dataset(seed):
-        return Frames(frames, CLASS_NAMES, training_transform((64, 96)), mosaic_hw, seed)
+        return Frames(frames, CLASS_NAMES, training_transform((64, 96)), with_mosaic, seed)
 
     first = dataset(1)
     torch.manual_seed(5)

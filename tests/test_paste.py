@@ -33,7 +33,7 @@ def painted(path, ellipses, background=(90, 160, 90)):
 
 
 def pasted(paste, frame, names, seed, with_masks=False):
-    dataset = Frames([frame], names, lambda image, target: (image, target), None, seed, with_masks, paste=paste)
+    dataset = Frames([frame], names, lambda image, target: (image, target), False, seed, with_masks, paste=paste)
     return dataset[0, 0]
 
 
@@ -129,6 +129,16 @@ def test_the_rare_come_more_often_and_zero_means_never(tmp_path):
     assert len(pasted(paste, frames[1], ['rare', 'often'], 0)[1]['labels']) == 1
     nobody = Paste([painted(tmp_path / 'x.png', [])[0]], ['A'], 1.0, progress=False)
     assert len(pasted(nobody, frames[1], ['rare', 'often'], 0)[1]['labels']) == 1
+
+
+def test_pictures_of_a_few_pixels(tmp_path):
+    source, _ = painted(tmp_path / 'a.png', [('A', 100, 10, 140, 170, (220, 60, 60))])
+    paste = Paste([source], ['A'], 1.0, progress=False)
+    for hw in ((1, 1), (2, 3), (1, 300), (300, 1), (9, 2)):
+        cv2.imwrite(str(tmp_path / 'small.png'), np.zeros((*hw, 3), np.uint8))
+        for seed in range(12):
+            image, target = pasted(paste, Sample(tmp_path / 'small.png', *hw), ['A'], seed)
+            assert image.shape == (3, *hw) and len(target['boxes']) == len(target['labels']) <= 2
 
 
 def test_masks_are_pasted_along(tmp_path):

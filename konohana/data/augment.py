@@ -7,13 +7,20 @@ x1, y1, x2, y2), `labels` (n, int64), `ignored` (BoundingBoxes, m x 4) and, for 
 
 import torch
 from torchvision import transforms, tv_tensors
+from torchvision.ops import box_area, clip_boxes_to_image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
+
+from konohana.boxes import intersection
+from konohana.errors import UserError
+from konohana.masks import resize
 
 GREY = 127  # what is beyond the edge of a picture: 0 after normalisation
 
 # A character of whom less is left after a crop is neither learned nor counted as background.
 MIN_VISIBLE = 0.25
+
+MAX_SCALE = 10  # a frame is resized before it is cut: beyond, it fills the memory
 
 
 class ScaleShift:
@@ -47,9 +54,7 @@ class ScaleShift:
         if (new_h, new_w) != (height, width):
             image = TF.resize(image, [new_h, new_w], antialias=True)
             if masks is not None:
-                # A Mask would be resized by plain 'nearest', which shifts it by up to half a pixel.
-                masks = masks.as_subclass(torch.Tensor)
-                masks = TF.resize(masks, [new_h, new_w], interpolation=TF.InterpolationMode.NEAREST_EXACT)
+                masks = resize(masks, (new_h, new_w))
         if (top, left, new_h, new_w) != (0, 0, window_h, window_w):
             padding = [max(0, left), max(0, top), max(0, window_w - left - new_w), max(0, window_h - top - new_h)]
             part = (max(0, -top), max(0, -left), min(window_h, new_h), min(window_w, new_w))
@@ -60,18 +65,18 @@ class ScaleShift:
         ratio = torch.tensor([new_w / width, new_h / height] * 2)
         offset = torch.tensor([left, top] * 2, dtype=torch.float32)
         whole = target['boxes'].as_subclass(torch.Tensor) * ratio + offset
-        cut = _cut(whole, window)
-        visible = _area(cut) / _area(whole).clamp(min=1e-6)
+        cut = clip_boxes_to_image(whole, window)
+        visible = box_area(cut) / box_area(whole).clamp(min=1e-6)
         large = (cut[:, 2:] - cut[:, :2]).amin(dim=1) >= 1 if len(cut) else torch.zeros(0, dtype=torch.bool)
         keep = (visible >= MIN_VISIBLE) & large
         if masks is not None:
             keep &= masks.bool().flatten(1).any(dim=1)
         slivers = cut[~keep & (visible > 0)]
-        ignored = _cut(target['ignored'].as_subclass(torch.Tensor) * ratio + offset, window)
+        ignored = clip_boxes_to_image(target['ignored'].as_subclass(torch.Tensor) * ratio + offset, window)
         target = {
             'boxes': _boxes(cut[keep], window),
             'labels': target['labels'][keep],
-            'ignored': _boxes(torch.cat([ignored[_area(ignored) > 0], slivers]), window),
+            'ignored': _boxes(torch.cat([ignored[box_area(ignored) > 0], slivers]), window),
         }
         if masks is not None:
             target['masks'] = tv_tensors.Mask(masks[keep])
@@ -83,23 +88,6 @@ class ScaleShift:
             return room // 2
         low, high = min(0, room), max(0, room)
         return int(torch.randint(low, high + 1, ()))
-
-
-def _cut(boxes, img_hw):
-    height, width = img_hw
-    return torch.stack(
-        [
-            boxes[:, 0].clamp(0, width),
-            boxes[:, 1].clamp(0, height),
-            boxes[:, 2].clamp(0, width),
-            boxes[:, 3].clamp(0, height),
-        ],
-        dim=1,
-    )
-
-
-def _area(boxes):
-    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
 
 
 def _boxes(boxes, img_hw):
@@ -145,9 +133,8 @@ class Erase:
         grey = torch.full((3, height, width), GREY, dtype=image.dtype)
         image = TF.erase(image, top, left, height, width, grey)
         boxes, ignored = (target[key].as_subclass(torch.Tensor) for key in ('boxes', 'ignored'))
-        low = torch.maximum(boxes[:, :2], torch.tensor([left, top]))
-        high = torch.minimum(boxes[:, 2:], torch.tensor([left + width, top + height]))
-        keep = (high - low).clamp(min=0).prod(dim=1) <= (1 - MIN_VISIBLE) * _area(boxes)
+        erased = intersection(boxes, torch.tensor([left, top, left + width, top + height]))
+        keep = erased <= (1 - MIN_VISIBLE) * box_area(boxes)
         img_hw = tuple(image.shape[-2:])
         target = {
             **target,
@@ -176,14 +163,22 @@ def training_transform(
     Args:
         img_hw: (height, width) of the result.
         flip: probability of mirroring left and right.
-        scale: lowest and highest scale, 1 just fits the window; None for no scaling.
+        scale: lowest and highest scale, above 0 and at most `MAX_SCALE`; 1 just fits the window. None for no scaling.
         shift: whether the frame is put at a random place of the window.
         colour: strength of brightness, contrast and saturation jitter, 0 for none.
         hue: jitter of the hue, 0 to 0.5. The cast is told apart by colour, and it costs three times all the rest.
         random_erasing: probability that a rectangle is erased.
-        trivial_augment: one random photometric change of random strength, in the place of `colour` and `hue`.
+        trivial_augment: one random photometric change of random strength, instead of `colour` and `hue`.
         turn: pictures higher than wide get an upright window: the same two sides, the other way round.
+
+    Raises:
+        UserError: `scale` is out of range.
     """
+    if scale is not None and not 0 < scale[0] <= scale[1] <= MAX_SCALE:
+        raise UserError(
+            f'scale={tuple(scale)}: it takes the lowest and the highest factor, above 0 and at most {MAX_SCALE}, like '
+            '(0.75, 1.6).'
+        )
     steps = [ScaleShift(img_hw, scale, shift, turn)]
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))

@@ -1,50 +1,58 @@
 """Reading data labelled as COCO instances: boxes, masks, crowds.
 
 annotations/instances_<split>.json (or instances_<split>2017.json), pictures in <split>/ or <split>2017/ (or images/, or
-wherever `file_name` leads from the data set's folder). The format: https://cocodataset.org/#format-data
+wherever `file_name` leads from the dataset's folder). The format: https://cocodataset.org/#format-data
 """
 
 import json
-import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from konohana import masks
+from konohana import files, masks
 from konohana.data.images import load_image
-from konohana.data.sample import Sample, along, clipped
-from konohana.errors import UserError
+from konohana.data.sample import Sample, check_name, clipped, fits
+from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
 
 def is_coco(root):
     """Whether a folder holds COCO instances."""
-    return any(Path(root, 'annotations').glob('instances_*.json'))
+    return bool(_splits(root))
+
+
+def _splits(root):
+    """Names of the splits that a folder has as COCO instances, sorted; UserError where it cannot be read."""
+    folder = Path(root, 'annotations')
+    with files.reading(folder):
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(
+        name.removeprefix('instances_').removesuffix('.json')
+        for name in names
+        if name.startswith('instances_') and name.endswith('.json')
+    )
 
 
 def find_split(root, split):
     """The annotation file of a split; UserError naming the splits that are there if this one is not."""
-    folder = Path(root, 'annotations')
+    folder, there = Path(root, 'annotations'), _splits(root)
     for name in (split, f'{split}2017'):
-        if (folder / f'instances_{name}.json').is_file():
+        if name in there:
             return folder / f'instances_{name}.json'
-    there = ', '.join(sorted(path.stem.removeprefix('instances_') for path in folder.glob('instances_*.json')))
     raise UserError(
-        f'{folder / f"instances_{split}.json"}: there is no split {split!r}. Splits there: {there or "none"}.'
+        f'{folder / f"instances_{split}.json"}: there is no split {split!r}. Splits there: '
+        f'{", ".join(there) or "none"}.'
     )
 
 
 def _load(path):
     """The JSON as a dict whose `images`, `annotations` and `categories` are lists of dicts."""
+    text = files.read_text(path)
     try:
-        content = json.loads(path.read_text(encoding='utf-8-sig'))
-    except UnicodeDecodeError:
-        raise UserError(f'{path}: not UTF-8 text. Save it as UTF-8.') from None
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path}: broken JSON ({error}). Export or copy it again.') from None
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}).') from None
     for key in ('images', 'annotations', 'categories'):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -55,7 +63,12 @@ def _load(path):
 
 
 def _is_id(value):
-    return type(value) in (int, float, str)
+    return masks.is_number(value) or type(value) is str
+
+
+def _shown(value):
+    """Any value of a JSON file, as a short text for a message."""
+    return printable(value if isinstance(value, str) else json.dumps(value))[:40]
 
 
 def read_categories(path, categories):
@@ -64,63 +77,73 @@ def read_categories(path, categories):
     Exporters write a class and its supercategory under one name: such ids are one class.
 
     Raises:
-        UserError: a category without id or name, an id that stands there twice.
+        UserError: a category without id or name, a name with control characters, an id that is duplicated.
     """
     names = {}
     for number, category in enumerate(categories, start=1):
         key, name = category.get('id'), category.get('name')
         if not _is_id(key) or not isinstance(name, str) or not name.strip():
             raise UserError(f'{path}: category {number} lacks an id or a name.')
+        name = name.strip()
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise UserError(f'{path}: category {number} ({_shown(name)}): {error}.') from None
         if key in names:
-            raise UserError(f'{path}: category id {key} stands there twice ({names[key]}, {name.strip()}).')
-        names[key] = name.strip()
+            raise UserError(f'{path}: category id {_shown(key)} is duplicated ({_shown(names[key])}, {_shown(name)}).')
+        names[key] = name
     if not names:
         raise UserError(f'{path}: no class is listed under "categories".')
     return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
-def _numbers(values, count):
-    """Whether `values` is a list of `count` finite numbers."""
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
-    )
-
-
 def read_object(annotation, hw):
-    """One row of `annotations` -> ((x1, y1, x2, y2), compressed RLE or None).
+    """One row of `annotations` -> ((x1, y1, x2, y2), compressed RLE or None, whether it is a crowd).
 
     A missing `bbox` is taken from the mask. A polygon too small to fill any pixel leaves an empty mask: COCO has some.
 
     Args:
-        annotation: dict with `bbox` (x, y, width, height) and `segmentation`.
+        annotation: dict with `bbox` (x, y, width, height), `segmentation` and `iscrowd`.
         hw: (height, width) of the picture.
 
     Raises:
         ValueError: what is wrong with it, as text.
     """
-    height, width = hw
-    segmentation, bbox, mask = annotation.get('segmentation'), annotation.get('bbox'), None
-    if segmentation not in (None, [], [[]], {}):
-        try:
-            mask = masks.from_segmentation(segmentation, hw)
-        except ValueError as error:
-            raise ValueError(f'its segmentation is malformed: {error}') from None
-        if isinstance(segmentation, dict) and masks.area([mask]) == [0]:
-            raise ValueError('its mask is empty')
+    crowd = annotation.get('iscrowd')
+    crowd = 0 if crowd is None else crowd
+    if type(crowd) not in (int, float, bool) or crowd not in (0, 1):
+        raise ValueError(f'its iscrowd is {json.dumps(crowd)[:20]}, not 0 or 1')
+    mask = _read_mask(annotation.get('segmentation'), hw)
+    return _read_box(annotation.get('bbox'), mask, hw), mask, bool(crowd)
+
+
+def _read_mask(segmentation, hw):
+    """Compressed RLE of what stands under `segmentation`, None for nothing; see `read_object`."""
+    if segmentation in (None, [], [[]], {}):
+        return None
+    try:
+        mask = masks.from_segmentation(segmentation, hw)
+    except ValueError as error:
+        raise ValueError(f'its segmentation is malformed: {error}') from None
+    if isinstance(segmentation, dict) and masks.area([mask]) == [0]:
+        raise ValueError('its mask is empty')
+    return mask
+
+
+def _read_box(bbox, mask, hw):
+    """(x1, y1, x2, y2) of what stands under `bbox`, or of the mask where that is missing; see `read_object`."""
     if bbox in (None, []) and mask is not None and masks.area([mask]) != [0]:
-        return masks.bounding_box(mask), mask
-    if not _numbers(bbox, 4):
+        return masks.bounding_box(mask)
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(masks.is_number, bbox)):
         raise ValueError('it has no bbox of four finite numbers')
-    x1, y1, x2, y2 = bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]
-    shown = f'bbox x {bbox[0]:g}, y {bbox[1]:g}, width {bbox[2]:g}, height {bbox[3]:g}'
-    if bbox[2] <= 0 or bbox[3] <= 0:
-        raise ValueError(f'{shown} is {"inverted" if min(bbox[2:]) < 0 else "empty"}')
-    # `along` counts from 1, both ends included, as VOC does.
-    if not (along(x1 + 1, x2, width) and along(y1 + 1, y2, height)):
+    x, y, w, h = map(float, bbox)
+    shown = f'bbox x {x:g}, y {y:g}, width {w:g}, height {h:g}'
+    if w <= 0 or h <= 0:
+        raise ValueError(f'{shown} is {"inverted" if min(w, h) < 0 else "empty"}')
+    height, width = hw
+    if not (fits(x, x + w, width) and fits(y, y + h, height)):
         raise ValueError(f'{shown} reaches outside the picture of {width} x {height}')
-    return (x1, y1, x2, y2), mask
+    return x, y, x + w, y + h
 
 
 def _read_frame(path, image, picture, annotations, names, ignore_class):
@@ -138,25 +161,25 @@ def _read_frame(path, image, picture, annotations, names, ignore_class):
     says = [image.get(key) for key in ('width', 'height')]
     if any(value is not None and value != true for value, true in zip(says, (frame.width, frame.height), strict=True)):
         return frame, [
-            f'{picture}: the picture is {frame.width} x {frame.height}, but {path.name} says {says[0]} x {says[1]}. '
-            'Label it again at its present size.'
+            f'{picture}: the picture is {frame.width} x {frame.height}, but {path.name} says {_shown(says[0])} x '
+            f'{_shown(says[1])}. Label it again at its present size.'
         ]
     boxes, ignored = [], []
     frame.masks, frame.ignored_names, frame.ignored_masks = [], [], []
     for annotation in annotations:
         category = annotation.get('category_id')
         name = names.get(category) if _is_id(category) else None
-        what = f'{path}: annotation {annotation.get("id")} of {image["file_name"]}'
+        what = f'{path}: annotation {_shown(annotation.get("id"))} of {printable(image["file_name"])}'
         if name is None:
-            known = ', '.join(map(str, list(names)[:10])) + (' ...' if len(names) > 10 else '')
-            problems.append(f'{what}: its category_id {category} is none of the categories ({known}).')
+            known = ', '.join(map(_shown, list(names)[:10])) + (' ...' if len(names) > 10 else '')
+            problems.append(f'{what}: its category_id {_shown(category)} is none of the categories ({known}).')
             continue
         try:
-            box, mask = read_object(annotation, (frame.height, frame.width))
+            box, mask, crowd = read_object(annotation, (frame.height, frame.width))
         except ValueError as error:
             problems.append(f'{what} ({name}): {error}.')
             continue
-        if name == ignore_class or annotation.get('iscrowd'):
+        if name == ignore_class or crowd:
             ignored.append(box)
             frame.ignored_names.append(None if name == ignore_class else name)
             frame.ignored_masks.append(mask)
@@ -182,10 +205,12 @@ def _sorted_out(path, content):
         if not _is_id(key) or not isinstance(name, str) or not name:
             problems.append(f'{path}: picture {number} lacks an id or a file_name.')
         elif key in images:
-            problems.append(f'{path}: image id {key} stands there twice ({images[key]["file_name"]}, {name}).')
+            both = printable(f'{images[key]["file_name"]}, {name}')
+            problems.append(f'{path}: image id {_shown(key)} is duplicated ({both}).')
             bad.add(key)
         elif name in file_names:
-            problems.append(f'{path}: {name} is listed twice, under the ids {file_names[name]} and {key}.')
+            ids = f'{_shown(file_names[name])} and {_shown(key)}'
+            problems.append(f'{path}: {printable(name)} is listed twice, under the ids {ids}.')
             bad.update((file_names[name], key))
             images[key] = image
         else:
@@ -194,13 +219,15 @@ def _sorted_out(path, content):
     for number, annotation in enumerate(content['annotations'], start=1):
         key, of = annotation.get('id', f'number {number}'), annotation.get('image_id')
         if not _is_id(of) or of not in images:
-            problems.append(f'{path}: annotation {key} belongs to image id {of}, which is not listed under "images".')
+            problems.append(
+                f'{path}: annotation {_shown(key)} belongs to image id {_shown(of)}, which "images" does not list.'
+            )
         elif not _is_id(key):
-            problems.append(f'{path}: annotation number {number}: its id {key} is neither a number nor text.')
+            problems.append(f'{path}: annotation number {number}: its id {_shown(key)} is neither a number nor text.')
             bad.add(of)
         elif key in owner:
-            both = ', '.join(dict.fromkeys(images[i]['file_name'] for i in (owner[key], of)))
-            problems.append(f'{path}: annotation id {key} stands there twice ({both}).')
+            both = printable(', '.join(dict.fromkeys(images[i]['file_name'] for i in (owner[key], of))))
+            problems.append(f'{path}: annotation id {_shown(key)} is duplicated ({both}).')
             bad.update((owner[key], of))
         else:
             owner[key] = of
@@ -212,7 +239,7 @@ def read_split(root, split, ignore_class=None, progress=True):
     """Read a split and check every picture, object and mask.
 
     Args:
-        root: the data set's folder. split: such as 'train'.
+        root: the dataset's folder. split: such as 'train'.
         ignore_class: category whose objects mark regions not to be counted for any class. Crowds (`iscrowd`) are not
             counted for their own class.
 
@@ -236,8 +263,12 @@ def read_split(root, split, ignore_class=None, progress=True):
 
     def read(image):
         places = [folder / image['file_name'] for folder in folders]
-        picture = next((place for place in places if place.is_file()), places[0])
-        return _read_frame(path, image, picture, rows.get(image['id'], []), names, ignore_class)
+        try:
+            with files.reading(places[0]):
+                picture = next((place for place in places if place.is_file()), places[0])
+                return _read_frame(path, image, picture, rows.get(image['id'], []), names, ignore_class)
+        except UserError as error:
+            return Sample(places[0], image_id=image['id']), [str(error)]
 
     frames = []
     with ThreadPoolExecutor() as pool, progress_bar(f'Checking {split}', len(images), shown=progress) as bar:

@@ -17,8 +17,7 @@ class Frames(Dataset):
         frames: list of `Sample`; `class_names`: every name in them must be in this list.
         transform: None, or a function of (image, target), see `augment`; or a list of them, of which a sample's key
             names one.
-        mosaic_hw: None, or (height, width): half of the samples are then mosaics of four, of this size (or turned, as
-            `transform` turns the first of the four).
+        with_mosaic: make half of the samples mosaics of four, of the size that `transform` gives the first of the four.
         seed: of the augmentation. A sample depends on (seed, epoch, index) alone, whatever process loads it and
             whatever was loaded before: so a resumed run sees what the uninterrupted one would have seen.
         paste: None, or what pastes characters of other frames into a picture first, see `paste.Paste`.
@@ -33,7 +32,7 @@ class Frames(Dataset):
     (1 is the first name), `ignored` and `image_id`, the index).
     """
 
-    def __init__(self, frames, class_names, transform=None, mosaic_hw=None, seed=0, with_masks=False, paste=None):
+    def __init__(self, frames, class_names, transform=None, with_mosaic=False, seed=0, with_masks=False, paste=None):
         lacking = [frame for frame in frames if not frame.has_masks] if with_masks else []
         if lacking:
             raise UserError(
@@ -44,7 +43,7 @@ class Frames(Dataset):
         self.frames, self.class_names = frames, list(class_names)
         self.label_of = {name: i for i, name in enumerate(self.class_names, start=1)}
         self.transforms = transform if isinstance(transform, list) else [transform] if transform else []
-        self.mosaic_hw, self.seed, self.with_masks, self.paste = mosaic_hw, seed, with_masks, paste
+        self.with_mosaic, self.seed, self.with_masks, self.paste = with_mosaic, seed, with_masks, paste
 
     def __len__(self):
         return len(self.frames)
@@ -62,7 +61,7 @@ class Frames(Dataset):
 
     def augmented(self, index, transform):
         """A sample as the transform leaves it, or a mosaic of four such."""
-        if self.mosaic_hw is None or torch.rand(()) < 0.5:
+        if not self.with_mosaic or torch.rand(()) < 0.5:
             return transform(*self.pasted(index))
         others = torch.randint(len(self), (3,)).tolist()
         samples = [transform(*self.pasted(i)) for i in (index, *others)]

@@ -13,6 +13,15 @@ from PIL import Image, ImageOps
 from konohana import files
 from konohana.errors import UserError
 
+# What is opened, whatever a file's ending says: Pillow knows others that start programs (EPS) or hold no picture.
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')
+PICTURE_ENDINGS = ('.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
+# Pictures to whoever put them among the others: reading them says in one line that they have to be converted.
+OTHER_ENDINGS = (
+    *('.heic', '.heif', '.avif', '.jxl', '.jp2', '.j2k', '.jpe', '.apng', '.tga', '.dds', '.exr', '.hdr', '.psd'),
+    *('.ppm', '.pgm', '.pbm', '.pnm', '.pcx', '.ico', '.svg', '.eps', '.xcf', '.qoi', '.raw', '.dng', '.cr2', '.nef'),
+)
+
 # More pixels than any frame of a show has: a small file may claim a size that fills the memory.
 MAX_PIXELS = 120_000_000
 
@@ -20,12 +29,6 @@ MAX_PIXELS = 120_000_000
 # orientation.
 warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 warnings.filterwarnings('ignore', message='Corrupt EXIF data')
-
-
-def _reason(error):
-    """An exception as the end of a one-line message, without the path that the message names already."""
-    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-    return ' '.join(text.split())
 
 
 def _to_rgb(image):
@@ -53,47 +56,49 @@ def load_image(path):
     """Read a picture as RGB.
 
     Args:
-        path: a file of any format Pillow reads (JPEG, PNG, WebP, BMP, GIF, TIFF, ...); of an animation the first frame.
+        path: a JPEG, PNG, WebP, BMP, GIF or TIFF file, whatever its ending; of an animation the first frame is read.
 
     Returns:
         uint8 H x W x 3 RGB, writable, turned upright by its EXIF orientation. Palette, grey, 16-bit grey and CMYK are
         converted, transparency lies over white.
 
     Raises:
-        UserError: the file is missing, no picture, damaged or cut off, or claims more than `MAX_PIXELS` pixels.
+        UserError: the file is missing, no file (a folder, a pipe), no such picture, damaged or cut off, or claims more
+            than `MAX_PIXELS` pixels.
     """
+    with files.reading(path):
+        files.check_regular(path)
+        with Path(path).open('rb') as file:
+            return _decoded(file, path)
+
+
+def _decoded(file, path):
+    """An open file -> uint8 H x W x 3."""
+    too_large = f'more than {MAX_PIXELS // 1_000_000} million pixels. Make the picture smaller.'
     try:
-        with Image.open(path) as image:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(
-                    f'{path}: {image.width} x {image.height} is more than {MAX_PIXELS // 1_000_000} million pixels. '
-                    'Make the picture smaller.'
-                )
+                raise UserError(f'{path}: {image.width} x {image.height} is {too_large}')
             image.load()  # first, because a PNG may hold its EXIF block after the pixels
             if image.getexif().get(0x0112, 1) != 1:
                 image = ImageOps.exif_transpose(image)
             return np.array(_to_rgb(image))
-    except FileNotFoundError:
-        raise UserError(f'{path}: there is no such file.') from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            f'{path}: it claims more than {MAX_PIXELS // 1_000_000} million pixels. Make the picture smaller.'
-        ) from None
-    except Image.UnidentifiedImageError:
-        empty = ' (the file is empty)' if Path(path).stat().st_size == 0 else ''
-        raise UserError(f'{path}: not a picture that can be read{empty}. Remove it or export it again.') from None
     except (UserError, MemoryError):
         raise
-    except (PermissionError, IsADirectoryError) as error:
-        what = 'a folder, not a picture' if Path(path).is_dir() else f'cannot be read ({_reason(error)})'
-        raise UserError(f'{path}: {what}.') from None
+    except Image.DecompressionBombError:
+        raise UserError(f'{path}: it claims {too_large}') from None
+    except Image.UnidentifiedImageError:
+        empty = ' (the file is empty)' if file.seek(0, 2) == 0 else ''
+        raise UserError(
+            f'{path}: not a picture that can be read{empty}. Convert it to PNG or JPEG, or remove it.'
+        ) from None
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more for damaged files.
-        raise UserError(f'{path}: damaged ({_reason(error)}). Remove it or copy it again.') from None
+        raise UserError(f'{path}: damaged ({files.reason(error)}). Copy it again or remove it.') from None
 
 
 def save_image(path, image, remember=False):
-    """Write a picture whole or not at all: it is written to a temporary name beside `path` and then renamed.
+    """Write a picture, whole or not at all.
 
     Args:
         path: file to write; the ending says the format: .jpg or .jpeg (quality 92) or .png. Missing folders are made,
@@ -117,23 +122,25 @@ def save_image(path, image, remember=False):
         options = {'format': 'PNG', 'compress_level': 2}
     else:
         raise UserError(f'{path}: pictures are written as .jpg or .png. Change the ending.')
-    try:
-        with files.replacing(path, remember) as temporary:
+    with files.replacing(path, remember) as temporary:
+        try:
             Image.fromarray(image).save(temporary, **options)
-    except (SystemError, ValueError) as error:
-        # Pillow has these for pictures that a format cannot hold (empty, or a side over 65500).
-        raise UserError(f'{path}: cannot be written as {options["format"]} ({_reason(error)}).') from None
-
-
-PICTURE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff')
+        except (SystemError, ValueError) as error:
+            # Of pictures that a format cannot hold: empty, or a side over 65500.
+            raise UserError(f'{path}: cannot be written ({files.reason(error)}). Choose another format.') from None
 
 
 def list_pictures(folder):
-    """The pictures directly in `folder`, sorted by name; UserError when the folder is missing or holds none."""
+    """The pictures directly in `folder`, sorted by name, with those of kinds that `load_image` refuses.
+
+    Raises:
+        UserError: the folder is missing, cannot be read, or holds no picture.
+    """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f'{folder}: there is no such folder.')
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS)
+    with files.reading(folder):
+        if not folder.is_dir():
+            raise UserError(f'{folder}: there is no such folder.')
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS + OTHER_ENDINGS)
     if not paths:
         raise UserError(f'{folder}: no pictures there (looked for {" ".join(PICTURE_ENDINGS)}).')
     return paths

@@ -16,6 +16,7 @@ import torch
 from torchvision import tv_tensors
 
 from konohana import masks
+from konohana.boxes import intersection
 from konohana.data.images import load_image
 from konohana.progress import progress_bar
 
@@ -23,7 +24,7 @@ SMALLEST = 24  # pixels: a character with a shorter side is not cut out
 GRABCUT_SIDE = 96  # GrabCut works on crops brought to this many pixels on the longer side: some 10 ms for one
 FILL = (0.3, 0.92)  # a mask with a lower or higher part of its box has missed the outline
 OVERLAP = 0.15  # part of a box that others may cover, or they would be pasted along with it
-EDGE = 3.0  # pixels: a side so near the frame's edge is taken for cut off there
+CUT_OFF = 3.0  # pixels: a side so near the frame's edge is taken for cut off there
 COVERED = 0.5  # part of a character of the frame that may disappear behind a pasted one
 SCALE = (0.6, 1.3)  # of a pasted character, by the frames' heights
 TRIES = 4  # places that are tried for a character
@@ -79,10 +80,8 @@ def grabcut_mask(image, box):
 def _alone(boxes, i):
     """Whether little of box i is covered by the other boxes (n x 4)."""
     x1, y1, x2, y2 = boxes[i]
-    others = np.delete(boxes, i, axis=0)
-    width = (np.minimum(x2, others[:, 2]) - np.maximum(x1, others[:, 0])).clip(0)
-    height = (np.minimum(y2, others[:, 3]) - np.maximum(y1, others[:, 1])).clip(0)
-    return (width * height).sum() <= OVERLAP * (x2 - x1) * (y2 - y1)
+    others = torch.from_numpy(np.delete(boxes, i, axis=0))
+    return bool(intersection(torch.from_numpy(boxes[i]), others).sum() <= OVERLAP * (x2 - x1) * (y2 - y1))
 
 
 def cut_out(frame):
@@ -91,7 +90,7 @@ def cut_out(frame):
     taken = np.concatenate([frame.boxes, frame.ignored])
     for i, (box, name) in enumerate(zip(frame.boxes, frame.names, strict=True)):
         x1, y1, x2, y2 = box
-        cut = (x1 < EDGE, y1 < EDGE, x2 > frame.width - EDGE, y2 > frame.height - EDGE)
+        cut = (x1 < CUT_OFF, y1 < CUT_OFF, x2 > frame.width - CUT_OFF, y2 > frame.height - CUT_OFF)
         # Whoever is cut off on two opposite sides fits no other frame, and a head that is cut off may hang nowhere.
         if min(x2 - x1, y2 - y1) < SMALLEST or cut[1] or (cut[0] and cut[2]) or not _alone(taken, i):
             continue
@@ -157,7 +156,7 @@ class Paste:
             cut_left, cut_right = cut_right, cut_left
         mask = masks.decode([one.rle], (y2 - y1, x2 - x1))[0].numpy().astype(np.float32)
         mask = cv2.resize(mask, (new_w, new_h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        mask = mask[:, ::-1] if flip else mask
+        mask = cv2.flip(mask, 1) if flip else mask  # mask[:, ::-1] is no tensor where it is one pixel wide
         solid = torch.from_numpy(mask >= 0.5)
         if not solid.any():
             return image, target
@@ -171,11 +170,11 @@ class Paste:
             return image, target
         pixels = load_image(one.path)[y1:y2, x1:x2]
         pixels = cv2.resize(pixels, (new_w, new_h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        pixels = pixels[:, ::-1] if flip else pixels
-        alpha = torch.from_numpy(np.ascontiguousarray(mask))
+        pixels = cv2.flip(pixels, 1) if flip else pixels
+        alpha = torch.from_numpy(mask)
         image = image.clone()
         window = image[:, top : top + new_h, left : left + new_w]
-        new = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        new = torch.from_numpy(pixels).permute(2, 0, 1)
         window.copy_((window * (1 - alpha) + new * alpha).round().to(torch.uint8))
         box = torch.tensor([[left, top, left + new_w, top + new_h]], dtype=torch.float32)
         boxes = torch.cat([target['boxes'].as_subclass(torch.Tensor), box])

@@ -1,9 +1,14 @@
 """The frames and class names of a dataset folder, whatever its layout, and all that is wrong with them."""
 
+from collections import Counter
 from pathlib import Path
 
+from konohana import files
 from konohana.data import coco, voc
-from konohana.errors import UserError
+from konohana.data.sample import check_name
+from konohana.errors import UserError, printable
+
+MOST_SHOWN = 1000  # lines about problems
 
 
 def read_frames(path, splits, ignore_class, progress=True):
@@ -44,31 +49,45 @@ def report(problems, skip):
     """Print all problems; raise UserError unless they are to be skipped (or there are none)."""
     if not problems:
         return
-    for problem in problems:
-        print(f'Problem: {problem}')
+    for problem in problems[:MOST_SHOWN]:
+        print(f'Problem: {printable(problem)}')
+    if len(problems) > MOST_SHOWN:
+        print(f'... and {len(problems) - MOST_SHOWN} more.')
     count = f'{len(problems)} problem{"s" * (len(problems) > 1)} in the data, listed above.'
     if not skip:
-        raise UserError(f'{count} Mend them, or go on without these files by skip_bad_files=True.')
+        raise UserError(f'{count} Fix them, or go on without these files with skip_bad_files=True.')
     print(f'{count} Going on without these files.')
 
 
-def class_names_of(path, frames):
+def class_names_of(path, frames, ignore_class=None):
     """Class names of a dataset, in the order of their labels.
 
-    The lines of its classes.txt if there is one; else COCO's categories in the order of their ids; else the names in
-    `frames`, sorted.
+    Args:
+        path: the dataset's folder. If it has a classes.txt, its lines are the names.
+        frames: list of `Sample`. Without a classes.txt the names are COCO's categories in the order of their ids, or
+            else the names of the objects, sorted.
+        ignore_class: name of boxes that mark regions not to be counted; it cannot be a class.
+
+    Raises:
+        UserError: a classes.txt that cannot be read, or that lists a name twice, `ignore_class`, or no name.
     """
     listed = Path(path) / 'classes.txt'
-    if not listed.is_file():
-        listed_names = {name: None for frame in frames for name in frame.categories or ()}
-        return list(listed_names) or sorted({name for frame in frames for name in frame.names})
-    try:
-        lines = listed.read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f'{listed}: not UTF-8 text. Save it as UTF-8.') from None
-    names = [line.strip() for line in lines if line.strip()]
-    if len(set(names)) != len(names):
-        raise UserError(f'{listed}: a name stands there twice.')
+    with files.reading(listed):
+        if not listed.exists():
+            listed_names = {name: None for frame in frames for name in frame.categories or ()}
+            return list(listed_names) or sorted({name for frame in frames for name in frame.names})
+    names = [line.strip() for line in files.read_text(listed, 10_000_000).splitlines() if line.strip()]
+    for name, count in Counter(names).items():
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise UserError(f'{listed}: {printable(name)}: {error}.') from None
+        if count > 1:
+            raise UserError(f'{listed}: the name {name} is duplicated. List it once.')
+        if name == ignore_class:
+            raise UserError(f'{listed}: {name} is no class: its boxes mark ignored regions (ignore_class). Remove it.')
+    if not names:
+        raise UserError(f'{listed}: the file is empty. Write one class name on each line, or delete it.')
     return names
 
 

@@ -5,18 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+from torchvision.ops import clip_boxes_to_image
 
-# Labelling tools disagree on whether the first pixel is 0 or 1: so far outside, a box is clipped without a word.
-EDGE_TOLERANCE = 2.0
+from konohana.boxes import EDGE_TOLERANCE
+from konohana.errors import printable
 
 
 @dataclass
 class Sample:
     """One picture and its labels. Boxes are float32 n x 4, x1, y1, x2, y2 in pixels (x2, y2 exclusive).
 
-    What Pascal VOC does not know comes from COCO files, see coco.py: `masks` has a compressed RLE (masks.py) for each
-    box, or None where an object has none; `ignored_names` the only name for which a region is not counted, or None for
-    all; `ignored_masks` the region's own shape, or None for its whole box.
+    `difficult` (n bool) marks objects that Pascal VOC neither demands to be found nor counts as mistakes. What VOC does
+    not have comes from COCO files, see coco.py: `masks` holds a compressed RLE (masks.py) for each box, or None for an
+    object without; `ignored_names` the only class for which a region is not counted, or None for all classes;
+    `ignored_masks` the region's own shape, or None for its whole box.
     """
 
     path: Path
@@ -38,15 +41,21 @@ class Sample:
         return len(self.boxes) == 0 or (self.masks is not None and all(mask is not None for mask in self.masks))
 
 
-def along(low, high, side):
-    """Whether low..high (from 1, inclusive) lies within 1..side, give or take; a side of 0 is not known."""
+def check_name(name):
+    """Raise ValueError where a class name is empty or has control characters; the text says what is wrong."""
+    if not name:
+        raise ValueError('give it a name')
+    if printable(name) != name:
+        raise ValueError('its name has control characters; rename it')
+
+
+def fits(low, high, side):
+    """Whether low..high (pixels, high exclusive) lies within 0..side, give or take; a side of 0 is not known."""
     side = side or math.inf
-    return low >= 1 - EDGE_TOLERANCE and high <= side + EDGE_TOLERANCE and high > 0 and low - 1 < side
+    return low >= -EDGE_TOLERANCE and high <= side + EDGE_TOLERANCE and high > 0 and low < side
 
 
 def clipped(boxes, frame):
     """List of boxes -> float32 n x 4, cut at the picture's edges (as far as its size is known)."""
-    boxes = np.array(boxes, np.float32).reshape(-1, 4).clip(min=0)
-    if frame.width and frame.height:
-        boxes = np.minimum(boxes, np.array([frame.width, frame.height] * 2, np.float32))
-    return boxes
+    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return clip_boxes_to_image(boxes, (frame.height or math.inf, frame.width or math.inf)).numpy()

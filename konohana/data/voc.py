@@ -15,9 +15,10 @@ import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
 
-from konohana.data.images import PICTURE_ENDINGS, list_pictures, load_image
-from konohana.data.sample import Sample, along, clipped
-from konohana.errors import UserError
+from konohana import files
+from konohana.data.images import OTHER_ENDINGS, PICTURE_ENDINGS, list_pictures, load_image
+from konohana.data.sample import Sample, check_name, clipped, fits
+from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
 # (folder of pictures, folder of annotations, folder of <split>.txt)
@@ -25,133 +26,221 @@ LISTED_LAYOUTS = (('imgs', 'anns', 'sets'), ('JPEGImages', 'Annotations', 'Image
 
 SAME_SPLIT = {'val': ('val', 'valid', 'test'), 'valid': ('valid', 'val', 'test')}
 
+MAX_XML = 4_000_000  # bytes, some ten thousand objects
+CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
+SHAPES = (*CORNERS, 'bndbox', 'bbox', 'box', 'robndbox', 'polygon')  # what an object holds, whatever it is called
+# float() would take 1_0, nan, full-width digits and a no-break space too.
+NUMBER = re.compile(r'[ \t\r\n]*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)[ \t\r\n]*', re.ASCII)
+DIFFICULT = {'': False, '0': False, 'false': False, 'unspecified': False, '1': True, 'true': True}
+
 
 def find_split(root, split):
     """The pictures and annotation files of a split, whichever layout the folder has.
 
     Returns:
-        list of (picture, XML) paths. Nothing is opened, and neither file need exist.
+        list of (picture, XML) paths. Nothing but the list is opened, and neither file need exist.
 
     Raises:
-        UserError: no such folder, no known layout, no such split (those there are named), an empty split.
+        UserError: no such folder, no known layout, no such split (those there are named), an empty split, a folder or
+            list that cannot be read.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise UserError(f'{root}: there is no such folder. Name the folder of your dataset.')
-    for pictures, annotations, sets in LISTED_LAYOUTS:
-        if (root / sets).is_dir():
-            list_file = root / sets / f'{split}.txt'
-            if not list_file.is_file():
-                there = ', '.join(sorted(path.stem for path in (root / sets).glob('*.txt'))) or 'none'
-                raise UserError(f'{list_file}: there is no split {split!r}. Splits there: {there}.')
-            try:
-                lines = list_file.read_text(encoding='utf-8-sig').splitlines()
-            except UnicodeDecodeError:
-                raise UserError(f'{list_file}: not UTF-8 text. Save it as UTF-8.') from None
-            # VOC's per-class lists have a second column (' -1', '  0' or '  1'), which a plain split does not need.
-            names = [re.sub(r'( -1|  [01])$', '', line.strip()).strip() for line in lines if line.strip()]
-            if not names:
-                raise UserError(
-                    f'{list_file}: the split is empty. Write one picture name (without ending) on each line.'
-                )
-            for folder in (pictures, annotations):
-                if not (root / folder).is_dir():
-                    raise UserError(f'{root / folder}: there is no such folder, but {list_file} needs it.')
-            return [_listed_pair(root / pictures, root / annotations, name) for name in dict.fromkeys(names)]
-    for name in SAME_SPLIT.get(split, (split,)):
-        if (root / name).is_dir():
-            pairs = [(path, path.with_suffix('.xml')) for path in list_pictures(root / name)]
-            # An XML without its picture must not be passed over: it goes on as a pair whose picture is missing.
-            alone = sorted(set((root / name).glob('*.xml')) - {xml for _, xml in pairs})
-            return pairs + [(xml.with_suffix('.jpg'), xml) for xml in alone]
-    folders = {path: {file.suffix.lower() for file in path.iterdir()} for path in root.iterdir() if path.is_dir()}
-    side_by_side = sorted(p.name for p, ends in folders.items() if '.xml' in ends and ends & set(PICTURE_ENDINGS))
-    if side_by_side:
-        raise UserError(f'{root}: there is no split {split!r}. Splits there: {", ".join(side_by_side)}.')
+    with files.reading(root):
+        if not root.is_dir():
+            raise UserError(f'{root}: there is no such folder. Name the folder of your dataset.')
+        for layout in LISTED_LAYOUTS:
+            if (root / layout[2]).is_dir():
+                return _listed_split(root, split, *layout)
+        for name in SAME_SPLIT.get(split, (split,)):
+            if (root / name).is_dir():
+                return _side_by_side(root / name)
+        folders = {path: {file.suffix.lower() for file in path.iterdir()} for path in root.iterdir() if path.is_dir()}
+    there = sorted(p.name for p, endings in folders.items() if '.xml' in endings and endings & set(PICTURE_ENDINGS))
+    if there:
+        raise UserError(f'{root}: there is no split {split!r}. Splits there: {", ".join(there)}.')
     raise UserError(
         f'{root}: no dataset found there. It needs imgs/ anns/ sets/{split}.txt, or JPEGImages/ Annotations/ '
         f'ImageSets/Main/{split}.txt, or a folder {split}/ with pictures and XML files side by side.'
     )
 
 
+def _listed_split(root, split, pictures, annotations, sets):
+    """(picture, XML) of each line of <sets>/<split>.txt."""
+    list_file = root / sets / f'{split}.txt'
+    if not list_file.exists():
+        there = ', '.join(sorted(path.stem for path in (root / sets).iterdir() if path.suffix == '.txt')) or 'none'
+        raise UserError(f'{list_file}: there is no split {split!r}. Splits there: {there}.')
+    lines = files.read_text(list_file).splitlines()
+    # VOC's per-class lists have a second column (' -1', '  0' or '  1'), which a plain split does not need.
+    names = [re.sub(r'( -1|  [01])$', '', line.strip()).strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f'{list_file}: the split is empty. Write one picture name (without ending) on each line.')
+    for folder in (pictures, annotations):
+        if not (root / folder).is_dir():
+            raise UserError(f'{root / folder}: there is no such folder, but {list_file} needs it.')
+    return [_listed_pair(root / pictures, root / annotations, name) for name in dict.fromkeys(names)]
+
+
 def _listed_pair(pictures, annotations, name):
     """(picture, XML) of a line in <split>.txt, which may carry the picture's ending or not."""
     if Path(name).suffix.lower() in PICTURE_ENDINGS:
         return pictures / name, (annotations / name).with_suffix('.xml')
-    xml = annotations / f'{name}.xml'
-    for ending in PICTURE_ENDINGS:
-        for candidate in (ending, ending.upper()):
-            if (pictures / f'{name}{candidate}').is_file():
-                return pictures / f'{name}{candidate}', xml
-    return pictures / f'{name}.jpg', xml
+    endings = (e for ending in PICTURE_ENDINGS + OTHER_ENDINGS for e in (ending, ending.upper()))
+    there = (picture for ending in endings if _is_file(picture := pictures / f'{name}{ending}'))
+    return next(there, pictures / f'{name}.jpg'), annotations / f'{name}.xml'
 
 
-def read_annotation(path, ignore_class=None):
+def _is_file(path):
+    try:
+        return path.is_file()
+    except OSError:
+        return False  # a name too long, a folder that may not be read: said when the picture is opened
+
+
+def _side_by_side(folder):
+    """(picture, XML) of each picture in a folder, and of each XML without a picture: it must not be passed over."""
+    pairs = [(path, path.with_suffix('.xml')) for path in list_pictures(folder)]
+    xmls = {path for path in folder.iterdir() if path.suffix.lower() == '.xml'}
+    alone = sorted(xmls - {xml for _, xml in pairs})
+    return pairs + [(xml.with_suffix('.jpg'), xml) for xml in alone]
+
+
+def _parse(path):
+    """The root of a VOC XML file.
+
+    Raises:
+        UserError: missing, not readable, larger than `MAX_XML`, not well-formed, with entities (bombs and external ones
+            are refused by defusedxml), or not Pascal VOC.
+    """
+    with files.reading(path):
+        if not path.exists():
+            raise UserError(
+                f'{path}: the annotation is missing. A frame without characters needs an XML without objects.'
+            )
+        try:
+            root = defusedxml.ElementTree.fromstring(files.read_bytes(path, MAX_XML))
+        except ParseError as error:
+            raise UserError(
+                f'{path}: broken XML ({error}). Label the picture again or remove it from the split.'
+            ) from None
+        except DefusedXmlException as error:
+            raise UserError(
+                f'{path}: the XML defines entities ({type(error).__name__}), which no labelling tool does; refused.'
+            ) from None
+    if root.tag != 'annotation':
+        raise UserError(f'{path}: not Pascal VOC: it starts with <{root.tag[:40]}>, not with <annotation>.')
+    stray = _stray_object(root)
+    if stray:
+        raise UserError(f'{path}: <{stray[:40]}> looks like an object, but only <object> is read. Rename it.')
+    return root
+
+
+def _stray_object(root):
+    """The tag of the first element that holds a box but is no <object>: passed over, the frame would seem empty."""
+    stack = [root]
+    while stack:
+        element = stack.pop()
+        if element.tag == 'object':
+            continue
+        if element.tag.lower() == 'object' or any(child.tag.lower() in SHAPES for child in element):
+            return element.tag
+        stack.extend(reversed(element))
+    return None
+
+
+def _text(element, tag):
+    """The text of the only child of this tag, '' where there is none; ValueError where there are several."""
+    found = element.findall(tag)
+    if len(found) > 1:
+        raise ValueError(f'it has {len(found)} <{tag}>, but one is expected')
+    return found[0].text or '' if found else ''
+
+
+def _number(text):
+    """The number that a text is; nan where it is none, or none that is finite."""
+    match = NUMBER.fullmatch(text)
+    value = float(match[1]) if match else math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _read_size(root):
+    """(height, width) that the file says, 0 for a side that it does not say. Raises ValueError: what is wrong."""
+    _text(root, 'size')
+    size = root.find('size')
+    sides = [_number(_text(size, key).strip() or '0') if size is not None else 0 for key in ('height', 'width')]
+    if any(map(math.isnan, sides)):
+        raise ValueError('the size is not made of numbers')
+    return tuple(map(int, sides))
+
+
+def _read_object(item, height, width):
+    """<object> -> (box x1, y1, x2, y2, difficult). A `height` or `width` of 0 is not known.
+
+    Raises:
+        ValueError: what is wrong with it, as text.
+    """
+    check_name(_text(item, 'name').strip())
+    _text(item, 'bndbox')
+    box = item.find('bndbox')
+    if box is None:
+        raise ValueError('it has no <bndbox>')
+    texts = [_text(box, key) for key in CORNERS]
+    x1, y1, x2, y2 = map(_number, texts)
+    shown = 'box ' + ', '.join(f'{k} {printable(text.strip()[:20])}' for k, text in zip(CORNERS, texts, strict=True))
+    if any(map(math.isnan, (x1, y1, x2, y2))):
+        raise ValueError(f'{shown} is not made of four plain numbers')
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f'{shown} is inverted')
+    # VOC counts pixels from 1 and includes the last one: a box from 9 to 9 is one pixel wide.
+    x1, y1 = x1 - 1, y1 - 1
+    if not (fits(x1, x2, width) and fits(y1, y2, height)):
+        of = f' of {width} x {height}' if width and height else ''
+        raise ValueError(f'{shown} reaches outside the picture{of}')
+    difficult = _text(item, 'difficult').strip().lower()
+    if difficult not in DIFFICULT:
+        raise ValueError(f'<difficult> is {difficult[:20]!r}, not 0 or 1')
+    return (x1, y1, x2, y2), DIFFICULT[difficult]
+
+
+def read_annotation(path, ignore_class=None, picture_hw=(0, 0)):
     """Read one VOC XML.
 
     Args:
         path: the XML file.
         ignore_class: name of boxes that mark regions not to be counted.
+        picture_hw: (height, width) of the picture, for files that do not say it.
 
     Returns:
-        (Sample without its picture's path; height and width are 0 where the file does not say, list of problems).
+        (Sample without its picture's path; height and width are 0 where nothing says them, list of problems).
 
-    Problems are one line each, naming the file: XML that does not parse, entities (bombs and external ones are refused
-    by defusedxml), objects without name or box, boxes that are inverted, empty, not numbers or outside the picture.
+    Problems are one line each, naming the file: see `_parse` and `_read_object`.
     """
     frame, problems = Sample(path), []
     try:
-        root = defusedxml.ElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        return frame, [f'{path}: the annotation is missing. A frame without characters needs an XML without objects.']
-    except ParseError as error:
-        return frame, [f'{path}: broken XML ({error}). Label the picture again or remove it from the split.']
-    except DefusedXmlException as error:
-        return frame, [
-            f'{path}: the XML defines entities ({type(error).__name__}), which no labelling tool does; refused.'
-        ]
-    except (OSError, ValueError, LookupError) as error:
-        return frame, [f'{path}: cannot be read ({error}).']
-    if root.tag != 'annotation':
-        return frame, [f'{path}: not Pascal VOC: it starts with <{root.tag}>, not with <annotation>.']
+        root = _parse(Path(path))
+    except UserError as error:
+        return frame, [str(error)]
     try:
-        frame.width = int(float(root.findtext('size/width') or 0))
-        frame.height = int(float(root.findtext('size/height') or 0))
-    except (ValueError, OverflowError):
-        problems.append(f'{path}: the size is not made of numbers.')
+        said = _read_size(root)
+    except ValueError as error:
+        said = (0, 0)
+        problems.append(f'{path}: {error}.')
+    frame.height, frame.width = (one or other for one, other in zip(said, picture_hw, strict=True))
     boxes, ignored, difficult = [], [], []
     for number, item in enumerate(root.iter('object'), start=1):
         name = (item.findtext('name') or '').strip()
-        what = f'{path}: object {number} ({name or "without a name"})'
-        if not name:
-            problems.append(f'{what}: give it a name.')
-            continue
         try:
-            x1, y1, x2, y2 = (float(item.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax'))
-        except (TypeError, ValueError):
-            problems.append(f'{what}: it has no box of four numbers.')
+            box, hard = _read_object(item, frame.height, frame.width)
+        except ValueError as error:
+            problems.append(f'{path}: object {number} ({printable(name[:40]) or "without a name"}): {error}.')
             continue
-        shown = f'box xmin {x1:g}, ymin {y1:g}, xmax {x2:g}, ymax {y2:g}'
-        if not all(map(math.isfinite, (x1, y1, x2, y2))):
-            problems.append(f'{what}: {shown} is not made of finite numbers.')
-        elif x2 < x1 or y2 < y1:
-            problems.append(f'{what}: {shown} is inverted.')
-        elif x2 == x1 or y2 == y1:
-            problems.append(f'{what}: {shown} is empty.')
-        elif not (along(x1, x2, frame.width) and along(y1, y2, frame.height)):
-            of = f' of {frame.width} x {frame.height}' if frame.width and frame.height else ''
-            problems.append(f'{what}: {shown} reaches outside the picture{of}.')
+        if name == ignore_class:
+            ignored.append(box)
         else:
-            # VOC counts pixels from 1 and includes the last one.
-            box = (x1 - 1, y1 - 1, x2, y2)
-            if name == ignore_class:
-                ignored.append(box)
-            else:
-                boxes.append(box)
-                frame.names.append(name)
-                difficult.append((item.findtext('difficult') or '').strip() == '1')
-    frame.boxes = clipped(boxes, frame)
-    frame.ignored = clipped(ignored, frame)
+            boxes.append(box)
+            frame.names.append(name)
+            difficult.append(hard)
+    frame.boxes, frame.ignored = clipped(boxes, frame), clipped(ignored, frame)
     frame.difficult = np.array(difficult, bool)
     return frame, problems
 
@@ -159,25 +248,32 @@ def read_annotation(path, ignore_class=None):
 def _read_frame(pair, ignore_class):
     """(picture, XML) -> (Sample, problems), with the picture decoded once to know that it can be."""
     picture, xml = pair
-    frame, problems = read_annotation(xml, ignore_class)
-    frame.path = picture
+    height, width, problems = 0, 0, []
     try:
         height, width = load_image(picture).shape[:2]
     except UserError as error:
-        return frame, [str(error), *problems]
-    if (frame.width and frame.width != width) or (frame.height and frame.height != height):
-        problems.append(
+        problems.append(str(error))
+    frame, more = read_annotation(xml, ignore_class, (height, width))
+    frame.path = picture
+    known = frame.height and frame.width  # or the XML cannot be used at all
+    if not problems and known and (frame.height, frame.width) != (height, width):
+        more.append(
             f'{picture}: the picture is {width} x {height}, but {xml.name} says {frame.width} x {frame.height}. '
             'Label it again at its present size.'
         )
-    elif not (frame.width and frame.height) and not problems:
-        frame.height, frame.width = height, width
-        for x1, y1, x2, y2 in np.concatenate([frame.boxes, frame.ignored]):
-            if not (along(x1 + 1, x2, width) and along(y1 + 1, y2, height)):
-                shown = f'a box up to x {x2:g}, y {y2:g}'
-                problems.append(f'{xml}: {shown} reaches outside the picture of {width} x {height}.')
-        frame.boxes, frame.ignored = clipped(frame.boxes, frame), clipped(frame.ignored, frame)
-    return frame, problems
+    return frame, problems + more
+
+
+def _shared_annotations(pairs):
+    """{XML that several frames have: line about it}: a name with and without its ending, or a.jpg beside a.png."""
+    pictures = {}
+    for picture, xml in pairs:
+        pictures.setdefault(xml, []).append(picture.name)
+    return {
+        xml: f'{xml}: it is the annotation of {len(names)} frames of the split ({", ".join(names)}). Keep one of them.'
+        for xml, names in pictures.items()
+        if len(names) > 1
+    }
 
 
 def read_split(root, split, ignore_class=None, progress=True):
@@ -190,11 +286,13 @@ def read_split(root, split, ignore_class=None, progress=True):
         UserError: see `find_split`.
     """
     pairs = find_split(root, split)
-    frames, problems = [], []
+    shared = _shared_annotations(pairs)
+    frames, problems = [], list(shared.values())
     with ThreadPoolExecutor() as pool, progress_bar(f'Checking {split}', len(pairs), shown=progress) as bar:
-        for done, (frame, found) in enumerate(pool.map(lambda pair: _read_frame(pair, ignore_class), pairs), start=1):
+        read = pool.map(lambda pair: _read_frame(pair, ignore_class), pairs)
+        for done, ((_, xml), (frame, found)) in enumerate(zip(pairs, read, strict=True), start=1):
             problems.extend(found)
-            if not found:
+            if not found and xml not in shared:
                 frames.append(frame)
             bar.update(done)
     return frames, problems
