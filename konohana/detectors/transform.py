@@ -4,6 +4,8 @@ import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as TF
 
+from konohana import masks
+
 
 def fit_size(height, width, img_hw):
     """Height and width in pixels of a picture once it is resized for a network, aspect ratio kept.
@@ -55,7 +57,5 @@ class FrameTransform(GeneralizedRCNNTransform):
             if key in target:
                 target[key] = target[key] * ratio
         if 'masks' in target:
-            # As augmentation does it: plain NEAREST would shift masks by up to half a pixel.
-            masks = target['masks'].as_subclass(torch.Tensor)
-            target['masks'] = TF.resize(masks, size, interpolation=TF.InterpolationMode.NEAREST_EXACT)
+            target['masks'] = masks.resize(target['masks'], size)
         return image, target

@@ -43,11 +43,12 @@ def read_training_frames(settings):
     splits = [split for split in (settings.train_split, settings.val_split) if split]
     (train, *rest), problems = read_frames(root, splits, settings.ignore_class, settings.progress)
     val = rest[0] if rest else []
-    class_names = class_names_of(root, train)
+    class_names = class_names_of(root, train, settings.ignore_class)
     if settings.extra_dataset_path:
         extra_root = settings.path(settings.extra_dataset_path)
         (extra,), more = read_frames(extra_root, [settings.train_split], settings.ignore_class, settings.progress)
-        class_names += [name for name in class_names_of(extra_root, extra) if name not in class_names]
+        more_names = class_names_of(extra_root, extra, settings.ignore_class)
+        class_names += [name for name in more_names if name not in class_names]
         train, problems = train + extra, problems + more
     report(problems + unknown_names(train + val, class_names), settings.skip_bad_files)
     known = set(class_names)
@@ -114,9 +115,9 @@ def make_loader(settings, frames, with_masks, device):
     if settings.paste and settings.augment:
         pasting = Paste(frames.train, frames.class_names, settings.paste, settings.progress)
         print(f'{len(pasting.cut_outs)} characters can be cut out of their frames and pasted into others.')
-    mosaic_hw = settings.img_hw if settings.mosaic and settings.augment else None
+    with_mosaic = settings.mosaic and settings.augment
     dataset = Frames(
-        shown, frames.class_names, stage_transforms(settings), mosaic_hw, settings.seed, with_masks, pasting
+        shown, frames.class_names, stage_transforms(settings), with_mosaic, settings.seed, with_masks, pasting
     )
     groups = upright(shown) if settings.group_by_aspect else None
     return DataLoader(
