@@ -245,6 +245,7 @@ SHORT = {**SHORT, 'counts': SHORT['counts'][:-6]}
         ({'image_id': {}}, ('image id {}', 'does not list')),
         *(({'iscrowd': value}, ('iscrowd', 'not 0 or 1')) for value in ('0', '1', 'no', 2, [0], float('nan'), '')),
         *(({'bbox': [10, 5, 30, value]}, ('no bbox of four finite numbers',)) for value in (1e400, 10**400, True)),
+        ({'Iscrowd': 1}, ('Iscrowd', 'spelt iscrowd')),
         ({'bbox': [1, 5, 10**300, 4]}, ('outside',)),
         ({'segmentation': [[1, 2, 3, 4, 5, 10**400]]}, ('malformed', 'finite numbers')),
         ({'segmentation': {'size': [60, 80], 'counts': [10**400]}}, ('malformed', "RLE's counts")),

@@ -264,18 +264,20 @@ NO_NUMBERS = ('nine', 'nan', '1_0', '１', '0x10', '1e400', '9' * 400, '1 0', '\
         (xml_of([], hw=('1_0', '9' * 400)), ('size is not made of numbers',)),
         (xml_of([]).replace('<size>', '<size></size><size>'), ('2 <size>',)),
         *(
-            (xml_of([('柚', 1, 1, 9, 9)]).replace('object>', f'{tag}>'), (f'<{tag}>', 'looks like an object'))
+            (xml_of([('柚', 1, 1, 9, 9)]).replace('object>', f'{tag}>'), (f'<{tag}>', 'holds a box'))
             for tag in ('Object', 'item', 'OBJECT', 'obj')
         ),
-        ('<annotation><bndbox/></annotation>', ('<annotation>', 'looks like an object')),
+        ('<annotation><bndbox/></annotation>', ('<annotation>', 'holds a box')),
         (xml_of([('柚', 1, 1, 9, 9)]).replace('</bndbox>', '</bndbox><bndbox/>'), ('object 1 (柚)', '2 <bndbox>')),
         (xml_of([('柚', 1, 1, 9, 9)]).replace('</name>', '</name><name>莲</name>'), ('object 1', '2 <name>')),
         (xml_of([('柚', 1, 1, 9, 9)]).replace('<xmin>', '<xmin>2</xmin><xmin>'), ('object 1 (柚)', '2 <xmin>')),
         (xml_of([('柚', 1, 1, 9, 9)]).replace('</name>', '</name><difficult>2</difficult>'), ('difficult', "'2'")),
+        (xml_of([('柚', 1, 1, 9, 9)]).replace('</name>', '</name><Difficult>1</Difficult>'), ('<Difficult>', 'spelt')),
+        (xml_of([('柚', 1, 1, 9, 9)]).replace('size>', 'Size>'), ('<Size>', 'spelt')),
         (xml_of([('a&#x9b;31m', 1, 1, 9, 9)]), ('object 1', 'control characters')),
         (xml_of([('a\nb', 1, 1, 9, 9)]), ('object 1', 'control characters')),
         (xml_of([('a&#x202e;b', 1, 1, 9, 9)]), ('object 1', 'control characters')),
-        ('<annotation>' + '<a>' * 50_000 + '<bndbox/>' + '</a>' * 50_000 + '</annotation>', ('<a>', 'looks like')),
+        ('<annotation>' + '<a>' * 50_000 + '<bndbox/>' + '</a>' * 50_000 + '</annotation>', ('<a>', 'holds a box')),
         ('<annotation>' + ' ' * 5_000_000 + '</annotation>', ('larger than 4 MB',)),
     ],
 )

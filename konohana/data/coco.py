@@ -16,6 +16,8 @@ from konohana.data.sample import Sample, check_name, clipped, fits
 from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
+KEYS = ('bbox', 'segmentation', 'iscrowd')  # of an annotation; in capitals they would pass for missing
+
 
 def is_coco(root):
     """Whether a folder holds COCO instances."""
@@ -109,6 +111,9 @@ def read_object(annotation, hw):
     Raises:
         ValueError: what is wrong with it, as text.
     """
+    wrong = sorted(key for key in annotation if key not in KEYS and key.lower() in KEYS)
+    if wrong:
+        raise ValueError(f'its {_shown(wrong[0])} is to be spelt {wrong[0].lower()}')
     crowd = annotation.get('iscrowd')
     crowd = 0 if crowd is None else crowd
     if type(crowd) not in (int, float, bool) or crowd not in (0, 1):

@@ -131,7 +131,7 @@ def _parse(path):
         raise UserError(f'{path}: not Pascal VOC: it starts with <{root.tag[:40]}>, not with <annotation>.')
     stray = _stray_object(root)
     if stray:
-        raise UserError(f'{path}: <{stray[:40]}> looks like an object, but only <object> is read. Rename it.')
+        raise UserError(f'{path}: <{stray[:40]}> holds a box but is no <object>, and only those are read. Rename it.')
     return root
 
 
@@ -149,10 +149,16 @@ def _stray_object(root):
 
 
 def _text(element, tag):
-    """The text of the only child of this tag, '' where there is none; ValueError where there are several."""
-    found = element.findall(tag)
+    """The text of the only child of this tag, '' where there is none.
+
+    Raises:
+        ValueError: there are several, or one in capitals, which would pass for missing.
+    """
+    found = [child for child in element if child.tag.lower() == tag]
     if len(found) > 1:
         raise ValueError(f'it has {len(found)} <{tag}>, but one is expected')
+    if found and found[0].tag != tag:
+        raise ValueError(f'<{found[0].tag}> is to be spelt <{tag}>')
     return found[0].text or '' if found else ''
 
 
