@@ -1,9 +1,9 @@
-"""Several trainings of the flagship, judged side by side and together: python benchmarks/seeds.py weights="a.pt, b.pt"
+"""Evaluate several trainings of the flagship, one by one and together: python benchmarks/seeds.py weights="a.pt, b.pt"
 
-One row for each weights file with the metrics of docs/accuracy.md, then one for all of them together: the boxes of all
-go into one NMS and vote (an ensemble, Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474). It takes as many
-times the time, so it is not for use; it tells what one network misses by the luck of its seed. Together they find more
-at the same threshold, right and wrong: compare AP, not precision, recall and F1.
+Prints one row for each weights file with the metrics of docs/accuracy.md, then one for all files together: the boxes
+of all networks go into one NMS and vote (an ensemble, Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474).
+That takes as many times the time, so it is not for use; it tells what one network misses by the luck of its seed.
+Together they find more at the same threshold, right and wrong: compare AP, not precision, recall and F1.
 """
 
 import copy
@@ -11,40 +11,35 @@ import math
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana import inference
+# PyTorch and what needs it are imported where they are used, so that --help answers at once.
 from konohana.cast import IGNORE_CLASS
-from konohana.data.dataset import Frames
-from konohana.data.reading import read_frames, report
-from konohana.detectors.konohana.detector import Konohana
 from konohana.errors import UserError
-from konohana.evaluation.predict import predict_dataset
-from konohana.evaluation.summary import evaluate, metrics_at_threshold
-from konohana.settings import override, require, resolve, run
-from konohana.toy.writer import draw_default
+from konohana.settings import read, require, run
 
 weights = 'weights/net.pt'  # weights files of the flagship, with commas between them
-konohana_dataset_path = 'toy_show'  # dataset to judge by; toy_show is drawn when it is not there
+konohana_dataset_path = 'toy_show'  # dataset to evaluate on; toy_show is drawn if it is not there
 split = 'val'  # which of its splits
-threshold = 0.5  # of precision, recall, F1 and names
-min_objects = 10  # "frequent" are names with so many objects or more: what single objects do to AP is luck
+threshold = 0.5  # of precision, recall, F1 and names, 0 to 1
+min_objects = 10  # classes with so many objects or more count as frequent: with fewer, AP is luck
 ignore_class = IGNORE_CLASS  # boxes of this name mark regions that are not counted
 skip_bad_files = False  # go on without files that have problems, instead of stopping
 device = 'cpu'  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
 progress = True  # show progress bars
 
+ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ('AP', 'AP50', 'found, AP50', 'found, AP75', 'frequent, AP50', 'precision', 'recall', 'F1', 'rightly named')
 
 
 def together(models):
-    """Flagships that know the same names -> one flagship that looks with all of them.
+    """Combine flagships with the same classes into one.
 
     NMS and voting (`Konohana.postprocess`) get the cells of all networks at once: boxes of one character are averaged,
-    from whichever network they are, and so are their names. The first network does the rest. `models` do not change.
+    whichever network found them, and so are their classes. The first network does the rest. `models` do not change.
     """
+    import torch
+
     one = copy.deepcopy(models[0])
 
     def decode(maps):
@@ -56,14 +51,16 @@ def together(models):
     return one
 
 
-def row_of(frames, detections, class_names):
-    """The figures in the order of `COLUMNS`, 0 to 1, nan where there is nothing to measure."""
-    figures = evaluate(frames, detections, class_names)
-    objects, ap50 = figures['objects_per_class'], figures['AP50_per_class']
-    frequent = [ap50[name] for name in class_names if objects[name] >= min_objects]
-    seen = metrics_at_threshold(frames, detections, class_names, threshold)
+def row_of(frames, detections, class_names, settings):
+    """The metrics in the order of `COLUMNS`, 0 to 1, nan where there is nothing to measure."""
+    from konohana.evaluation.summary import evaluate, metrics_at_threshold
+
+    metrics = evaluate(frames, detections, class_names)
+    objects, ap50 = metrics['objects_per_class'], metrics['AP50_per_class']
+    frequent = [ap50[name] for name in class_names if objects[name] >= settings.min_objects]
+    seen = metrics_at_threshold(frames, detections, class_names, settings.threshold)
     return [
-        *(figures[key] for key in ('AP', 'AP50', 'AP50_agnostic', 'AP75_agnostic')),
+        *(metrics[key] for key in ('AP', 'AP50', 'AP50_agnostic', 'AP75_agnostic')),
         sum(frequent) / len(frequent) if frequent else math.nan,
         *(seen[key] for key in ('precision', 'recall', 'f1', 'named')),
     ]
@@ -74,38 +71,58 @@ def line_of(cells):
     return '| ' + ' | '.join(cells) + ' |'
 
 
-def main():
-    require(override(globals()), threshold=(0, 1), min_objects=(1, None))
-    root = Path(__file__).resolve().parent  # relative paths start at its parent, the repository's root
-    files = [resolve(root, name.strip()) for name in weights.split(',') if name.strip()]
-    if not files:
-        raise UserError("weights='': name at least one file, like weights='weights/net.pt'.")
-    models = [inference.load(file, device) for file in files]
-    for file, model in zip(files, models, strict=True):
-        if not isinstance(model, Konohana):
-            raise UserError(f'{file}: not a weights file of the flagship, detector=konohana.')
-        if (model.class_names, model.img_hw) != (models[0].class_names, models[0].img_hw):
-            raise UserError(f'{file}: it has other names, or another order of them, or another img_hw than {files[0]}.')
+def load_models(paths, device):
+    """The flagships of weights files; UserError for another detector, or other classes than the first file's."""
+    from konohana import inference
+    from konohana.detectors.konohana.detector import Konohana
 
-    folder = resolve(root, konohana_dataset_path)
-    draw_default(folder, root.parent, [split], progress)
-    (frames,), problems = read_frames(folder, [split], ignore_class, progress)
-    report(problems, skip_bad_files)
+    models = [inference.load(path, device) for path in paths]
+    for path, model in zip(paths, models, strict=True):
+        if not isinstance(model, Konohana):
+            raise UserError(f'{path}: not a weights file of the flagship, detector=konohana.')
+        if (model.class_names, model.img_hw) != (models[0].class_names, models[0].img_hw):
+            raise UserError(f'{path}: its class_names (or their order) or its img_hw differ from those of {paths[0]}.')
+    return models
+
+
+def read_split(settings):
+    """The frames to evaluate on."""
+    from konohana.data.reading import read_frames, report
+    from konohana.toy.writer import draw_default
+
+    folder = settings.path(settings.konohana_dataset_path)
+    draw_default(folder, ROOT, [settings.split], settings.progress)
+    (frames,), problems = read_frames(folder, [settings.split], settings.ignore_class, settings.progress)
+    report(problems, settings.skip_bad_files)
     if not frames:
-        raise UserError(f'{folder}: no usable frame in split {split!r}.')
+        raise UserError(f'{folder}: no usable frame in split {settings.split!r}.')
+    print(f'{folder}, {settings.split}, {len(frames)} frames.')
+    return frames
+
+
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    require(settings, threshold=(0, 1), min_objects=(1, None))
+    paths = [settings.path(name.strip()) for name in settings.weights.split(',') if name.strip()]
+    if not paths:
+        raise UserError("weights='': name at least one file, like weights='weights/net.pt'.")
+    from konohana.data.dataset import Frames
+    from konohana.evaluation.predict import predict_dataset
+
+    models = load_models(paths, settings.device)
+    frames = read_split(settings)
     class_names = models[0].class_names
     class_names = [*class_names, *sorted({name for frame in frames for name in frame.names} - set(class_names))]
-    chosen = {str(file): model for file, model in zip(files, models, strict=True)}
+    chosen = {str(path): model for path, model in zip(paths, models, strict=True)}
     if len(models) > 1:
         chosen['together'] = together(models)
-    print(
-        f'{folder}, {split}, {len(frames)} frames. Threshold {threshold:g}. Frequent: {min_objects} objects or more.\n'
-    )
+    print(f'Threshold {settings.threshold:g}. Frequent: {settings.min_objects} objects or more.\n')
     print(line_of(['weights', *COLUMNS]))
     print('|---|' + '---:|' * len(COLUMNS))
     for name, model in chosen.items():
-        detections = predict_dataset(model, Frames(frames, class_names), title=Path(name).name, progress=progress)
-        row = row_of(frames, detections, class_names)
+        title, data = Path(name).name, Frames(frames, class_names)
+        detections = predict_dataset(model, data, title=title, progress=settings.progress)
+        row = row_of(frames, detections, class_names, settings)
         print(line_of([name, *('–' if math.isnan(value) else f'{value:.3f}' for value in row)]))
 
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 from test_speed import rows_of
 
-from benchmarks import accuracy
+import _train
+from benchmarks import accuracy, yolo
 from konohana.cast import CLASS_NAMES, IGNORE_CLASS
 from konohana.data.voc import read_split
 from konohana.errors import UserError
+from tools import compare
 
 ONE = "peers={'ours': {}}"
 
@@ -25,14 +27,15 @@ def dataset(toy_dataset, tmp_path):
 
 
 def test_peers_are_trained_once_and_compared(run_script, dataset, tmp_path, monkeypatch):
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    # In this process: test_compare.py trains one in a process of its own.
+    monkeypatch.setattr(compare, 'train', lambda _, own: _train.main(compare.arguments_of(own)))
     out = tmp_path / 'out'
     quick = (f'konohana_dataset_path={dataset}', f'accuracy_out={out}', 'minutes=0.02', 'img_hw=64,96', 'n_runs=1')
     done = run_script('benchmarks/accuracy.py', ONE, *quick, 'batch_size=4')
     assert done.returncode == 0, done.stderr
     first = (out / 'accuracy.md').read_text(encoding='utf-8')
     rows = rows_of(first)
-    assert list(rows) == ['ours'] and '0.02 minutes' in first and 'from nothing' in first and '96 x 64' in first
+    assert list(rows) == ['ours'] and '0.02 minutes' in first and 'from scratch' in first and '96 x 64' in first
     ap, *_, found, parameters, _, _, ratio, epochs = (float(cell) for cell in rows['ours'])
     assert 0 <= ap <= 1 and 0 <= found <= 1 and 2 < parameters < 3 and ratio == 1 and epochs > 0
     stamp = (out / 'ours' / 'net.pt').stat().st_mtime_ns
@@ -44,9 +47,9 @@ def test_peers_are_trained_once_and_compared(run_script, dataset, tmp_path, monk
     assert done.returncode != 0 and 'batch_size' in done.stderr and 'Traceback' not in done.stderr
 
 
-def test_bad_peers_get_one_line(run_process, dataset, tmp_path):
+def test_bad_peers_get_one_line(run_script, dataset, tmp_path):
     for peers, word in (('peers={}', 'at least one'), ("peers={'x': {'detector': 'nonsense'}}", 'nonsense')):
-        done = run_process(
+        done = run_script(
             'benchmarks/accuracy.py', peers, f'konohana_dataset_path={dataset}', f'accuracy_out={tmp_path}'
         )
         assert done.returncode != 0 and word in done.stderr and 'Traceback' not in done.stderr
@@ -55,7 +58,7 @@ def test_bad_peers_get_one_line(run_process, dataset, tmp_path):
 def test_yolos_need_ultralytics(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'ultralytics', None)
     with pytest.raises(UserError, match='pip install ultralytics'):
-        accuracy.train_yolo('yolo26n', tmp_path, ([], []), [], torch.device('cpu'))
+        accuracy.train_yolo('yolo26n', tmp_path, ([], []), [], None, torch.device('cpu'))
 
 
 def test_labels_as_ultralytics_reads_them(dataset, tmp_path):
@@ -92,8 +95,7 @@ def test_yolos_see_pictures_at_the_size_they_were_trained_at(monkeypatch):
     monkeypatch.setitem(sys.modules, 'ultralytics', types.SimpleNamespace(YOLO=YOLO))
     monkeypatch.setitem(sys.modules, 'ultralytics.utils', types.SimpleNamespace(nms=nms))
     monkeypatch.setitem(sys.modules, 'ultralytics.utils.nms', nms)
-    monkeypatch.setattr(accuracy, 'img_hw', (180, 320))
-    model = accuracy.TrainedYolo('yolo26n', 'weights.pt')
+    model = yolo.TrainedYolo('yolo26n', 'weights.pt', (180, 320))
     pictures = [torch.zeros(3, 360, 640), torch.zeros(3, 180, 320), torch.zeros(3, 400, 400)]
     boxes = [(80, 40, 240, 200), (30, 20, 100, 90), (100, 80, 300, 360)]
     for picture, (x1, y1, x2, y2) in zip(pictures, boxes, strict=True):

@@ -1,6 +1,5 @@
 """tools/compare.py: variants are trained as a user would, once, and end as a table and a chart."""
 
-import importlib.util
 import io
 import os
 import subprocess
@@ -18,17 +17,14 @@ from konohana.errors import UserError
 from konohana.evaluation import cost
 from konohana.training.run import Run
 from konohana.training.schedule import Ema, make_optimizer
+from tools import compare as tool
 
-ROOT = Path(__file__).resolve().parent.parent
 QUICK = "common={'img_hw': (64, 96), 'batch_size': 4, 'num_workers': 0, 'eval_every': 1000, 'skip_bad_files': True}"
 
 
 @pytest.fixture
 def compare(monkeypatch, toy_dataset, tmp_path):
     """Function (*overrides): runs the tool as the command line would. `.module` is the tool, `.out` its folder."""
-    spec = importlib.util.spec_from_file_location('compare', ROOT / 'tools' / 'compare.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     # The trainings are processes of their own.
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     out = tmp_path / 'a comparison 花'
@@ -36,10 +32,9 @@ def compare(monkeypatch, toy_dataset, tmp_path):
     def run(*overrides):
         quiet = ('device=cpu', 'progress=False', 'n_runs=2', QUICK, 'max_minutes=0', 'n_epoch=1')
         paths = (f'konohana_dataset_path={toy_dataset}', f'compare_out={out}')
-        monkeypatch.setattr(sys, 'argv', ['compare.py', *paths, *quiet, *overrides])
-        module.main()
+        tool.main([*paths, *quiet, *overrides])
 
-    run.module, run.out = module, out
+    run.module, run.out = tool, out
     return run
 
 
@@ -52,16 +47,16 @@ def trained(compare, monkeypatch):
         names.append(name)
         if 'broken' in name:
             raise UserError(f'variant {name!r}: it broke.')
-        options = detectors.options_of('konohana', settings)
-        model = detectors.build('konohana', len(CLASS_NAMES), settings['img_hw'], **options)
+        options = detectors.options_of('konohana', vars(settings))
+        model = detectors.build('konohana', len(CLASS_NAMES), settings.img_hw, **options)
         optimizer = make_optimizer(model, 1e-3, 0.05)
         scaler = torch.amp.GradScaler('cpu', enabled=False)
         description = {'detector': 'konohana', 'options': options}
-        description |= {'class_names': list(CLASS_NAMES), 'img_hw': list(settings['img_hw'])}
-        folder = Path(settings['log_path']) / settings['run_name']
-        order, res2 = {'seed': settings['seed']}, settings['use_res2block']
+        description |= {'class_names': list(CLASS_NAMES), 'img_hw': list(settings.img_hw)}
+        folder = Path(settings.log_path) / settings.run_name
+        order, res2 = {'seed': settings.seed}, settings.use_res2block
         state = Run(folder, model, Ema(model), optimizer, scaler, description, order, res2)
-        state.epoch, state.iteration, state.minutes = settings['n_epoch'], 7, 0.5
+        state.epoch, state.iteration, state.minutes = settings.n_epoch, 7, 0.5
         state.metrics = {'AP': 0.25 * len(names), 'AP50': float('nan')}
         state.save()
 
@@ -109,9 +104,10 @@ def test_one_that_fails_does_not_hold_up_the_others(compare, trained, capsys):
         (("variants={'a': {'lr': 0.01}, 'b': {'lrr': 1}}",), r"variant 'b': unknown variable 'lrr'. Did you mean lr"),
         (("variants={'a': {'lr': 'high'}}",), r"variant 'a': lr=high"),
         (("variants={'a/b': {}}",), 'name of a folder'),
-        (("variants={'a': 3}",), 'followed by a dictionary'),
+        (("variants={'a': 3}",), 'takes a dictionary'),
         (("variants={'a': {'val_split': ''}}",), 'nothing to compare by'),
         (('variants={}',), 'name at least one'),
+        (("variants={'a': {'detector': 'nonsense'}}",), "variant 'a': .*nonsense"),
         (('max_minutes=-1',), 'max_minutes'),
     ],
 )

@@ -1,7 +1,8 @@
-"""benchmarks/seeds.py: figures side by side, and several networks as one."""
+"""benchmarks/seeds.py: metrics side by side, and several networks as one."""
 
 import math
 import re
+import types
 
 import pytest
 import torch
@@ -10,11 +11,9 @@ from test_speed import rows_of
 
 from benchmarks import seeds
 from konohana import detectors, inference
+from konohana.cast import IGNORE_CLASS
+from konohana.data.reading import read_frames
 from konohana.errors import UserError
-
-VARIABLES = {
-    name: getattr(seeds, name) for name in ('weights', 'konohana_dataset_path', 'split', 'min_objects', 'progress')
-}
 
 
 def other_state():
@@ -61,8 +60,8 @@ def test_rows(run_script, toy_dataset, tmp_path, weights_file):
     assert row[seeds.COLUMNS.index('frequent, AP50')] == '–' and row[:4] == rows[files[0]][:4]
 
 
-def test_frequent_names_alone(monkeypatch, toy_dataset):
-    frames = seeds.read_frames(toy_dataset, ['val'], seeds.IGNORE_CLASS, False)[0][0]
+def test_frequent_names_alone(toy_dataset):
+    frames = read_frames(toy_dataset, ['val'], IGNORE_CLASS, False)[0][0]
     names = sorted({name for frame in frames for name in frame.names})
     counts = {name: sum(frame.names.count(name) for frame in frames) for name in names}
     most = max(counts.values())
@@ -74,13 +73,13 @@ def test_frequent_names_alone(monkeypatch, toy_dataset):
         labels = torch.full((len(boxes),), names.index(best) + 1)
         detections.append({'boxes': boxes.float(), 'labels': labels, 'scores': torch.full((len(boxes),), 0.9)})
     n_most = sum(count == most for count in counts.values())
-    monkeypatch.setattr(seeds, 'min_objects', most)
-    row = dict(zip(seeds.COLUMNS, seeds.row_of(frames, detections, names), strict=True))
+    settings = types.SimpleNamespace(min_objects=most, threshold=0.5)
+    row = dict(zip(seeds.COLUMNS, seeds.row_of(frames, detections, names, settings), strict=True))
     assert math.isclose(row['frequent, AP50'], 1 / n_most, abs_tol=1e-6) and row['AP50'] < 1
     assert row['precision'] == row['rightly named'] == 1 and row['recall'] < 1
 
 
-def test_mistakes_get_one_line(monkeypatch, toy_dataset, tmp_path, weights_file):
+def test_mistakes_get_one_line(toy_dataset, tmp_path, weights_file):
     make_weights(tmp_path / 'b.pt', class_names=[f'name {i}' for i in range(14)])
     other = 'ssdlite320_mobilenet_v3_large'
     state = detectors.build(other, 14, IMG_HW).state_dict()
@@ -89,15 +88,12 @@ def test_mistakes_get_one_line(monkeypatch, toy_dataset, tmp_path, weights_file)
     for overrides, message in (
         (['weights= , '], 'at least one'),
         (['weights=nowhere.pt'], 'nowhere.pt: there is no'),
-        ([f'weights={weights_file}, {tmp_path / "b.pt"}', where], 'b.pt: it has other names'),
+        ([f'weights={weights_file}, {tmp_path / "b.pt"}', where], 'b.pt: its class_names'),
         ([f'weights={tmp_path / "other.pt"}', where], 'other.pt: not a weights file of the flagship'),
         (['min_objects=0'], 'min_objects=0'),
         ([f'weights={weights_file}', f'konohana_dataset_path={tmp_path / "none"}'], 'none: there is no such folder'),
         ([f'weights={weights_file}', where, 'split=nobody'], 'nobody'),
     ):
-        for name, value in VARIABLES.items():
-            monkeypatch.setattr(seeds, name, value)
-        monkeypatch.setattr('sys.argv', ['seeds.py', 'progress=False', *overrides])
         with pytest.raises(UserError, match=re.escape(message)) as raised:
-            seeds.main()
+            seeds.main(['progress=False', *overrides])
         assert len(str(raised.value).splitlines()) == 1

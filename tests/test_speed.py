@@ -1,31 +1,18 @@
 """benchmarks/speed.py and training_speed.py: what they measure, write and refuse. Times themselves are not tested."""
 
-import importlib.util
-from pathlib import Path
+import sys
 
 import pytest
 import torch
 
+from benchmarks import speed
 from konohana.detectors import build
 from konohana.errors import UserError
 from konohana.evaluation.cost import count_macs, count_parameters
 
-SCRIPT = Path(__file__).resolve().parent.parent / 'benchmarks' / 'speed.py'
 
-
-@pytest.fixture
-def speed():
-    """The script as a module of its own for each test, so that its variables can be set."""
-    spec = importlib.util.spec_from_file_location('speed', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.img_hw, module.n_runs = (64, 96), 2
-    return module
-
-
-def run(speed, monkeypatch, *overrides):
-    monkeypatch.setattr('sys.argv', ['speed.py', *overrides])
-    speed.main()
+def run(*overrides):
+    speed.main(['img_hw=(64, 96)', 'n_runs=2', *overrides])
 
 
 def rows_of(text):
@@ -35,9 +22,9 @@ def rows_of(text):
     return {cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip('|').split('|')] for line in lines[2:])}
 
 
-def test_several_side_by_side(speed, monkeypatch, capsys):
+def test_several_side_by_side(capsys):
     names = 'konohana,  konohana fuse=False, konohana use_res2block=True channels_last=False'
-    run(speed, monkeypatch, f'detector={names}, ssdlite320_mobilenet_v3_large', 'img_hw=(64, 96)', 'n_classes=5')
+    run(f'detector={names}, ssdlite320_mobilenet_v3_large', 'img_hw=(64, 96)', 'n_classes=5')
     said = capsys.readouterr().out
     assert said.startswith('64 x 96, cpu, ')
     rows = rows_of(said)
@@ -51,7 +38,7 @@ def test_several_side_by_side(speed, monkeypatch, capsys):
         assert float(milliseconds) > 0 and float(per_second) > 0 and float(ratio) > 0
 
 
-def test_weights_files_and_onnxruntime(speed, monkeypatch, capsys, weights_file):
+def test_weights_files_and_onnxruntime(capsys, weights_file):
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     from konohana import inference
@@ -61,14 +48,14 @@ def test_weights_files_and_onnxruntime(speed, monkeypatch, capsys, weights_file)
     export.export(model, weights_file.with_suffix('.onnx'), 'konohana', {}, torch.rand(3, 64, 96))
     # A path with a space in it.
     names = [str(weights_file), str(weights_file.with_suffix('.onnx'))]
-    run(speed, monkeypatch, f'detector={", ".join(names)}', 'img_hw=(64, 96)', 'onnx=True')
+    run(f'detector={", ".join(names)}', 'img_hw=(64, 96)', 'onnx=True')
     rows = rows_of(capsys.readouterr().out)
     torch_row, onnx_row, file_row = rows.values()
     assert list(rows) == [names[0], f'{names[0]}, onnxruntime', weights_file.with_suffix('.onnx').name]
     assert file_row[:2] == ['–', '–'] and onnx_row[:2] == torch_row[:2]
 
 
-def test_table(speed):
+def test_table():
     rows = {'a': (2_280_000, 1_190_000_000), 'b': (None, None)}
     lines = speed.table(rows, {'a': [0.010, 0.020, 0.100], 'b': [0.020, 0.060, 0.100]}).splitlines()
     assert lines[2:] == ['| a | 2.28 | 1.19 | 20.0 | 50.0 | 1.00 |', '| b | – | – | 60.0 | 16.7 | 2.00 |']
@@ -86,21 +73,21 @@ def test_table(speed):
         (['device=nowhere'], 'nowhere'),
     ],
 )
-def test_wrong_settings(speed, monkeypatch, overrides, words):
+def test_wrong_settings(overrides, words):
     with pytest.raises(UserError, match=words) as caught:
-        run(speed, monkeypatch, *overrides)
+        run(*overrides)
     assert '\n' not in str(caught.value)
 
 
-def test_yolo_needs_ultralytics(speed, monkeypatch):
-    monkeypatch.setitem(__import__('sys').modules, 'ultralytics', None)
+def test_yolo_needs_ultralytics(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ultralytics', None)
     with pytest.raises(UserError, match='pip install ultralytics'):
-        run(speed, monkeypatch, 'detector=yolo11n')
+        run('detector=yolo11n')
 
 
-def test_yolo(speed, monkeypatch, capsys):
+def test_yolo(capsys):
     pytest.importorskip('ultralytics')
-    run(speed, monkeypatch, 'detector=yolo11n, yolo26n', 'img_hw=(60, 96)')
+    run('detector=yolo11n, yolo26n', 'img_hw=(60, 96)')
     assert list(rows_of(capsys.readouterr().out)) == ['yolo11n', 'yolo26n']
 
 

@@ -9,13 +9,9 @@ from conftest import PROJECT
 
 from konohana import checkpoint, inference
 
-SCRIPTS = [
-    f'tools/{name}.py'
-    for name in (
-        *('convert_mmdet', 'download_voc07', 'draw_architecture', 'draw_network', 'draw_readme_pictures'),
-        *('export_onnx', 'halve_weights', 'plot_logs', 'write_variables'),
-    )
-]
+SCRIPTS = ['_train.py', '_test.py']
+SCRIPTS += [f'{folder}/{path.name}' for folder in ('tools', 'benchmarks') for path in (PROJECT / folder).glob('*.py')]
+SCRIPTS.remove('benchmarks/yolo.py')  # a module of the others
 
 # One process for all scripts: it says after each whether PyTorch was imported.
 HELP = """

@@ -1,8 +1,8 @@
 """Does my idea work? Train variants one after another and compare them: python tools/compare.py
 
-Name your variants below. Each is trained by _train.py with the same data, budget and seed, in a folder of its own; then
-table.md and chart.png say how good, how large and how fast each is. Ctrl-C saves; run it again to go on: variants that
-are done are not trained again. What you add to the list is trained then, beside what is there.
+Name your variants below. _train.py trains each with the same data, budget and seed, in a folder of its own. Then
+table.md and chart.png say how good, how large and how fast each is. Ctrl-C saves; run it again to resume. Finished
+variants are not trained again; those that you add to the list are trained then.
 """
 
 import io
@@ -13,26 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+# PyTorch and what needs it are imported where they are used, so that --help answers at once.
 import _train
-from konohana import checkpoint, files, inference
-from konohana.data.images import load_image
-from konohana.data.reading import read_frames
-from konohana.detectors.fusing import fuse_batch_norms
+from konohana import files
 from konohana.errors import UserError
-from konohana.evaluation import cost
-from konohana.fonts import find_font
 from konohana.interrupts import StopRequest
-from konohana.settings import Settings, override, read, require, resolve, run
-from konohana.training import curves
-from konohana.training.run import is_finished
+from konohana.settings import read, require, run
 
-ROOT = Path(__file__).resolve().parent.parent
-
-# Each variant's name, and the variables of _train.py that are different in it.
+# Each variant's name, and the variables of _train.py that differ in it.
 variants = {
     'flagship': {},
     'Res2': {'use_res2block': True},
@@ -41,89 +31,153 @@ variants = {
 }
 common = {}  # variables of _train.py for all variants, e.g. {'img_hw': (180, 320), 'batch_size': 8}
 
-konohana_dataset_path = 'toy_show'  # the dataset they learn; what they are judged by is its split val
-max_minutes = 30.0  # minutes that each variant trains, evaluation not counted; 0 for n_epoch
-n_epoch = 10  # how often each frame is seen, if max_minutes is 0
+konohana_dataset_path = 'toy_show'  # the dataset to train on; its split val is evaluated
+max_minutes = 30.0  # minutes of training for each variant, without evaluation; 0 for n_epoch
+n_epoch = 10  # epochs of training for each variant, if max_minutes is 0
 seed = 0  # of all variants
 device = ''  # 'cuda', 'mps', 'cpu', or '' for the fastest there is
 n_runs = 30  # timed runs of each variant
 compare_out = 'logs/compare'  # folder of table.md, chart.png and a folder for each variant
+overwrite = False  # replace an existing table.md or chart.png that this program did not write
 progress = True  # show progress bars
 
-BEGUN = 'compare.json'  # in a variant's folder: the variables it was begun with
+ROOT = Path(__file__).resolve().parent.parent
+BEGUN = 'compare.json'  # in a variant's folder: the variables that its training started with
 FREE = ('device', 'progress', 'num_workers', 'save_minutes', 'vram_limit_gib', 'checkpoint_path', 'log_path')
 COLUMNS = ('AP', 'AP50', 'M parameters', 'GMAC', 'ms a picture', 'epochs', 'minutes')
 
 
-def settings_of(name, changes):
-    """All of _train.py's variables for a variant, checked, as a dict. `changes`: those that are not as they stand."""
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    require(settings, n_runs=(1, None), max_minutes=(0, None), n_epoch=(1, None))
+    if not settings.variants:
+        raise UserError("variants={}: name at least one, like {'flagship': {}}.")
+    out = settings.path(settings.compare_out)
+    for name in ('table.md', 'chart.png'):
+        files.claim(out / name, [], settings.overwrite, 'compare_out')
+    base = {
+        **settings.common,
+        'konohana_dataset_path': settings.path(settings.konohana_dataset_path),
+        **{key: getattr(settings, key) for key in ('n_epoch', 'seed', 'max_minutes', 'device', 'progress')},
+    }
+    # All variants are checked before the first one trains for hours.
+    chosen = {name: settings_of(name, changes, base, out) for name, changes in settings.variants.items()}
+    for name, own in chosen.items():
+        check_begun(out / name, own)
+    rows, failed = train_all(chosen, out, settings)
+    if rows:
+        measure(rows, chosen, out, settings)
+        text = table(rows, failed, settings)
+        files.write_text(out / 'table.md', text, remember=True)
+        print(text)
+        files.write_bytes(out / 'chart.png', chart(rows), remember=True)
+        print(f'Table and chart: {out / "table.md"}, {out / "chart.png"}')
+    if failed:
+        raise UserError(f'Not trained: {", ".join(failed)}. Fix the errors above and run this again.')
+
+
+def settings_of(name, changes, base, out):
+    """All variables of _train.py for a variant, checked.
+
+    Args:
+        name: the variant's name. changes: the variables that differ in it.
+        base: dict of variables of all variants. out: the folder in which the variant gets one of its own.
+    """
     if not name or name != name.strip(' .') or set(name) & set('/\\:*?"<>|'):
         raise UserError(f'variants: {name!r} becomes the name of a folder, so without / \\ : * ? " < > |.')
     if not isinstance(changes, dict):
-        raise UserError(f"variants: {name!r} is to be followed by a dictionary, like {{'attention': 'coordinate'}}.")
-    values = {
-        **common,
-        **{
-            'konohana_dataset_path': resolve(ROOT / '_train.py', konohana_dataset_path),
-            'n_epoch': n_epoch,
-            'seed': seed,
-        },
-        **{'max_minutes': max_minutes, 'device': device, 'progress': progress},
-        **changes,
-        **{'log_path': resolve(ROOT / '_train.py', compare_out), 'run_name': name},
-    }
+        raise UserError(f"variants: {name!r} takes a dictionary of variables, like {{'attention': 'coordinate'}}.")
+    from konohana.detectors import options_of
+
+    values = {**base, **changes, 'log_path': out, 'run_name': name}
     try:
-        return vars(read(vars(_train), [f'{key}={value}' for key, value in values.items()], _train.ALIASES))
+        own = read(vars(_train), [f'{key}={value}' for key, value in values.items()], _train.ALIASES)
+        _train.check(own)
+        options_of(own.detector, vars(own))
+        if not own.val_split:
+            raise UserError("val_split='': there is nothing to compare by. Name the split.")
     except UserError as error:
         raise UserError(f'variant {name!r}: {error}') from None
+    return own
 
 
-def check_begun(folder, settings):
-    """Write down what a variant is begun with; UserError if it was begun with something else."""
+def check_begun(folder, own):
+    """Write down the variables that a variant's training starts with; UserError if it started with others."""
     file = folder / BEGUN
-    settings = json.loads(json.dumps({key: value for key, value in settings.items() if key not in FREE}))
-    if file.is_file():
-        try:
-            begun = json.loads(file.read_text(encoding='utf-8'))
-        except (ValueError, OSError) as error:
-            raise UserError(f'{file}: damaged ({error}). Delete {folder} to train this variant anew.') from None
-        # Variables that _train.py has gained since then do not count.
-        other = [key for key, value in settings.items() if begun.get(key, value) != value]
-        if other:
-            shown = ', '.join(f'{key}={begun[key]!r} then and {settings[key]!r} now' for key in other)
-            raise UserError(
-                f'{folder}: this variant was begun with other variables ({shown}). Give the new one a name of its own, '
-                'delete that folder, or write to another one (compare_out, or accuracy_out of accuracy.py).'
-            )
-    else:
-        files.write_bytes(file, json.dumps(settings, ensure_ascii=False, indent=1).encode())
+    now = json.loads(json.dumps({key: value for key, value in vars(own).items() if key not in FREE}))
+    if not file.is_file():
+        files.write_text(file, json.dumps(now, ensure_ascii=False, indent=1))
+        return
+    try:
+        begun = dict(json.loads(file.read_text(encoding='utf-8')))
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f'{file}: damaged ({error}). Delete {folder} to train this variant again.') from None
+    # Variables that _train.py has gained or renamed since then do not count.
+    other = [key for key, value in now.items() if begun.get(key, value) != value]
+    if other:
+        shown = ', '.join(f'{key}={begun[key]!r} then and {now[key]!r} now' for key in other)
+        raise UserError(
+            f'{folder}: this variant started with other variables ({shown}). Give the new one a name of its own, '
+            'delete that folder, or write to another one (compare_out, or accuracy_out of accuracy.py).'
+        )
 
 
-def state_of(folder, settings):
-    """How far a variant is: `optim.pt`'s content, {} where training has not begun."""
-    file = folder / inference.weights_name(settings['use_res2block']).replace('net', 'optim')
+def train_all(chosen, out, settings):
+    """Train the variants that are not finished, one after another -> (rows of the table, {name: why it failed})."""
+    from konohana.training.run import is_finished
+
+    rows, failed = {}, {}
+    for i, (name, own) in enumerate(chosen.items(), start=1):
+        if not is_finished(state_of(out / name, own), own):
+            print(f'[{i}/{len(chosen)}] {name}')
+            try:
+                train(name, own)
+            except UserError as error:
+                print(f'Problem: {error}')
+                failed[name] = error
+                continue
+        state = state_of(out / name, own)
+        if not is_finished(state, own):
+            raise KeyboardInterrupt  # only _train.py was stopped
+        rows[name] = result_of(out / name, state)
+        files.write_text(out / 'table.md', table(rows, failed, settings), remember=True)
+    return rows, failed
+
+
+def state_of(folder, own):
+    """How far a variant is: the content of `optim.pt`, {} if training has not started."""
+    from konohana import checkpoint, inference
+
+    file = folder / inference.weights_name(own.use_res2block).replace('net', 'optim')
     return checkpoint.load(file, needed=('epoch', 'iteration', 'minutes', 'figures')) if file.is_file() else {}
 
 
-def train(name, settings):
-    """Train a variant from where it is to the end of its budget, as a user would.
+def train(name, own):
+    """Train a variant to the end of its budget, from the start or from where it stopped, as a user does.
 
     Raises:
         UserError: _train.py stopped with an error (which it has printed).
         KeyboardInterrupt: it was stopped.
     """
-    changed = [f'{key}={value}' for key, value in settings.items() if value != getattr(_train, key)]
     with StopRequest() as stop:
-        # A Ctrl-C in a terminal goes to both: _train.py saves, and here it is remembered until that is done.
-        status = subprocess.Popen([sys.executable, str(ROOT / '_train.py'), *changed], stdin=subprocess.DEVNULL).wait()
+        # Ctrl-C in a terminal goes to both processes: _train.py saves, and this one waits until that is done.
+        command = [sys.executable, str(ROOT / '_train.py'), *arguments_of(own)]
+        status = subprocess.Popen(command, stdin=subprocess.DEVNULL).wait()
     if stop.requested or status == 130:
         raise KeyboardInterrupt
     if status:
-        raise UserError(f'variant {name!r}: _train.py ended with status {status}; why, it says above.')
+        raise UserError(f'variant {name!r}: _train.py ended with status {status}; see its message above.')
+
+
+def arguments_of(own):
+    """The command line of _train.py for a variant's variables."""
+    return [f'{key}={value}' for key, value in vars(own).items() if value != getattr(_train, key)]
 
 
 def result_of(folder, state):
     """A trained variant's row of the table, without what is measured of the network."""
+    from konohana.training import curves
+
     rows = curves.History(folder, state['iteration']).rows
     return {
         **{key: state['figures'].get(key, math.nan) for key in ('AP', 'AP50')},
@@ -132,33 +186,43 @@ def result_of(folder, state):
     }
 
 
-def measure(rows, settings):
+def measure(rows, chosen, out, settings):
     """Add what the networks cost to the rows of trained variants: parameters, multiply-adds, time.
 
     Args:
-        rows: dict of name -> row, changed in place. settings: dict of name -> its variables.
+        rows: dict of name -> row, changed in place. chosen: dict of name -> its variables. out: `compare_out`.
     """
+    import torch
+
+    from konohana import inference
+    from konohana.data.images import load_image
+    from konohana.data.reading import read_frames
+    from konohana.detectors.fusing import fuse_batch_norms
+    from konohana.evaluation import cost
+
     models = {}
     for name in rows:
-        own = settings[name]
-        file = resolve(ROOT / '_train.py', compare_out) / name / inference.weights_name(own['use_res2block'])
-        models[name] = inference.load(file, device, fuse=False)
+        own = chosen[name]
+        file = out / name / inference.weights_name(own.use_res2block)
+        models[name] = inference.load(file, settings.device, fuse=False)
         rows[name]['M parameters'] = cost.count_parameters(models[name]) / 1e6
-        rows[name]['GMAC'] = cost.count_macs(models[name], own['img_hw']) / 1e9
+        rows[name]['GMAC'] = cost.count_macs(models[name], own.img_hw) / 1e9
         fuse_batch_norms(models[name])
-    own = settings[next(iter(rows))]
-    (frames,), _ = read_frames(own['konohana_dataset_path'], [own['val_split']], own['ignore_class'], progress)
+    own = chosen[next(iter(rows))]
+    (frames,), _ = read_frames(own.konohana_dataset_path, [own.val_split], own.ignore_class, settings.progress)
     picture = torch.from_numpy(load_image(frames[len(frames) // 2].path)).permute(2, 0, 1).float() / 255
-    times = cost.time_models(models, picture.to(inference.pick_device(device)), n_runs)
+    times = cost.time_models(models, picture.to(inference.pick_device(settings.device)), settings.n_runs)
     for name, seconds in times.items():
         rows[name]['ms a picture'] = statistics.median(seconds) * 1e3
 
 
-def table(rows, failed):
+def table(rows, failed, settings):
     """The comparison as Markdown. `failed`: {name: why}."""
-    budget = f'{max_minutes:g} minutes' if max_minutes else f'{n_epoch} epochs'
+    from konohana import inference
+
+    budget = f'{settings.max_minutes:g} minutes' if settings.max_minutes else f'{settings.n_epoch} epochs'
     lines = [
-        f'# {Path(konohana_dataset_path).name}, {budget} each, seed {seed}',
+        f'# {Path(settings.konohana_dataset_path).name}, {budget} each, seed {settings.seed}',
         '',
         '| variant | ' + ' | '.join(COLUMNS) + ' |',
         '|---|' + '---:|' * len(COLUMNS),
@@ -169,9 +233,9 @@ def table(rows, failed):
     lines += [
         '',
         'AP and AP50 on val, of the averaged weights at the end. GMAC: multiply-adds for a picture of img_hw. Time: '
-        f'forward and post-processing on {inference.pick_device(device)}, median of {n_runs} runs, the variants taking '
-        'turns. Each was trained once: to tell a small difference from luck, run this with another seed (and another '
-        'compare_out).',
+        f'network and post-processing on {inference.pick_device(settings.device)}, median of {settings.n_runs} runs in '
+        'which the variants take turns. Each variant was trained once: to tell a small difference from luck, run this '
+        'with another seed and another compare_out.',
     ]
     return '\n'.join(lines) + '\n'
 
@@ -183,7 +247,9 @@ def shown(column, value):
 
 
 def chart(rows):
-    """The comparison as bars, one panel for each figure -> bytes of a PNG file; UserError without matplotlib."""
+    """The comparison as bars, one panel for each column -> bytes of a PNG file; UserError without matplotlib."""
+    from konohana.fonts import find_font
+
     try:
         from matplotlib import font_manager
         from matplotlib.figure import Figure
@@ -213,44 +279,6 @@ def chart(rows):
     file = io.BytesIO()
     figure.savefig(file, format='png')
     return file.getvalue()
-
-
-def main():
-    require(override(globals()), n_runs=(1, None), max_minutes=(0, None), n_epoch=(1, None))
-    if not variants:
-        raise UserError("variants={}: name at least one, like {'flagship': {}}.")
-    out = resolve(ROOT / '_train.py', compare_out)
-    # All variants are checked before the first one trains for hours.
-    settings = {name: settings_of(name, changes) for name, changes in variants.items()}
-    for name, own in settings.items():
-        if not own['val_split']:
-            raise UserError(f"variant {name!r}: val_split='': there is nothing to compare by. Name the split.")
-        check_begun(out / name, own)
-
-    rows, failed = {}, {}
-    for i, (name, own) in enumerate(settings.items(), start=1):
-        state = state_of(out / name, own)
-        if not is_finished(state, Settings(**own)):
-            print(f'[{i}/{len(settings)}] {name}')
-            try:
-                train(name, own)
-            except UserError as error:
-                print(f'Problem: {error}')
-                failed[name] = error
-                continue
-            state = state_of(out / name, own)
-        if not is_finished(state, Settings(**own)):
-            raise KeyboardInterrupt  # _train.py alone was stopped
-        rows[name] = result_of(out / name, state)
-        files.write_bytes(out / 'table.md', table(rows, failed).encode())
-    if rows:
-        measure(rows, settings)
-        files.write_bytes(out / 'table.md', table(rows, failed).encode())
-        print(table(rows, failed))
-        files.write_bytes(out / 'chart.png', chart(rows))
-        print(f'Table and chart: {out / "table.md"}, {out / "chart.png"}')
-    if failed:
-        raise UserError(f'Not trained: {", ".join(failed)}. Mend what is said above and run this again.')
 
 
 if __name__ == '__main__':
