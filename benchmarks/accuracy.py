@@ -112,7 +112,8 @@ def table(rows, settings, device):
     start = 'from ImageNet weights' if settings.pretrained else 'from scratch'
     height, width = settings.img_hw
     lines = [
-        f'{settings.minutes:g} minutes of training each on {device}, {start}, {width} x {height}, seed {settings.seed}.',
+        f'{settings.minutes:g} minutes of training each on {device}, {start}, {width} x {height}, '
+        f'seed {settings.seed}.',
         '',
         '| detector | ' + ' | '.join(COLUMNS) + ' |',
         '|---|' + '---:|' * len(COLUMNS),
