@@ -54,15 +54,18 @@ def main(arguments=None):
     done, detections, problems = pictures.annotate(
         model, samples, outputs, draw_function(settings, model), settings.batch_size, settings.sheet, settings.progress
     )
-    print(f'{len(samples) - len(problems)} annotated pictures are in {out}')
+    n_left_out = len(problems)
+    print(f'{len(samples) - n_left_out} annotated pictures are in {out}')
     if results_json:
-        write_sample_results(results_json, done, detections, model.class_names)
-        print(f'All detections are in {results_json}')
+        # The metrics are printed even if this cannot be written.
+        with pictures.noting(problems, results_json):
+            write_sample_results(results_json, done, detections, model.class_names)
+            print(f'All detections are in {results_json}')
     if not settings.pictures_in:
         print(report_metrics(done, detections, model.class_names, settings.threshold))
     if problems:
-        count = f'{len(problems)} of {len(samples)} pictures were left out:'
-        raise UserError('\n'.join([count, *pictures.problem_lines(problems)]))
+        count = [f'{n_left_out} of {len(samples)} pictures were left out:'] if n_left_out else []
+        raise UserError('\n'.join([*count, *pictures.problem_lines(problems)]))
 
 
 def pictures_of(settings):

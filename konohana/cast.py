@@ -1,7 +1,7 @@
 """The cast of the first show, Konohana Kitan: the names the shipped weights know, and how to spell them in Latin.
 
-Nothing in the package depends on these names except the toy show, which draws this cast, and the drawing of labels,
-which falls back to the romanised spelling where no font has the glyphs. A detector's classes come from its own data.
+A detector's classes come from its own data. Only the toy show, which draws this cast, depends on these names. Elsewhere
+they are spelled in Latin: in labels and curves where no font has the glyphs, and in printed metrics.
 """
 
 # Class name as written in annotations -> romanised spelling. The order is the annotations' own.

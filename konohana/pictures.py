@@ -111,7 +111,7 @@ def annotate(model, samples, paths, draw, batch_size=8, with_maps=False, progres
         for start in range(0, len(pairs), batch_size):
             images = {}
             for sample, _ in pairs[start : start + batch_size]:
-                with _noting(problems, sample.path):
+                with noting(problems, sample.path):
                     images[sample.path] = load_image(sample.path)
             read = [(sample, path) for sample, path in pairs[start : start + batch_size] if sample.path in images]
             found = predict_arrays(model, [images[sample.path] for sample, _ in read], with_maps)
@@ -119,7 +119,7 @@ def annotate(model, samples, paths, draw, batch_size=8, with_maps=False, progres
                 image = images[sample.path]
                 sample.height, sample.width = image.shape[:2]
                 picture = draw(image, one)
-                with _noting(problems, path):
+                with noting(problems, path):
                     save_image(path, picture, remember=True)
                 done.append(sample)
                 detections.append(encoded({key: one[key] for key in RESULTS if key in one}))
@@ -128,8 +128,8 @@ def annotate(model, samples, paths, draw, batch_size=8, with_maps=False, progres
 
 
 @contextlib.contextmanager
-def _noting(problems, path):
-    """Add a UserError of the block to `problems`, as (path, error), and go on."""
+def noting(problems, path):
+    """Add a UserError of the block to the list `problems`, as (path, error), and go on after the block."""
     try:
         yield
     except UserError as error:

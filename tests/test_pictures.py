@@ -201,3 +201,12 @@ def test_a_full_disk_is_told_once(look, tmp_path, monkeypatch):
     assert lines[0] == 'Error: 11 of 12 pictures were left out:'
     assert len(lines) == 2 and 'No space left on device' in lines[1] and '10 more' in lines[1]
     assert [path.name for path in (tmp_path / 'out').glob('*') if path.suffix == '.tmp'] == []
+
+
+def test_metrics_are_printed_even_if_the_results_cannot_be_written(look, toy_dataset, tmp_path):
+    # When it is time to write them, a picture is where their folder should be.
+    results = tmp_path / 'out' / 'toy_val_00000.jpg' / 'found.json'
+    result = look(f'konohana_dataset_path={toy_dataset}', f'results_json={results}')
+    assert result.returncode == 2 and '4 annotated pictures are in' in result.stdout
+    assert 'At threshold 0.5: precision' in result.stdout
+    refused(result, results, 'cannot be written')

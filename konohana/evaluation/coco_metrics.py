@@ -129,10 +129,10 @@ def _annotation(box, mask, crowd):
 
 
 def _run_cocoeval(truth, results, kind, by_class):
-    """pycocotools' COCOeval on boxes (`kind` 'bbox') or masks ('segm'), its printing kept back.
+    """Run COCOeval on boxes (`kind` 'bbox') or masks ('segm'), without its printing.
 
-    Without `by_class` names do not matter, and only IoU 0.50 and 0.75, all areas and 100 detections are looked at.
-    Without results all numbers come out as they should.
+    Without `by_class` names do not matter, and only IoU 0.50 and 0.75, all areas and 100 detections are evaluated.
+    `results` may be empty.
     """
     # A detection's area, by which those of no object are sorted into small and large, is that of what is judged.
     left_out = 'bbox' if kind == 'segm' else 'segmentation'
@@ -196,8 +196,8 @@ def write_results_json(path, pictures, detections, class_names, image_ids=None, 
         path: JSON file, written whole or not at all.
         pictures: list of (file_name, height, width). detections: one dict for each, in pixels of the picture file.
         class_names: label k names class_names[k - 1].
-        image_ids, categories: ids of the pictures, and name -> id of the classes, in a COCO data set that the pictures
-            are of; None counts from 1. A class that the data set lacks gets an id that it does not use.
+        image_ids, categories: ids of the pictures, and name -> id of the classes, in the COCO dataset that the pictures
+            belong to; None counts from 1. A class that the dataset lacks gets an id that it does not use.
 
     The file has `images` (`id`, `file_name`, `height`, `width`), `categories` (`id`, `name`) and `annotations` (`id`,
     `image_id`, `category_id`, `bbox` as x, y, width, height, `segmentation` as compressed RLE where there are masks,

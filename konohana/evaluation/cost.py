@@ -47,8 +47,8 @@ def count_macs(model, img_hw):
 def time_models(models, frame, n_runs):
     """Seconds of forward plus post-processing of one picture, of several models that take turns.
 
-    A busy machine slows all of them alike when they take turns: compare medians, or ratios of runs that followed one
-    another (the lists keep the order).
+    When models take turns, a busy machine slows all of them. Compare medians, or ratios of runs that followed one another
+    (the lists keep the order).
 
     Args:
         models: dict of name -> detector in evaluation mode, or any function of a list of pictures.
