@@ -45,10 +45,10 @@ def count_macs(model, img_hw):
 
 @torch.inference_mode()
 def time_models(models, frame, n_runs):
-    """Seconds of forward plus post-processing of one picture, of several models that take turns.
+    """Time forward plus post-processing of one picture, of several models that take turns.
 
-    When models take turns, a busy machine slows all of them. Compare medians, or ratios of runs that followed one another
-    (the lists keep the order).
+    Taking turns, all of them suffer equally from a busy machine. Compare medians, or ratios of runs that followed one
+    another (the lists keep the order).
 
     Args:
         models: dict of name -> detector in evaluation mode, or any function of a list of pictures.
