@@ -1,7 +1,11 @@
 """Training as a user runs it: it learns, it resumes after any interruption, it stops with one clear line."""
 
+import copy
+import errno
+import json
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,21 +13,29 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import run_in_process
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from konohana import checkpoint, detectors
+from konohana import checkpoint, detectors, files
 from konohana.data import voc
 from konohana.data.augment import training_transform
 from konohana.data.dataset import Frames, collate
 from konohana.data.reading import class_names_of
 from konohana.data.sampler import EpochBatches
+from konohana.detectors.base import Detector
+from konohana.detectors.konohana import network
+from konohana.errors import UserError
 from konohana.evaluation.predict import predict_dataset
 from konohana.evaluation.summary import evaluate
 from konohana.interrupts import StopRequest
 from konohana.toy import writer
+from konohana.training import curves, engine
 from konohana.training.engine import train_one_epoch, train_step
 from konohana.training.memory import cap_gpu_memory, out_of_memory_explained
 from konohana.training.run import Run, is_finished
-from konohana.training.schedule import Ema, learning_rate, make_optimizer
+from konohana.training.schedule import Ema, learning_rate, load_optimizer, make_optimizer, set_learning_rate
+
+posix_signals = pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGINT for a single child process')
 
 
 @pytest.fixture(scope='module')
@@ -36,7 +48,13 @@ def dataset(tmp_path_factory):
 
 def command(dataset, run, *overrides):
     places = (f'konohana_dataset_path={dataset}', f'checkpoint_path={run}', f'log_path={run / "logs"}')
-    return '_train.py', *places, 'img_hw=64,96', 'batch_size=4', 'num_workers=0', *overrides
+    return '_train.py', *places, 'img_hw=64,96', 'batch_size=4', 'num_workers=0', 'paste=0', *overrides
+
+
+@pytest.fixture(autouse=True)
+def no_picture(monkeypatch):
+    """Curves are not drawn, which takes longer than a training here; test_curves draws them."""
+    monkeypatch.setattr(curves.History, 'draw', lambda self: None)
 
 
 @pytest.fixture
@@ -83,8 +101,8 @@ def test_killed_anywhere_it_continues_the_same_curve(train, start_script, datase
     # Saving after every batch, so that the kill falls in the middle of an epoch.
     overrides = ('n_epoch=3', 'eval_every=9', 'save_minutes=0.0')
     assert train(dataset, straight, *overrides).returncode == 0
-    process = start_script(*command(dataset, killed, *overrides))
-    wait_for(killed / 'iter.txt', '4', process)
+    process = start_script(*command(dataset, killed, *overrides, 'num_workers=1'))
+    wait_for(killed / 'iter.txt', '2', process)
     process.kill()
     process.communicate()
     assert int((killed / 'iter.txt').read_text()) < 9
@@ -94,10 +112,15 @@ def test_killed_anywhere_it_continues_the_same_curve(train, start_script, datase
     assert same_weights(straight / 'net.pt', killed / 'net.pt')
 
 
-@pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGINT for a single child process')
-def test_ctrl_c_saves_and_says_so(start_script, dataset, tmp_path):
+@posix_signals
+def test_ctrl_c_saves_and_says_so_and_a_second_training_does_not_start_meanwhile(
+    train, start_script, dataset, tmp_path
+):
     process = start_script(*command(dataset, tmp_path, 'n_epoch=500', 'eval_every=1000', 'num_workers=1'))
     wait_for(tmp_path / 'iter.txt', '3', process)
+    second = train(dataset, tmp_path, 'n_epoch=500')
+    assert second.returncode == 2 and len(second.stderr.strip().splitlines()) == 1, second.stderr
+    assert f'{tmp_path / "net.pt"}: another training is writing it' in second.stderr and 'run_name' in second.stderr
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and 'Stopped at iteration' in out and 'Traceback' not in err
@@ -169,6 +192,262 @@ def test_resuming_with_other_classes_is_one_line(train, dataset, tmp_path):
     finally:
         (dataset / 'classes.txt').unlink()
     assert done.returncode == 2 and 'class_names' in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, dataset):
+    """Function (folder) -> a copy there of the files of a run of one epoch."""
+    folder = tmp_path_factory.mktemp('trained') / 'run'
+    name, *arguments = command(dataset, folder, 'n_epoch=1', 'device=cpu', 'progress=False')
+    done = run_in_process(name, arguments, folder.parent)
+    assert done.returncode == 0, done.stderr
+    return lambda copy: Path(shutil.copytree(folder, copy, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def ctrl_c_at(monkeypatch):
+    """Function (iteration): Ctrl-C arrives once, while the batch after this iteration is computed."""
+    step = engine.train_step
+
+    def arrange(iteration):
+        def interrupted(run, *given):
+            if run.iteration == iteration:
+                monkeypatch.setattr(engine, 'train_step', step)
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(run, *given)
+
+        monkeypatch.setattr(engine, 'train_step', interrupted)
+
+    return arrange
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / 'logs/net/curves.jsonl').read_text('utf-8').splitlines()]
+
+
+@posix_signals
+def test_ctrl_c_in_the_last_batch_of_an_epoch_does_not_skip_its_evaluation(train, ctrl_c_at, dataset, tmp_path):
+    overrides = ('n_epoch=2', 'eval_every=1')
+    ctrl_c_at(2)
+    done = train(dataset, tmp_path, *overrides)
+    assert done.returncode == 0 and 'Stopped at iteration 3' in done.stdout and 'val AP' not in done.stdout
+    ctrl_c_at(5)  # in the last epoch as well
+    done = train(dataset, tmp_path, *overrides)
+    assert done.stdout.count('val AP') == 1 and 'Stopped at iteration 6' in done.stdout
+    done = train(dataset, tmp_path, *overrides)
+    assert done.stdout.count('val AP') == 1 and 'Epoch 2/2' in done.stdout and 'Done.' in done.stdout
+    assert [(row['epoch'], 'AP' in row) for row in rows_of(tmp_path)] == [(1.0, True), (2.0, True)]
+    assert 'AP' in checkpoint.load(tmp_path / 'net.pt')['figures'] and (tmp_path / 'net_best.pt').is_file()
+    assert 'Raise n_epoch' in train(dataset, tmp_path, *overrides).stdout
+
+
+@posix_signals
+def test_a_stop_while_gradients_are_accumulated_changes_nothing(train, ctrl_c_at, dataset, tmp_path):
+    """The step that is being gathered for is made before the run stops: what is resumed is what went straight on."""
+    overrides = ('n_epoch=1', 'batch_size=2', 'accumulate=4', 'eval_every=9', 'val_split=')
+    assert train(dataset, tmp_path / 'straight', *overrides).returncode == 0
+    ctrl_c_at(1)
+    done = train(dataset, tmp_path / 'stopped', *overrides)
+    assert 'Stopped at iteration 4 ' in done.stdout, done.stdout + done.stderr
+    assert train(dataset, tmp_path / 'stopped', *overrides).returncode == 0
+    assert same_weights(tmp_path / 'straight' / 'net.pt', tmp_path / 'stopped' / 'net.pt')
+
+
+def test_saves_come_only_where_the_optimizer_has_made_a_step(train, dataset, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Run, 'save', lambda run: saved.append(run.iteration))
+    assert train(dataset, tmp_path, 'n_epoch=1', 'batch_size=2', 'accumulate=4', 'save_minutes=0', 'val_split=')
+    assert saved == [4, 6, 6]
+
+
+def test_best_weights_of_an_earlier_run_are_not_replaced(train, trained, dataset, tmp_path):
+    trained(tmp_path)
+    for name in ('net.pt', 'optim.pt', 'iter.txt'):
+        (tmp_path / name).unlink()
+    before = (tmp_path / 'net_best.pt').read_bytes()
+    done = train(dataset, tmp_path, 'n_epoch=1')
+    assert 'net_best.pt of an earlier run is now net_best_old.pt.' in done.stdout, done.stderr
+    assert (tmp_path / 'net_best_old.pt').read_bytes() == before and (tmp_path / 'net_best.pt').is_file()
+    # Those of this run are.
+    (tmp_path / 'net_best_old.pt').unlink()
+    done = train(dataset, tmp_path, 'n_epoch=2')
+    assert done.returncode == 0 and 'net_best' not in done.stdout.replace('best on val', '').split('Done.')[0]
+    assert not (tmp_path / 'net_best_old.pt').exists()
+
+
+@pytest.mark.parametrize('writes', [0, 9])
+def test_logs_that_cannot_be_written_are_one_line_each(train, dataset, tmp_path, monkeypatch, writes):
+    """The disk of log_path is full, or becomes so while TensorBoard's thread writes to it; the weights have another."""
+    full = OSError(errno.ENOSPC, 'No space left on device')
+    write, left = RecordWriter.write, [writes]
+
+    def write_some(self, data):
+        left[0] -= 1
+        if left[0] < 0:
+            raise full
+        write(self, data)
+
+    replacing = files.replacing
+
+    def replacing_some(path, *given, **options):
+        if 'logs' in Path(path).parts:
+            raise UserError(f'{path}: cannot be written (No space left on device).')
+        return replacing(path, *given, **options)
+
+    monkeypatch.setattr(RecordWriter, 'write', write_some)
+    monkeypatch.setattr(files, 'replacing', replacing_some)
+    done = train(dataset, tmp_path, 'n_epoch=2')
+    assert done.returncode == 0 and 'Done.' in done.stdout, done.stderr
+    lines = done.stderr.strip().splitlines()
+    wanted = ['Warning: no TensorBoard logs', 'Warning: no curves.jsonl']
+    assert sorted(line.split(';')[0] for line in lines) == wanted, done.stderr
+    assert all('No space left' in line for line in lines)
+    assert checkpoint.load(tmp_path / 'net.pt')['epoch'] == 2
+
+
+def test_a_network_whose_table_was_edited_is_named_with_what_to_move(train, trained, dataset, tmp_path, monkeypatch):
+    trained(tmp_path)
+    monkeypatch.setattr(network, 'BLOCKS', (*network.BLOCKS[:-1], (3, 1, 1152, 192, True)))
+    done = train(dataset, tmp_path, 'n_epoch=2')
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for words in ('the network has changed', 'blocks.14.depthwise', '1152 x 1 x 5 x 5', '3 x 3', 'net.pt and optim.pt'):
+        assert words in done.stderr, done.stderr
+
+
+DAMAGE = {
+    'no optimizer': lambda state: state.pop('optimizer'),
+    'optimizer is a list': lambda state: state.update(optimizer=[]),
+    'no groups': lambda state: state.update(optimizer={'state': {}}),
+    'groups are text': lambda state: state['optimizer'].update(param_groups='groups'),
+    'groups have gone': lambda state: state['optimizer']['param_groups'].pop(),
+    'decay is text': lambda state: state['optimizer']['param_groups'][0].update(weight_decay='much'),
+    'decay is nan': lambda state: state['optimizer']['param_groups'][0].update(weight_decay=math.nan),
+    'averages are of another shape': lambda state: state['optimizer']['state'][3].update(exp_avg=torch.zeros(7)),
+    'averages are a number': lambda state: state['optimizer']['state'][3].update(exp_avg=1.0),
+    'no averages': lambda state: state['optimizer']['state'][3].clear(),
+    'averages are nan': lambda state: state['optimizer']['state'][3]['exp_avg'].fill_(math.nan),
+    'squares are negative': lambda state: state['optimizer']['state'][3]['exp_avg_sq'].fill_(-1.0),
+    'states are text': lambda state: state['optimizer'].update(state='all'),
+    'random is short': lambda state: state.update(random=torch.zeros(3, dtype=torch.uint8)),
+    'random is float': lambda state: state.update(random=torch.zeros(5056)),
+    'order is a list': lambda state: state.update(order=[1]),
+    'best is text': lambda state: state.update(best='good'),
+    'ended is text': lambda state: state.update(ended={'loss': 'low'}),
+    'far in an epoch': lambda state: state.update(batches_done=10**9),
+    'scaler is a list': lambda state: state.update(scaler=[2.0]),
+    'no detector': lambda state: state['description'].pop('detector'),
+    'model is of nothing': lambda state: state.update(model={}),
+}
+
+
+@pytest.fixture(scope='module')
+def resumable(trained, tmp_path_factory):
+    """(a `Run` to resume, its untouched state): in a folder with the files of a run of one epoch."""
+    folder = trained(tmp_path_factory.mktemp('resumable') / 'run')
+    state = torch.load(folder / 'optim.pt', weights_only=True)
+    about = state['description']
+    model = detectors.build('konohana', len(about['class_names']), tuple(about['img_hw']))
+    scaler = torch.amp.GradScaler('cpu', enabled=False)
+    run = Run(folder, model, Ema(model), make_optimizer(model, 1e-3, 0.05), scaler, about, state['order'])
+    return run, state
+
+
+@pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_or_forged_optim_is_one_line(resumable, damage):
+    run, state = resumable
+    forged = copy.deepcopy(state)
+    damage(forged)
+    torch.save(forged, run.optim_file)
+    with pytest.raises(UserError, match=r'optim\.pt: ') as caught:
+        run.resume(n_batches=3)
+    assert '\n' not in str(caught.value)
+
+
+class TorchvisionLike(Detector):
+    """A detector whose backbone is not where the flagship has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.ModuleDict({'backbone': torch.nn.Linear(2, 3), 'head': torch.nn.Linear(3, 1)})
+
+    def backbone_parameters(self):
+        return list(self.model['backbone'].parameters())
+
+    def step(self, optimizer):
+        self.model['head'](self.model['backbone'](torch.ones(1, 2))).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_any_detectors_backbone_learns_at_its_own_rate():
+    model = TorchvisionLike()
+    optimizer = make_optimizer(model, 1.0, 0.0, backbone_lr=0.25)
+    set_learning_rate(optimizer, 0.4)
+    rates = {id(p): group['lr'] for group in optimizer.param_groups for p in group['params']}
+    parts = model.model
+    assert {rates[id(p)] for p in parts['backbone'].parameters()} == {0.1}
+    assert {rates[id(p)] for p in parts['head'].parameters()} == {0.4}
+    weights = parts['backbone'].weight.detach().clone(), parts['head'].weight.detach().clone()
+    model.step(optimizer)  # AdamW's first step is as long as the rate
+    torch.testing.assert_close((parts['backbone'].weight - weights[0]).abs(), torch.full((3, 2), 0.1))
+    torch.testing.assert_close((parts['head'].weight - weights[1]).abs(), torch.full((1, 3), 0.4))
+
+
+def test_an_optimizer_of_before_backbones_had_groups_goes_on():
+    """Earlier versions put the parameters of torchvision's detectors into two groups: with decay, then without."""
+    torch.manual_seed(0)
+    old = TorchvisionLike()
+    decayed, others = ([p for p in old.parameters() if (p.ndim > 1) == more] for more in (True, False))
+    groups = [{'params': p, 'weight_decay': d, 'lr_factor': 1.0} for p, d in ((decayed, 0.1), (others, 0.0))]
+    optimizer = torch.optim.AdamW(groups, lr=0.2)
+    old.step(optimizer)
+    new = copy.deepcopy(old)
+    resumed = make_optimizer(new, 0.2, 0.1, backbone_lr=0.25)
+    load_optimizer(resumed, new, copy.deepcopy(optimizer.state_dict()))
+    for _ in range(3):
+        old.step(optimizer)
+        new.step(resumed)
+    assert all(torch.equal(a, b) for a, b in zip(old.parameters(), new.parameters(), strict=True))
+
+
+def test_a_single_frame_of_32_pixels_is_one_line(train, dataset, tmp_path):
+    done = train(dataset, tmp_path, 'n_epoch=1', 'img_hw=32,32', 'batch_size=1')
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert 'Batch norm' in done.stderr and 'batch_size (2 at least' in done.stderr
+
+
+@pytest.mark.parametrize(
+    'overrides',
+    [
+        ('lr=0.0', 'warmup_epochs=0.0', 'weight_decay=0.0', 'backbone_lr=0.0', 'ema_decay=0.0', 'clip_norm=1e-6'),
+        ('max_minutes=1e-9', 'accumulate=1000000000', 'n_epoch=1000000000', 'eval_every=1000000000', 'ema_decay=1.0'),
+        ('img_hw=32,32', 'batch_size=1000000', 'small_part=1.0', 'scale=0.01,100', 'mosaic=True', 'random_erasing=1.0'),
+        (
+            'calm_part=1.0',
+            'augment=False',
+            'group_by_aspect=True',
+            f'seed={2**63 - 1}',
+            'repeat_rare=1.0',
+            'warmup_epochs=1e9',
+        ),
+    ],
+)
+def test_odd_values_train(train, dataset, tmp_path, overrides):
+    done = train(dataset, tmp_path, 'n_epoch=1', 'val_split=', *overrides)
+    assert done.returncode == 0 and 'Done.' in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    'override',
+    [
+        *('n_epoch=0', f'n_epoch={10**400}', 'lr=-1', 'scale=1,1e7', 'scale=2,1', 'scale=nan,1', 'clip_norm=0'),
+        *('run_name=a/b', 'run_name=..', f'run_name={"a" * 300}', 'train_split=', 'pretrained=all', 'device=meta'),
+    ],
+)
+def test_values_that_make_no_sense_are_one_line(train, dataset, tmp_path, override):
+    done = train(dataset, tmp_path, override)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert override.partition('=')[0] in done.stderr and not (tmp_path / 'net.pt').exists()
 
 
 def test_eight_frames_are_learned_by_heart(tmp_path):
@@ -249,15 +528,11 @@ def test_ema_follows_at_first_and_lags_later():
 
 def test_memory_cap_needs_room_for_cuda_itself():
     cap_gpu_memory(torch.device('cpu'), 3.0)
-    from konohana.errors import UserError
-
     with pytest.raises(UserError, match='vram_limit_gib'):
         cap_gpu_memory(torch.device('cuda'), 0.3)
 
 
 def test_out_of_gpu_memory_is_one_line_with_numbers_and_variables(monkeypatch):
-    from konohana.errors import UserError
-
     monkeypatch.setattr(torch.cuda, 'max_memory_reserved', lambda _: 2.4 * 2**30)
     monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda _: SimpleNamespace(total_memory=8 * 2**30))
     settings = SimpleNamespace(batch_size=64, img_hw=(360, 640), vram_limit_gib=3.0)

@@ -105,7 +105,7 @@ def resume(training, settings):
         UserError: see `Run.resume` and `start_weights`.
     """
     run = training.run
-    message = run.resume()
+    message = run.resume(len(training.loader.batch_sampler.batches()))
     if message:
         print(message)
     if run.iteration == 0 and (settings.init_from or settings.pretrained):

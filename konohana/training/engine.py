@@ -1,5 +1,6 @@
 """The training loop: a step, an epoch, a whole run."""
 
+import contextlib
 import math
 import time
 
@@ -229,7 +230,7 @@ def train_step(run, images, targets, device, settings, step=True):
         {k: v.as_subclass(torch.Tensor).to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
         for target in targets
     ]
-    with half_precision.autocast(device, settings.amp):
+    with half_precision.autocast(device, settings.amp), single_values_explained(len(images)):
         losses = run.network(images, targets)
     weight = distributed.weight(len(images), device)
     losses = {key: value * weight for key, value in losses.items()}
@@ -241,6 +242,20 @@ def train_step(run, images, targets, device, settings, step=True):
         if step:
             optimizer_step(run, settings.clip_norm)
     return values
+
+
+@contextlib.contextmanager
+def single_values_explained(n_images):
+    """Turn what batch norm says of a single value, which has no variance, into a UserError."""
+    try:
+        yield
+    except ValueError as error:
+        if 'more than 1 value per channel' not in str(error):
+            raise
+        raise UserError(
+            f'Batch norm cannot learn from {n_images} frame at this size, of which its coarsest map is a single cell. '
+            'Raise batch_size (2 at least, for each process) or img_hw, or add frames.'
+        ) from None
 
 
 def optimizer_step(run, clip_norm):

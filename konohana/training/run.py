@@ -1,6 +1,7 @@
 """Everything of a training run that must survive an interruption, and its files."""
 
 import contextlib
+import math
 import os
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f'{folder}: weights cannot be kept there ({error.strerror}). Set checkpoint_path.'
+                f'{folder}: weights cannot be kept there ({error.strerror}). Set checkpoint_path or run_name.'
             ) from None
         self.net_file = folder / weights_name(use_res2block)
         self.best_file = self.net_file.with_stem(f'{self.net_file.stem}_best')
@@ -99,7 +100,7 @@ class Run:
             ) from None
         except (OSError, NotImplementedError) as error:
             raise UserError(
-                f'{self.net_file.parent}: weights cannot be kept there ({error}). Set checkpoint_path.'
+                f'{self.net_file.parent}: weights cannot be kept there ({error}). Set checkpoint_path or run_name.'
             ) from None
         try:
             yield
@@ -164,8 +165,11 @@ class Run:
         self.best = value
         checkpoint.save(self.weights(), self.best_file)
 
-    def resume(self):
+    def resume(self, n_batches=math.inf):
         """Go on from the files if they are there. Returns what happened as one line of text, '' for a fresh start.
+
+        Args:
+            n_batches: of an epoch; a position beyond them is none that a run can have left.
 
         Raises:
             UserError: the files are damaged, or of a run with other classes, detector, options or network.
@@ -187,6 +191,8 @@ class Run:
                     raise TypeError(f'its {key} is {type(state[key]).__name__}')
             self._refuse_other(state)
             self._take(state)
+            if self.batches_done >= n_batches:
+                raise ValueError(f'its batches_done is {self.batches_done}')
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f'{self.optim_file}: damaged ({reason}). {self._fresh_start()}') from None

@@ -74,13 +74,22 @@ def load_optimizer(optimizer, model, state):
     for i, parameter in enumerate(parameters):
         entry = state['state'].get(position[id(parameter)])
         if entry is not None:
-            if any(entry[key].shape != parameter.shape for key in ('exp_avg', 'exp_avg_sq')) or entry['step'].ndim:
-                raise ValueError('its optimizer has averages of other shapes')
+            _refuse_damaged(entry, parameter)
             gathered[i] = entry
     optimizer.load_state_dict({'state': gathered, 'param_groups': groups})
 
 
+def _refuse_damaged(entry, parameter):
+    """ValueError unless `entry` is what AdamW can have gathered for a parameter."""
+    mean, square = entry['exp_avg'], entry['exp_avg_sq']
+    if mean.shape != parameter.shape or square.shape != parameter.shape or entry['step'].ndim:
+        raise ValueError('its optimizer has averages of other shapes')
+    if not mean.isfinite().all() or not square.isfinite().all() or (square < 0).any():
+        raise ValueError('its optimizer has averages that are no numbers')
+
+
 def _factor(value):
+    """A number from 0 up; ValueError or TypeError for anything else."""
     if not 0 <= value < math.inf:
         raise ValueError(f'its optimizer has a rate or decay of {value}')
     return float(value)
