@@ -1,20 +1,16 @@
-"""Annotate a video with a detector. Edit the variables below, or set them: python _test_with_video.py video_in=show.mkv
+"""Annotate videos with a detector. Edit the variables below, or set them: python _test_with_video.py video_in=show.mkv
 
-The result has the picture's size and frame rate, the sound, subtitles, fonts and chapters of the source. Ctrl-C keeps
-what is done as <name>_partial. With a webcam (video_in=0) it goes on until Ctrl-C, or until its window is closed.
+The result has each frame of the source at its own time, the sound, subtitles, fonts and chapters. Ctrl-C keeps what is
+done as <name>_partial. With a webcam (video_in=0) it goes on until Ctrl-C, or until its window is closed. A folder is a
+season: what is done is skipped, and what fails is told at the end.
 """
 
 import time
 
-import konohana
-from konohana.errors import UserError
-from konohana.settings import override, require, resolve, run
-from konohana.video.annotate import CONTAINERS, annotate_video
-from konohana.video.camera import annotate_camera, camera_number
-from konohana.video.window import open_window
+from konohana.settings import read, require, run
 
-video_in = ''  # the video, or 0 for the first camera (1, 2, ...); '' draws a toy episode, toy_show.mp4
-video_out = ''  # .mkv, .mp4 or .mov; '' is test_out/<name of video_in>_annotated
+video_in = ''  # a video, its URL, or 0 for a camera (1, 2, ...); several: a folder, show/*.mkv, a list; '' is a toy one
+video_out = ''  # .mkv, .mp4 or .mov, of several a folder; '' is test_out/<name of video_in>_annotated
 weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weights/net.pt
 use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
 threshold = 0.5  # lowest score that is drawn, 0 to 1
@@ -23,45 +19,87 @@ device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
 start = 0.0  # seconds into the video at which to begin
 seconds = 0.0  # length to annotate in seconds; 0 for all
-crf = 18  # quality of x264, 0 (lossless) to 51 (worst)
+codec = 'h264'  # encode as 'h264', 'hevc' or 'av1'
+crf = 18  # quality, 0 (lossless) to 51 (worst; 63 for 'av1')
+preset = ''  # the encoder's preset; '' takes a fast one
+pix_fmt = ''  # pixel format to encode, like 'yuv420p' for old players; '' keeps the source's depth
+hwaccel = ''  # decode and encode on 'cuda', 'videotoolbox', 'vaapi' or 'qsv' where it can; '' is the CPU
+overwrite = False  # replace a file that this program did not write, and do again what is done of several
 font = ''  # font file of the labels; '' finds one
 show = False  # show the annotated frames in a window
 progress = True  # show a progress bar and what could not be kept
 
 
-def main():
-    require(
-        override(globals()), batch_size=(1, None), threshold=(0, 1), crf=(0, 51), start=(0, None), seconds=(0, None)
+def main(arguments=None):
+    settings = read(globals(), arguments)
+    require(settings, batch_size=(1, None), threshold=(0, 1), crf=(0, 63), start=(0, None), seconds=(0, None))
+    # Imported here: PyTorch takes seconds, and --help should not.
+    from konohana import default_weights, load
+    from konohana.video.camera import camera_number
+    from konohana.video.season import annotate_season, episodes, target_of
+
+    here = settings.path('.')
+    path = settings.path(settings.weights) if settings.weights else default_weights(here, settings.use_res2block)
+    camera = None if isinstance(settings.video_in, (list, tuple)) else camera_number(settings.video_in)
+    sources, season = (
+        ([], False) if camera is not None else episodes(settings.video_in or 'toy_show.mp4', settings.path)
     )
-    path = resolve(__file__, weights) if weights else konohana.default_weights(resolve(__file__, '.'), use_res2block)
-    model = konohana.load(path, device=device)
-    style = {'label_names': label_names, 'font': resolve(__file__, font) if font else None, 'progress': progress}
-
-    camera = camera_number(video_in)
+    model = load(path, device=settings.device)
     if camera is not None:
-        if start:
-            raise UserError(f'start={start:g}: a camera has no past; leave start at 0.')
-        moment = time.strftime('%Y%m%d_%H%M%S')
-        target = resolve(__file__, video_out or f'test_out/camera{camera}_{moment}.mkv')
-        with open_window(show, f'camera {camera}') as window:
-            done = annotate_camera(model, camera, target, threshold, crf=crf, seconds=seconds, window=window, **style)
-        print(f'{done["seen"]} pictures seen in {done["seconds"]:.1f} s, recorded at {done["rate"]} fps: {target}')
-        return
+        record(settings, model, camera)
+    elif season:
+        folder = settings.path(settings.video_out or 'test_out')
+        annotate_season(sources, folder, lambda *paths: annotate(settings, model, *paths), settings.overwrite)
+    else:
+        (source,) = sources
+        if not settings.video_in and not source.is_file():
+            draw_toy_episode(source)
+        target = (
+            settings.path(settings.video_out) if settings.video_out else target_of(source, settings.path('test_out'))
+        )
+        annotate(settings, model, source, target)
 
-    source = resolve(__file__, video_in or 'toy_show.mp4')
-    if not video_in and not source.is_file():
-        from konohana.toy import writer
 
-        print(f'Drawing a toy episode, {source.name}.')
-        writer.write_video(source, seconds=10, fps=24, hw=(360, 640), seed=0)
-    ending = source.suffix if source.suffix.lower() in CONTAINERS else '.mkv'
-    target = resolve(__file__, video_out or f'test_out/{source.stem}_annotated{ending}')
+def style_of(settings):
+    """What annotated files and recordings have in common."""
+    names = ('label_names', 'threshold', 'crf', 'seconds', 'codec', 'preset', 'hwaccel', 'overwrite', 'progress')
+    font = settings.path(settings.font) if settings.font else None
+    return {**{name: getattr(settings, name) for name in names}, 'font': font}
+
+
+def record(settings, model, camera):
+    """Record what a webcam sees, annotated."""
+    from konohana.errors import UserError
+    from konohana.video.camera import annotate_camera
+    from konohana.video.window import open_window
+
+    if settings.start:
+        raise UserError(f'start={settings.start:g}: a camera has no past; leave start at 0.')
+    moment = time.strftime('%Y%m%d_%H%M%S')
+    target = settings.path(settings.video_out or f'test_out/camera{camera}_{moment}.mkv')
+    with open_window(settings.show, f'camera {camera}') as window:
+        done = annotate_camera(model, camera, target, window=window, **style_of(settings))
+    print(f'{done["seen"]} pictures seen in {done["seconds"]:.1f} s, recorded at {done["rate"]} fps: {target}')
+
+
+def draw_toy_episode(path):
+    """Draw ten seconds of the toy show."""
+    from konohana.toy import writer
+
+    print(f'Drawing a toy episode, {path.name}.')
+    writer.write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0)
+
+
+def annotate(settings, model, source, target):
+    """Annotate one video."""
+    from konohana.video.annotate import annotate_video
+    from konohana.video.window import open_window
 
     started = time.monotonic()
-    with open_window(show, source.name) as window:
+    with open_window(settings.show, getattr(source, 'name', source)) as window:
         done = annotate_video(
-            *(model, source, target, threshold, batch_size),
-            crf=crf, start=start, seconds=seconds, window=window, **style,
+            *(model, source, target), batch_size=settings.batch_size, start=settings.start, pix_fmt=settings.pix_fmt,
+            window=window, **style_of(settings),
         )  # fmt: skip
     took = time.monotonic() - started
     print(

@@ -46,7 +46,7 @@ def replacing(path, remember=False):
             os.fsync(file.fileno())
         os.replace(temporary, path)
         if remember:
-            _remember(path)
+            written(path)
     except OSError as error:
         raise UserError(
             f'{path}: cannot be written ({reason(error)}). Check the folder, its permissions and the free space.'
@@ -168,8 +168,8 @@ def written_here(path):
     return size == now.st_size and abs(time - now.st_mtime_ns) <= CLOCK
 
 
-def _remember(path):
-    """Add `path` to the list of its folder.
+def written(path):
+    """Add `path` to the list of its folder; `replacing` with `remember` does so by itself.
 
     Lines are appended, so that several programs can write at once; the last line of a name counts. Without a list the
     file is written all the same: at worst a later run refuses to replace it.

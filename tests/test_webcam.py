@@ -86,6 +86,11 @@ def probe(path):
     return done.stderr.decode('utf-8', 'replace')
 
 
+def names_in(folder):
+    """The files in a folder, but for the list that the program keeps of its outputs."""
+    return sorted(path.name for path in folder.iterdir() if path.name != '.konohana_outputs')
+
+
 @pytest.mark.parametrize(('given', 'number'), [(0, 0), ('0', 0), (' 1 ', 1), ('', None), ('a.mkv', None), ('-1', None)])
 def test_camera_number(given, number):
     assert camera_number(given) == number
@@ -96,7 +101,7 @@ def test_recording(fake, tmp_path, ending):
     target = tmp_path / 'a 花' / f'out{ending}'
     done = annotate_camera(Model(), 0, target, threshold=0.9, seconds=0.5, progress=False)
     assert done['frames'] == 10 and done['rate'] == 20 and done['seconds'] == 0.5
-    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert names_in(target.parent) == [target.name]
     said = probe(target)
     assert '96x64' in said and re.search(r'frame= *10 ', said) and '20 fps' in said
 
@@ -133,7 +138,25 @@ def test_ctrl_c_ends_the_recording(fake, tmp_path, capsys):
 
     done = annotate_camera(Stopped(), 0, tmp_path / 'out.mkv', progress=True)
     assert done['seen'] == 3 and 'Stopped' in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ['out.mkv']
+    assert names_in(tmp_path) == ['out.mkv']
+
+
+def test_an_odd_length_with_the_bar_shown(fake, tmp_path):
+    """0.32 s at 20 fps are 6.4 frames: the seventh was more than the bar could count, and the recording was lost."""
+    assert annotate_camera(Model(), 0, tmp_path / 'out.mkv', seconds=0.32, progress=True)['frames'] == 7
+
+
+def test_a_failing_detector_keeps_the_recording(fake, tmp_path, capsys):
+    class Broken(Model):
+        def __call__(self, images):
+            if len(self.seen) == 3:
+                raise RuntimeError('out of memory')
+            return super().__call__(images)
+
+    with pytest.raises(RuntimeError, match='out of memory'):
+        annotate_camera(Broken(), 0, tmp_path / 'out.mkv', progress=False)
+    assert names_in(tmp_path) == ['out_partial.mkv'] and 'kept in' in capsys.readouterr().out
+    assert 'frame=' in probe(tmp_path / 'out_partial.mkv')
 
 
 def test_a_camera_may_need_a_moment(fake, tmp_path, monkeypatch):
@@ -146,7 +169,7 @@ def test_bad_camera_and_bad_outputs(fake, tmp_path, monkeypatch):
     for number, target, words in (
         (7, 'out.mkv', 'video_in=7: no camera'),
         (0, 'out.xyz', 'unknown kind'),
-        (0, 'file/out.mkv', 'cannot write there'),
+        (0, 'file/out.mkv', 'cannot be written'),
     ):
         with pytest.raises(UserError, match=words) as caught:
             annotate_camera(Model(), number, tmp_path / target, progress=False)
@@ -155,7 +178,7 @@ def test_bad_camera_and_bad_outputs(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(camera.time, 'sleep', lambda _: None)
     with pytest.raises(UserError, match='video_in=0: no camera'):
         annotate_camera(Model(), 0, tmp_path / 'out.mkv', progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ['file']
+    assert names_in(tmp_path) == ['file']
 
 
 def test_script_without_a_camera(run_script, weights_file, tmp_path):

@@ -11,14 +11,12 @@ import json
 import math
 import os
 import re
-import subprocess
-import tempfile
-import wave
 import xml.etree.ElementTree as ET
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
-import imageio_ffmpeg
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -27,6 +25,8 @@ from konohana.cast import CLASS_NAMES
 from konohana.errors import UserError
 from konohana.progress import progress_bar
 from konohana.toy.scenes import draw_shot, shoot
+from konohana.video.source import LIMITED, Picture, matrix_of, rgb_to_yuv
+from konohana.video.writer import VideoWriter, check_target
 
 VERSION = 1  # raise when the drawing changes: written into annotations, so that two versions are never mixed
 SPLITS = {'train': 0, 'val': 1}
@@ -309,7 +309,7 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0):
         list of a dict per frame: `boxes` (float32, n x 4) and `labels` (list of n names), as `draw_frame`'s.
 
     Raises:
-        UserError: a size, length, ending or folder that does not work, or ffmpeg's own complaint.
+        UserError: a size, length, ending or folder that does not work, or the disk is full.
     """
     path, (h, w) = Path(path), _checked_size(hw)
     count = round(seconds * fps) if seconds > 0 and fps > 0 else 0
@@ -319,47 +319,33 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0):
         raise UserError(f'{path}: H.264 takes an even height and width, not {h} x {w}.')
     if path.suffix.lower() not in ('.mp4', '.mkv'):
         raise UserError(f'{path}: the name must end in .mp4 or .mkv.')
-    _make_folder(path.parent)
-    rng = _generator((seed, 2))
-    try:
-        program = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise UserError(f'{path}: no ffmpeg to write it with ({error}); reinstall imageio-ffmpeg.') from None
-    annotations = []
-    with tempfile.TemporaryDirectory() as scratch:
-        scratch = Path(scratch)
-        sound, log, made = scratch / 'sound.wav', scratch / 'log.txt', scratch / f'made{path.suffix.lower()}'
-        with wave.open(str(sound), 'wb') as wav:
-            wav.setnchannels(2)
-            wav.setsampwidth(2)
-            wav.setframerate(48000)
-            wav.writeframes(_melody(rng, count / fps).tobytes())
-        command = [
-            program, '-y', '-loglevel', 'error', '-f', 'rawvideo', '-pix_fmt', 'rgb24',
-            '-s', f'{w}x{h}', '-r', str(fps), '-i', '-', '-i', str(sound), '-c:v', 'libx264', '-preset', 'fast',
-            '-crf', '20', '-pix_fmt', 'yuv420p', '-c:a', 'aac', '-b:a', '128k', str(made),
-        ]  # fmt: skip
-        with log.open('wb') as complaints:
-            ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=complaints)
-            try:
-                end = 0
-                for number in range(count):
-                    if number == end:
-                        start, end = end, end + max(1, round(rng.uniform(2, 4) * fps))
-                        shot = shoot(rng, (h, w))[0]
-                    frame = draw_shot(shot, (number - start) / fps)
-                    ffmpeg.stdin.write(frame['image'].tobytes())
-                    annotations.append({'boxes': frame['boxes'], 'labels': frame['labels']})
-                ffmpeg.stdin.close()
-            except OSError:
-                pass  # ffmpeg gave up: its exit status and its words follow
-            except BaseException:
-                ffmpeg.kill()
-                raise
-            finally:
-                ffmpeg.wait()
-        if ffmpeg.returncode or len(annotations) < count:
-            words = log.read_text(encoding='utf-8', errors='replace').strip().splitlines() or ['it stopped']
-            raise UserError(f'{path}: ffmpeg could not write it: {words[-1]}')
-        files.write_bytes(path, made.read_bytes())
-    return annotations
+    check_target(path)
+    rng, truth = _generator((seed, 2)), []
+    picture = Picture(w, h, 'yuv420p', range=LIMITED, matrix=matrix_of(0, w, h))
+    rate = Fraction(fps).limit_denominator(1001)
+    with VideoWriter(path, picture, rate, 1 / rate, crf=20, preset='fast') as video:
+        sound = video.container.add_stream('aac', rate=48000, bit_rate=128000, layout='stereo')
+        video.start()
+        melody, start, end = _melody(rng, count / fps), 0, 0
+        for number in range(count):
+            if number == end:
+                start, end = end, end + max(1, round(rng.uniform(2, 4) * fps))
+                shot = shoot(rng, (h, w))[0]
+            frame = draw_shot(shot, (number - start) / fps)
+            coded = rgb_to_yuv(frame['image'], picture)
+            coded.pts, coded.time_base, coded.duration = number, 1 / rate, 1
+            video.write(coded)
+            part = melody[round(number / fps * 48000) : round((number + 1) / fps * 48000)]
+            video.mux(sound.encode(_sound_frame(part, round(number / fps * 48000))))
+            truth.append({'boxes': frame['boxes'], 'labels': frame['labels']})
+        video.mux(sound.encode(None))
+        video.flush()
+        video.finish(remember=False)
+    return truth
+
+
+def _sound_frame(samples, moment):
+    """int16 samples x 2 as PyAV's frame that begins at sample `moment`."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples).reshape(1, -1), format='s16', layout='stereo')
+    frame.sample_rate, frame.pts, frame.time_base = 48000, moment, Fraction(1, 48000)
+    return frame

@@ -1,10 +1,9 @@
 """A webcam's pictures, annotated while they are seen, and recorded.
 
 A detector may be slower than the camera: it always gets the newest picture, and the recording repeats pictures so that
-it runs at the speed of life.
+it plays in real time.
 """
 
-import tempfile
 import threading
 import time
 from fractions import Fraction
@@ -12,19 +11,13 @@ from pathlib import Path
 
 import cv2
 
+from konohana import files
 from konohana.drawing import draw_detections
 from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.video.annotate import (
-    CONTAINERS,
-    Stream,
-    VideoInfo,
-    VideoWriter,
-    _detect,
-    _ffmpeg,
-    _last_line,
-    _model_size,
-)
+from konohana.video.annotate import detect, device_of, model_size
+from konohana.video.source import LIMITED, Picture, rgb_to_yuv
+from konohana.video.writer import VideoWriter, check_encoding, check_target, pixel_format
 
 PATIENCE = 10.0  # seconds without a picture after which the camera counts as gone
 
@@ -112,13 +105,17 @@ def annotate_camera(
     font=None,
     window=None,
     progress=True,
+    codec='h264',
+    preset='',
+    hwaccel='',
+    overwrite=False,
 ):
     """Annotate what a webcam sees, until the window is closed, Ctrl-C is pressed or `seconds` are over, and record it.
 
     Args:
         model: see `video.annotate_video`. number: 0 is the first camera.
         video_out: file to write, .mkv, .mp4, .m4v or .mov, at the camera's own rate, without sound.
-        threshold, label_names, crf, font: see `video.annotate_video`.
+        threshold, label_names, crf, font, codec, preset, hwaccel, overwrite: see `video.annotate_video`.
         seconds: length, 0 for no end.
         window: a `window.Window` that shows each annotated picture, or None.
         progress: show how many pictures were seen.
@@ -129,67 +126,82 @@ def annotate_camera(
 
     Raises:
         UserError: no such camera, or video_out cannot be written.
+
+    When the model fails or the disk is full, what was recorded until then is kept as `<name>_partial<.ext>`.
     """
     video_out = Path(video_out).absolute()
-    if video_out.suffix.lower() not in CONTAINERS:
-        raise UserError(f'{video_out}: unknown kind of video {video_out.suffix!r}; use {", ".join(CONTAINERS)}.')
-    if video_out.is_dir():
-        raise UserError(f'{video_out}: is a folder; video_out names a file.')
-    device = next(model.parameters()).device if hasattr(model, 'parameters') else 'cpu'
+    check_target(video_out)
+    check_encoding(codec, crf)
+    files.claim(video_out, (), overwrite, 'video_out')
+    draw = {'class_names': model.class_names, 'label_names': label_names, 'threshold': threshold, 'font': font}
     with Camera(number) as camera:
-        info = VideoInfo(
-            *(Path(f'camera {number}'), [], Stream(0, 'Video', 'rawvideo', '')),
-            *(camera.width, camera.height, None, camera.rate, ''),
-            colour=dict.fromkeys(('range', 'space', 'primaries', 'trc'), 'unknown'),
-            pix_fmt='rgb24', start=0.0, origin=0.0, offset=0.0, duration=None,
-        )  # fmt: skip
-        hw = _model_size(info, model)
-        try:
-            video_out.parent.mkdir(parents=True, exist_ok=True)
-            scratch = tempfile.TemporaryDirectory(
-                prefix='unfinished_', dir=video_out.parent, ignore_cleanup_errors=True
-            )
-        except OSError as error:
-            raise UserError(
-                f'{video_out}: cannot write there ({error.strerror or error}). Choose another folder.'
-            ) from None
-        with scratch as folder, VideoWriter(Path(folder) / 'picture.nut', info, crf) as writer:
-            seen, length, last = 0, 0.0, None
+        size = camera.width, camera.height
+        picture = Picture(*size, pixel_format('rgb24', codec, *size), range=LIMITED)
+        encoding = {'codec': codec, 'crf': crf, 'preset': preset, 'hwaccel': hwaccel}
+        with VideoWriter(video_out, picture, camera.rate, 1 / camera.rate, **encoding) as writer:
+            writer.start()
+            recording = _Recording(model, camera, writer, picture, seconds, draw)
             try:
-                total = round(seconds * camera.rate) or None
-                with progress_bar(f'camera {number}', total, progress, 'frames') as bar:
-                    while not (window and window.closed) and (not seconds or length < seconds):
-                        frame = camera.read()
-                        if frame is None:
-                            print(f'camera {number}: gives no more pictures.')
-                            break
-                        (found,) = _detect(model, [frame], hw, device, threshold)
-                        frame = draw_detections(frame, found, model.class_names, label_names, threshold, font)
-                        if window:
-                            window.show(frame)
-                        now = time.monotonic()
-                        # A computer that slept does not make an hour of one picture.
-                        length += 1 / camera.rate if last is None else min(now - last, PATIENCE)
-                        seen, last = seen + 1, now
-                        due = min(length, seconds or length) * camera.rate
-                        while writer.frames < due:
-                            writer.write(frame)
-                        bar.update(writer.frames)
-            except KeyboardInterrupt:
-                print('Stopped: the recording ends here.')
-            if not seen:
-                raise UserError(f'camera {number}: gave no picture, nothing is recorded.')
-            writer.close()
-            joined = Path(folder) / f'joined{video_out.suffix}'
-            form = CONTAINERS[video_out.suffix.lower()]
-            code, words = _ffmpeg(['-i', writer.path, '-map', 0, '-c', 'copy', '-f', form, '-y', joined])
-            if code:
-                raise UserError(f'{video_out}: writing failed (ffmpeg: {_last_line(words)}). Is the disk full?')
-            joined.replace(video_out)
+                recording.run(window, progress)
+                if not recording.seen:
+                    raise UserError(f'camera {number}: gave no picture, nothing is recorded.')
+                writer.flush()
+            except Exception as error:
+                writer.keep(error)
+                raise
+            writer.finish()
     return {
         'video_out': video_out,
         'frames': writer.frames,
-        'seen': seen,
+        'seen': recording.seen,
         'seconds': float(writer.frames / camera.rate),
         'rate': camera.rate,
     }
+
+
+class _Recording:
+    """One run of `annotate_camera`, once everything is open."""
+
+    def __init__(self, model, camera, writer, picture, seconds, draw):
+        self.model, self.camera, self.writer, self.picture, self.draw = model, camera, writer, picture, draw
+        self.device, self.seconds = device_of(model), seconds
+        self.hw = model_size(camera.width, camera.height, None, model)
+        self.seen, self.length, self.last = 0, 0.0, None
+
+    def run(self, window, progress):
+        """Record until there is a reason to end."""
+        total = max(1, round(self.seconds * self.camera.rate)) if self.seconds else None
+        name = f'camera {self.camera.number}'
+        try:
+            with progress_bar(name, total, progress, 'frames') as bar:
+                while not (window and window.closed) and (not self.seconds or self.length < self.seconds):
+                    frame = self.camera.read()
+                    if frame is None:
+                        print(f'{name}: gives no more pictures.')
+                        break
+                    frame = self._annotated(frame)
+                    if window:
+                        window.show(frame)
+                    self._record(frame)
+                    # The last picture may stand for one frame more than `seconds` holds when rounded.
+                    bar.update(min(self.writer.frames, total or self.writer.frames))
+        except KeyboardInterrupt:
+            print('Stopped: the recording ends here.')
+
+    def _annotated(self, frame):
+        hw = frame.shape[:2]
+        small = frame if hw == self.hw else cv2.resize(frame, self.hw[::-1], interpolation=cv2.INTER_AREA)
+        (found,) = detect(self.model, [small], hw, self.device, self.draw['threshold'])
+        return draw_detections(frame, found, **self.draw)
+
+    def _record(self, frame):
+        """Write a picture as often as time has passed since the last."""
+        now = time.monotonic()
+        # A computer that slept does not make an hour of one picture.
+        self.length += 1 / self.camera.rate if self.last is None else min(now - self.last, PATIENCE)
+        self.seen, self.last = self.seen + 1, now
+        due = min(self.length, self.seconds or self.length) * self.camera.rate
+        while self.writer.frames < due:
+            coded = rgb_to_yuv(frame, self.picture)
+            coded.pts, coded.time_base, coded.duration = self.writer.frames, self.writer.time_base, 1
+            self.writer.write(coded)

@@ -1,0 +1,218 @@
+"""Everything of a video file beside the annotated picture: sound, subtitles, fonts, covers, chapters, tags.
+
+What the container holds is copied packet by packet. FFmpeg itself is asked what that is, by writing a head to memory:
+it differs between its versions. Sound and text that are not held are coded again, and a line says so.
+"""
+
+import io
+import math
+import re
+
+import av
+from av.bitstream import BitStreamFilterContext
+
+from konohana.errors import printable
+from konohana.video.source import is_cover
+
+# Tags that describe the source's file rather than the show.
+_OF_THE_FILE = re.compile(r'(?i)(DURATION|ENCODER|major_brand|minor_version|compatible_brands|vendor_id|NUMBER_OF_|BPS|'
+                          r'_STATISTICS)')  # fmt: skip
+
+
+def accepted(stream, form):
+    """Whether a container of this kind takes the stream as it is."""
+    try:
+        with av.open(io.BytesIO(), 'w', format=form) as trial:
+            trial.add_stream_from_template(stream, opaque=True)
+            trial.start_encoding()
+        return True
+    except (av.FFmpegError, ValueError, RuntimeError):
+        return False
+
+
+def tags(metadata):
+    """The tags of a stream or file that belong to the show."""
+    return {key: value for key, value in metadata.items() if not _OF_THE_FILE.match(key)}
+
+
+def describe(stream):
+    """Like 'audio track 1 (flac, jpn)'."""
+    language = stream.metadata.get('language', '')
+    text = f'{stream.type} track {stream.index} ({codec_name(stream)}{", " * bool(language)}{language})'
+    return printable(text)
+
+
+def codec_name(stream):
+    """The name of a stream's codec; fonts are called by their kind."""
+    if stream.type == 'attachment':
+        return (stream.metadata.get('filename', '').rpartition('.')[2] or 'file').lower()
+    context = getattr(stream, 'codec_context', None)
+    return context.name if context else getattr(stream, 'name', None) or 'unknown'
+
+
+def _copier(stream, out, form):
+    """A handle (see `Copies`) that copies packets; times that do not rise, of damaged or joined files, are moved."""
+    last, rising = None, stream.type in ('audio', 'video')
+    context = getattr(stream, 'codec_context', None)
+    # Sound of transport streams has a head in each packet, which MP4 wants in its own.
+    adts = form != 'matroska' and context and context.name in ('aac', 'aac_latm') and not context.extradata
+    filters = BitStreamFilterContext('aac_adtstoasc', stream) if adts else None
+
+    def handle(packet):
+        nonlocal last
+        if packet is None:
+            return []
+        if rising and packet.dts is not None:
+            # MP4 wants a tick of its own clock between two packets, which may be slower than the source's.
+            tick = 1 if form == 'matroska' else max(1, math.ceil((out.time_base or 0) / packet.time_base))
+            if last is not None and packet.dts < last + tick:
+                packet.dts = last + tick
+                packet.pts = packet.pts if packet.pts is None else max(packet.pts, packet.dts)
+            last = packet.dts
+        base = packet.time_base
+        packets = filters.filter(packet) if filters else [packet]
+        for new in packets:
+            new.stream, new.time_base = out, base
+        return packets
+
+    return handle
+
+
+class Copies:
+    """The streams of `source` in the file that `writer` writes: `handles` {stream index: function} and `notes`.
+
+    A handle takes a packet of the source (None at the end) and returns the packets to write.
+    """
+
+    def __init__(self, source, writer):
+        self.source, self.writer, self.form = source, writer, writer.form
+        self.handles, self.notes, self.lost = {}, [], {}
+        self.container = writer.path.suffix.lower().lstrip('.')
+        writer.container.metadata.update(tags(source.container.metadata))
+        self._like(writer.stream, source.video)
+        for stream in source.container.streams:
+            if stream is not source.video and not self._made_again(stream):
+                self._add(stream)
+        self._chapters()
+        self._say_lost()
+
+    def _made_again(self, stream):
+        """Whether a track is only MP4's way to write down chapters or a time code, which are kept as such."""
+        if stream.type != 'data':
+            return False
+        chapters = self.source.container.chapters() and codec_name(stream) in ('bin_data', 'unknown')
+        return bool(chapters) or 'timecode' in stream.metadata
+
+    def _like(self, out, stream):
+        out.disposition = stream.disposition
+        out.metadata.update(tags(stream.metadata))
+
+    def _add(self, stream):
+        if is_cover(stream) and self.form == 'matroska':
+            self._attach_cover(stream)
+        elif accepted(stream, self.form):
+            self._copy(stream)
+        elif stream.type == 'audio' and stream.codec_context:
+            self._recode_sound(stream)
+        elif stream.type == 'subtitle' and stream.codec_context and stream.codec_context.codec.text_sub:
+            self._recode_text(stream)
+        else:
+            self.lost.setdefault(stream.type, []).append(stream)
+
+    def _copy(self, stream):
+        out = self.writer.container.add_stream_from_template(stream, opaque=True)
+        self._like(out, stream)
+        if stream.type != 'attachment':
+            self.handles[stream.index] = _copier(stream, out, self.form)
+        if is_cover(stream) and stream.index in self.source.covers:
+            picture = av.Packet(self.source.covers[stream.index])
+            picture.stream, picture.pts, picture.dts, picture.is_keyframe = out, 0, 0, True
+            self.writer.held.append((None, picture, lambda packet: [packet]))
+
+    def _attach_cover(self, stream):
+        data = self.source.covers.get(stream.index)
+        if data is None:
+            self.lost.setdefault('cover', []).append(stream)
+            return
+        kind = {'mjpeg': 'jpeg'}.get(codec_name(stream), codec_name(stream))
+        name = stream.metadata.get('filename') or f'cover.{kind.replace("jpeg", "jpg")}'
+        self.writer.container.add_attachment(name, f'image/{kind}', data)
+
+    def _recode_sound(self, stream):
+        context = stream.codec_context
+        out = self.writer.container.add_stream('aac', rate=context.sample_rate or 48000)
+        # Where a file tells the number of channels alone, they are taken to be the usual ones.
+        usual = {1: 'mono', 2: 'stereo', 3: '3.0', 4: '4.0', 5: '5.0', 6: '5.1', 8: '7.1'}.get(
+            context.layout.nb_channels
+        )
+        out.codec_context.layout = usual or 'stereo'
+        out.bit_rate = 96000 * max(1, context.layout.nb_channels)
+        self._like(out, stream)
+
+        def handle(packet):
+            try:
+                frames = stream.decode(packet)
+            except av.FFmpegError:
+                frames = []  # a damaged packet is a moment of silence
+            written = [p for frame in frames for p in out.encode(frame)]
+            return written + (out.encode(None) if packet is None else [])
+
+        self.handles[stream.index] = handle
+        self.notes.append(f'{describe(stream)}: {self.container} cannot hold it as it is, written as aac; .mkv may')
+
+    def _recode_text(self, stream):
+        codec = 'ass' if self.form == 'matroska' else 'mov_text'
+        out = self.writer.container.add_stream(codec)
+        out.codec_context.subtitle_header = stream.codec_context.subtitle_header or _ASS_HEADER
+        out.codec_context.time_base = out.time_base = stream.time_base
+        self._like(out, stream)
+
+        def handle(packet):
+            if packet is None:
+                return []
+            try:
+                found = stream.codec_context.decode2(packet)
+            except av.FFmpegError:
+                return []
+            if not found:
+                return []
+            new = out.codec_context.encode_subtitle(found)
+            new.stream, new.time_base = out, packet.time_base
+            new.pts = new.dts = packet.pts
+            new.duration = packet.duration
+            return [new]
+
+        self.handles[stream.index] = handle
+        style = ', which loses its styling' if codec_name(stream) in ('ass', 'ssa') and codec == 'mov_text' else ''
+        hint = '' if self.form == 'matroska' else '; .mkv may'
+        self.notes.append(
+            f'{describe(stream)}: {self.container} cannot hold it as it is, written as {codec}{style}{hint}'
+        )
+
+    def _chapters(self):
+        kept = []
+        for chapter in self.source.container.chapters():
+            shift = round(self.source.origin / chapter['time_base'])
+            start, end = max(0, chapter['start'] - shift), chapter['end'] - shift
+            if end > 0:
+                kept.append({**chapter, 'start': start, 'end': end})
+        self.writer.container.set_chapters(kept)
+
+    def _say_lost(self):
+        for kind, streams in self.lost.items():
+            names = [f'{codec_name(s)} {s.metadata.get("language", "")}'.strip() for s in streams]
+            names = printable(', '.join(dict.fromkeys(names)))
+            hint = '' if kind in ('video', 'data') or self.form == 'matroska' else '; .mkv may hold it'
+            many = 's' * (len(streams) > 1)
+            self.notes.append(f'not kept in {self.container}: {len(streams)} {kind} stream{many} ({names}){hint}')
+
+
+# For text without a style of its own.
+_ASS_HEADER = b"""[Script Info]
+ScriptType: v4.00+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, Alignment, MarginL, MarginR, MarginV
+Style: Default,Arial,16,&Hffffff,2,10,10,10
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""

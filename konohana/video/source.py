@@ -1,0 +1,470 @@
+"""A video file as it is read: packets to copy and decoded frames, in the file's order, with times that begin at 0.
+
+Times: a file may start anywhere (a TV recording at 26 hours), and its streams at different moments. One number,
+`Source.origin`, is the file's time that becomes 0; everything that `Source.items` gives has it subtracted.
+"""
+
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.codec.hwaccel import HWAccel, hwdevices_available
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+
+from konohana.errors import UserError, printable
+
+# One colour sample of YCbCr serves 2 x 2 pixels. Averaged, it survives unchanged where pixels are doubled and halved.
+# swscale's numbers of AREA, ACCURATE_RND and FULL_CHR_H_INT: PyAV 17, the last for Python 3.10, has no names for them.
+ACCURATE = 0x20 | 0x40000 | 0x2000
+MATRICES = (1, 4, 5, 6, 7, 9)  # YCbCr matrices (ITU-T H.273) that can be computed; 10 is computed as 9
+UNKNOWN = 2  # of matrices, primaries and transfers
+LIMITED, FULL = 1, 2
+HDR = ('MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL')
+JUMP = 1  # seconds backwards in a stream's times that mean another recording begins
+AFTER = 3  # seconds of file that are read behind the end of a part, for packets that come late
+TIMELESS = 300  # frames without times that may wait for the first with one
+PATIENCE = (20.0, 30.0)  # seconds to open a stream URL, and without data
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What the frames of a video have in common.
+
+    width, height (pixels, upright); pix_fmt (FFmpeg's name of the pixel format); sar (width of a pixel / its height,
+    Fraction, None if untold); interlaced (whether frames are two fields); range, matrix, primaries, transfer (numbers
+    of ITU-T H.273, range 1 is limited, 2 full; 0 or 2 is untold).
+    """
+
+    width: int
+    height: int
+    pix_fmt: str = 'yuv420p'
+    sar: Fraction | None = None
+    interlaced: bool = False
+    range: int = 0
+    matrix: int = UNKNOWN
+    primaries: int = UNKNOWN
+    transfer: int = UNKNOWN
+
+
+def matrix_of(matrix, width, height):
+    """The YCbCr matrix to compute with; video without one is taken as players take it, by its size."""
+    matrix = {10: 9}.get(matrix, matrix)
+    return matrix if matrix in MATRICES else (1 if height >= 720 or width >= 1280 else 6)
+
+
+def is_url(path):
+    """Whether `path` names a stream rather than a file: rtsp://..., https://..."""
+    return bool(re.match(r'[a-z][a-z0-9+.-]+://', str(path)))
+
+
+def reason(error):
+    """FFmpeg's words about an error, without the name of the file."""
+    return getattr(error, 'strerror', None) or str(error)
+
+
+def _check_file(path):
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise UserError(f'{path}: is a folder, not a video. Name one file.')
+        if not path.exists():
+            raise UserError(f'{path}: no such file. Set video_in to a video.')
+        if not path.is_file():
+            raise UserError(f'{path}: is not a regular file. Set video_in to a video.')
+        if not path.stat().st_size:
+            raise UserError(f'{path}: is empty (0 bytes). Copy or download it again.')
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror}).') from None
+
+
+def _accelerator(hwaccel):
+    if not hwaccel:
+        return None
+    if hwaccel not in hwdevices_available():
+        known = ', '.join(sorted(hwdevices_available())) or 'none'
+        raise UserError(f"hwaccel={hwaccel!r}: not there. This FFmpeg knows: {known}; '' uses the processor.")
+    return HWAccel(hwaccel, allow_software_fallback=True)
+
+
+def _open(path, hwaccel):
+    """The opened container; UserError where it is no video."""
+    url, accelerator = is_url(path), _accelerator(hwaccel)
+    if not url:
+        _check_file(path)
+    try:
+        return av.open(str(path), hwaccel=accelerator, metadata_errors='replace', timeout=PATIENCE if url else None)
+    except av.error.InvalidDataError as error:
+        raise UserError(f'{path}: not a video, or cut off beyond use (FFmpeg: {reason(error)}).') from None
+    except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
+        what = 'cannot be opened' if url else 'cannot be read as a video'
+        raise UserError(f'{path}: {what} (FFmpeg: {reason(error)}).') from None
+
+
+def is_cover(stream):
+    """Whether a stream is a still picture that belongs to the file, not a video track."""
+    return stream.type == 'video' and bool(stream.disposition & Disposition.attached_pic)
+
+
+def _video_stream(container, path):
+    form = container.format.name
+    if re.search(r'_pipe|image2|tty', form) and not is_url(path):
+        raise UserError(f'{path}: is a picture or text ({form}), not a video.')
+    tracks = [s for s in container.streams.video if not is_cover(s)]
+    if not tracks:
+        kinds = sorted({'cover picture' if is_cover(s) else s.type for s in container.streams})
+        raise UserError(f'{path}: has no video stream, only {", ".join(kinds) or "nothing"}.')
+    if tracks[0].codec_context is None:
+        raise UserError(f'{path}: its video is of a kind that this FFmpeg cannot decode.')
+    return tracks[0]
+
+
+def _rate(stream):
+    """Frames per second, for the encoder and for estimates; frames have times of their own."""
+    for rate in (stream.guessed_rate, stream.average_rate):
+        if rate and 0 < rate <= 240:
+            return Fraction(rate)
+    return Fraction(25)
+
+
+def _exactly(seconds):
+    """Seconds as the user means them: 0.2 as a float is a little more than a fifth."""
+    return Fraction(seconds).limit_denominator(10**6)
+
+
+def _told_end(container, stream):
+    """The file's time in seconds at which the video ends as the file tells it, None where it does not."""
+    told = next((v for k, v in stream.metadata.items() if k.upper().startswith('DURATION')), '')
+    found = re.fullmatch(r'(\d+):(\d+):([\d.]+)', told)  # Matroska: the end of each track
+    if found:
+        return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3])
+    if stream.duration and stream.time_base:
+        return (stream.start_time or 0) * stream.time_base + stream.duration * stream.time_base
+    if container.duration:
+        return Fraction((container.start_time or 0) + container.duration, av.time_base)
+    return None
+
+
+class Source:
+    """A video file or stream, opened, with its first frame decoded.
+
+    path: file or URL; start: seconds into it; seconds: length, 0 for all that follows; hwaccel: FFmpeg's name of a
+    device that decodes, '' for none. Raises UserError where there is no video that can be decoded, or nothing at
+    `start`.
+
+    Attributes: container and video (PyAV's), picture (`Picture`, in the source's own pixel format until `prepare`),
+    bits (per colour), hdr ({kind of side data: bytes}), rate, covers ({stream index: bytes}), origin, offset (seconds
+    from origin to the first frame), expected (seconds of picture, 0 if untold), damaged (packets that could not be
+    decoded), broken ('' or why reading ended early), notes.
+    """
+
+    def __init__(self, path, start=0.0, seconds=0.0, hwaccel=''):
+        self.path = path
+        self.name = printable(str(path).rstrip('/').rpartition('/')[2] if is_url(path) else Path(path).name)
+        self.container = _open(path, hwaccel)
+        self.damaged, self.broken, self.notes, self.covers = 0, '', [], {}
+        self._shift, self._shifts, self._ends, self._timeless = Fraction(0), {}, {}, []
+        self._graph, self._graph_key, self._reformat = None, None, VideoReformatter().reformat
+        self._size, self._last, self._since, self._until = None, None, -math.inf, math.inf
+        try:
+            self.video = _video_stream(self.container, path)
+            self.video.thread_type = 'AUTO'
+            self.rate = _rate(self.video)
+            begin = Fraction(self.container.start_time or 0, av.time_base)
+            # A start just below 0 is the run-in of a sound decoder; players drop it, and the picture starts at 0.
+            self.origin = max(Fraction(0), begin) + _exactly(start)
+            if start:
+                self._since = self.origin - Fraction(1, 10**6)
+                self._seek()
+            self._items = self._read()
+            self._ahead = self._until_first_frame(start)
+            self._measure(start, seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def _seek(self):
+        # Into a transport stream FFmpeg jumps to any packet: some time before, so that a key frame is found.
+        margin = 4 if self.container.format.name in ('mpegts', 'mpeg', 'mpegvideo', 'h264', 'hevc') else 0
+        try:
+            self.container.seek(int((self.origin - margin) * av.time_base))
+        except (av.FFmpegError, OverflowError):
+            pass  # what cannot be sought is read from its beginning
+
+    def _until_first_frame(self, start):
+        """The items up to the first frame, which tell what the video is like."""
+        ahead = []
+        for item in self._items:
+            ahead.append(item)
+            if isinstance(item, av.VideoFrame):
+                return ahead
+        if start:
+            raise UserError(f'{self.path}: no picture at start={start:g} seconds or after; choose an earlier start.')
+        why = f' (FFmpeg: {self.broken})' if self.broken else ''
+        raise UserError(f'{self.path}: not one frame of its video can be decoded{why}.')
+
+    def _measure(self, start, seconds):
+        first, stream = self._ahead[-1], self.video
+        context = stream.codec_context
+        sar = stream.sample_aspect_ratio or context.sample_aspect_ratio
+        if sar and first.rotation % 180:
+            sar = 1 / sar
+        first = self._upright(first)
+        rgb = first.format.is_rgb
+        self.picture = Picture(
+            *(first.width, first.height, first.format.name, sar or None),
+            interlaced=bool(
+                first.interlaced_frame or getattr(context, 'field_order', 0) > 1
+            ),  # PyAV 17 has no field_order
+            range=FULL if 'yuvj' in first.format.name else first.color_range,
+            matrix=UNKNOWN if rgb else first.colorspace,
+            primaries=first.color_primaries,
+            transfer=first.color_trc,
+        )
+        self.bits = first.format.components[0].bits
+        self.hdr = {d.type.name: bytes(d) for d in first.side_data if d.type.name in HDR}
+        moment = first.pts * first.time_base
+        if not start:
+            self.origin = min(self.origin, moment)
+        self.offset = moment - self.origin
+        self._first = moment
+        end = _told_end(self.container, stream)
+        self.expected = max(Fraction(0), end - moment) if end else Fraction(0)
+        if seconds:
+            self._until = self.origin + _exactly(seconds)
+            self.expected = min(self.expected or _exactly(seconds), _exactly(seconds))
+
+    def prepare(self, picture, exact):
+        """Say what frames are wanted: converted to `picture`'s size, pixel format and matrix.
+
+        exact: the file to be written keeps times finer than milliseconds. Matroska rounds to milliseconds; times within
+        one of the grid of a constant rate are put back onto it. Returns the unit of the frames' times in seconds.
+        """
+        self.picture, unit = picture, self.video.time_base
+        self._snap = exact and unit == Fraction(1, 1000)
+        self._unit = Fraction(1, math.lcm(1000, self.rate.numerator)) if self._snap else unit
+        return self._unit
+
+    def items(self):
+        """Packets to copy and frames, in the file's order, as `prepare` has asked for, the origin subtracted."""
+        for item in itertools.chain(self._ahead, self._items):
+            if isinstance(item, av.VideoFrame):
+                moment = item.pts * item.time_base
+                if moment < self._until:
+                    yield self._finished(item, moment)
+            elif self._since <= self._moment(item) < self._until or is_cover(item.stream):
+                self._rebase(item)
+                yield item
+        self._ahead = []
+
+    def _moment(self, packet):
+        moment = packet.dts if packet.pts is None else packet.pts
+        return -math.inf if moment is None else moment * packet.time_base
+
+    def _rebase(self, packet):
+        shift = round(self.origin / packet.time_base)
+        if not is_cover(packet.stream):
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+
+    def _demux(self):
+        streams = [s for s in self.container.streams if s.type != 'attachment']
+        packets = self.container.demux(streams)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError as error:
+                self.broken = reason(error)
+                return
+            if packet is None:
+                return
+            if packet.size and is_cover(packet.stream):
+                self.covers[packet.stream.index] = bytes(packet)
+            elif packet.size:
+                self._steady(packet)
+                yield packet
+
+    def _steady(self, packet):
+        """Where recordings are joined, times jump back: the second goes on where the first ends."""
+        if packet.dts is None:
+            return
+        index, moment = packet.stream.index, packet.dts * packet.time_base
+        shift = self._shifts.get(index, self._shift)
+        last = self._ends.get(index)
+        if last is not None and moment + shift < last - JUMP:
+            if moment + self._shift < last - JUMP:
+                self._shift = max(self._ends.values()) - moment
+            shift = self._shift
+        self._shifts[index] = shift
+        self._ends[index] = max(moment + shift + packet.duration * packet.time_base, last or -math.inf)
+        ticks = round(shift / packet.time_base)
+        if ticks:
+            packet.dts += ticks
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+
+    def _read(self):
+        """Other packets and decoded frames from `_since` on, and to a little behind `_until`."""
+        over = False
+        for packet in self._demux():
+            if packet.stream is not self.video:
+                yield packet
+            elif not over:
+                for frame in self._decode(packet):
+                    over = over or frame.pts * frame.time_base >= self._until
+                    if not over:
+                        yield frame
+            if over and packet.dts is not None and packet.dts * packet.time_base > self._until + AFTER:
+                return
+        if not over:
+            yield from self._decode(None)
+
+    def _decode(self, packet):
+        try:
+            frames = self.video.decode(packet)
+        except av.FFmpegError as error:
+            self.damaged += 1
+            if self.damaged == 1 and packet is not None and self._last is None:
+                self.broken = reason(error)
+            return
+        for frame in self._timed(frames, packet is None):
+            self._last = frame.pts
+            if frame.pts * frame.time_base >= self._since:
+                self.broken = ''
+                yield frame
+
+    def _timed(self, frames, last):
+        """Frames that all have times. Matroska's demuxer gives none below 0: such frames are placed before the rest."""
+        for frame in frames:
+            frame.time_base = self.video.time_base
+            known = frame.pts is not None or frame.dts is not None or self._last is not None
+            if not known and len(self._timeless) < TIMELESS:
+                self._timeless.append(frame)
+                continue
+            if frame.pts is None:
+                frame.pts = self._next_pts(frame)  # AVI and raw streams know decoding times alone, or none
+            yield from self._placed(frame.pts)
+            yield frame
+        if last and self._timeless:
+            yield from self._placed(len(self._timeless) * self._step())
+
+    def _placed(self, pts):
+        """The frames that wait for a time, so that the next one is at `pts`."""
+        waiting, self._timeless = self._timeless, []
+        for number, frame in enumerate(waiting):
+            frame.pts = pts - (len(waiting) - number) * self._step()
+            yield frame
+
+    def _step(self):
+        return max(1, round(1 / self.rate / self.video.time_base))
+
+    def _next_pts(self, frame):
+        after = 0 if self._last is None else self._last + self._step()
+        if frame.dts is None:
+            return after
+        return frame.dts if self._last is None else max(frame.dts, self._last + 1)
+
+    def _upright(self, frame):
+        """A frame turned by its rotation tag."""
+        turn = round(frame.rotation) % 360
+        how = {90: ('transpose', '2'), 270: ('transpose', '1'), 180: ('rotate', 'PI')}.get(turn)
+        if not how:
+            return frame
+        key = (turn, frame.width, frame.height, frame.format.name)
+        if key != self._graph_key:
+            self._graph, self._graph_key = av.filter.Graph(), key
+            size = {'width': frame.width, 'height': frame.height, 'format': frame.format, 'time_base': frame.time_base}
+            graph = self._graph
+            graph.link_nodes(graph.add_buffer(**size), graph.add(*how), graph.add('buffersink')).configure()
+        self._graph.push(frame)
+        return self._graph.pull()
+
+    def _finished(self, frame, moment):
+        """The frame as it is drawn on and encoded."""
+        duration = frame.duration * frame.time_base
+        frame = self._converted(self._upright(frame))
+        frame.time_base = self._unit
+        frame.pts = round((self._exact(moment) - self.origin) / self._unit)
+        frame.duration = round(duration / self._unit)
+        frame.pict_type = 0  # the source's key frames are not the result's
+        return frame
+
+    def _exact(self, moment):
+        if not self._snap:
+            return moment
+        on_grid = self._first + round((moment - self._first) * self.rate) / self.rate
+        return on_grid if abs(on_grid - moment) <= Fraction(1, 1000) else moment
+
+    def _converted(self, frame):
+        wanted = self.picture
+        size, form = (frame.width, frame.height), frame.format.name
+        self._watch(size)
+        matrix = matrix_of(frame.colorspace, *size)
+        same = size == (wanted.width, wanted.height) and form == wanted.pix_fmt
+        if same and matrix == matrix_of(wanted.matrix, *size) and frame.color_range in (0, wanted.range or 0):
+            return frame
+        return convert(
+            *(self._reformat, frame, wanted.width, wanted.height, wanted.pix_fmt),
+            dst_colorspace=matrix_of(wanted.matrix, wanted.width, wanted.height),
+            dst_color_range=wanted.range or LIMITED,
+        )
+
+    def _watch(self, size):
+        if self._size not in (None, size):
+            (w, h), wanted = size, self.picture
+            self.notes.append(
+                f'the size changes on the way to {w}x{h}: scaled to {wanted.width}x{wanted.height}, as it begins'
+            )
+        self._size = size
+
+    def close(self):
+        """Close the file."""
+        self._items = self._ahead = ()
+        self.container.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def convert(reformat, frame, width, height, pix_fmt, **to):
+    """`frame` in another size or pixel format by swscale; `reformat` (a VideoReformatter's) keeps tables between calls.
+
+    swscale refuses what it does not know of matrices, transfers and primaries: these do not matter here.
+    """
+    tags = frame.colorspace, frame.color_trc, frame.color_primaries
+    full = frame.color_range == FULL or 'yuvj' in frame.format.name or frame.format.is_rgb
+    if not frame.format.is_rgb:
+        frame.colorspace = matrix_of(frame.colorspace, frame.width, frame.height)
+    frame.color_trc = frame.color_primaries = UNKNOWN
+    try:
+        to.setdefault('interpolation', ACCURATE)
+        return reformat(frame, width, height, pix_fmt, src_color_range=FULL if full else LIMITED, threads=1, **to)
+    finally:
+        frame.colorspace, frame.color_trc, frame.color_primaries = tags
+
+
+class Reducer:
+    """Frames as uint8 H x W x 3 RGB of one size, `hw` (height, width; None leaves the size)."""
+
+    def __init__(self, hw=None):
+        self.hw, self.reformat = hw, VideoReformatter().reformat
+
+    def __call__(self, frame):
+        h, w = self.hw or (frame.height, frame.width)
+        return convert(self.reformat, frame, w, h, 'rgb24', dst_color_range=FULL).to_ndarray()
+
+
+def rgb_to_yuv(image, picture):
+    """A frame to encode from uint8 H x W x 3 RGB, in `picture`'s pixel format, matrix and range."""
+    frame = av.VideoFrame.from_ndarray(image, format='rgb24')
+    return convert(
+        *(VideoReformatter().reformat, frame, picture.width, picture.height, picture.pix_fmt),
+        dst_colorspace=matrix_of(picture.matrix, picture.width, picture.height),
+        dst_color_range=picture.range or LIMITED,
+    )

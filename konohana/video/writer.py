@@ -1,0 +1,318 @@
+"""Writing a video: frames are encoded, other packets copied, and whatever ends it, what is written plays.
+
+Used for annotated files, recordings of a camera and toy episodes. The file grows under another name,
+`unfinished_<name>`, and takes its own when it is complete.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import struct
+from collections import deque
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.codec.context import Flags
+from av.codec.hwaccel import HWAccel
+
+from konohana import files
+from konohana.errors import UserError
+from konohana.video.source import reason
+
+CONTAINERS = {'.mkv': 'matroska', '.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov'}
+# Encoder, its preset where none is given, its worst crf.
+CODECS = {'h264': ('libx264', 'veryfast', 51), 'hevc': ('libx265', 'veryfast', 51), 'av1': ('libsvtav1', '10', 63)}
+# Encoders on a device, with the option that stands for crf. Presets are the device's own.
+DEVICE_ENCODERS = {'cuda': ('nvenc', 'cq'), 'qsv': ('qsv', 'global_quality'), 'vaapi': ('vaapi', 'qp'),
+                   'videotoolbox': ('videotoolbox', '')}  # fmt: skip
+HELD = 2000  # packets that may wait for the picture before them
+
+
+def pixel_format(source, codec, width, height):
+    """The pixel format to encode a video of format `source` in: its own depth and colour samples where possible."""
+    form = av.VideoFormat(source, width, height)
+    deep = '10le' if form.components[0].bits > 8 else ''
+    wanted = '420'
+    if not form.is_rgb and len(form.components) >= 3 and '_' not in source:
+        across, down = form.chroma_width(8) == 4, form.chroma_height(8) == 4
+        wanted = {(True, True): '420', (True, False): '422', (False, False): '444'}.get((across, down), '420')
+    if (width % 2 and wanted != '444') or (height % 2 and wanted == '420'):
+        wanted = '444'
+    known = {f.name for f in av.Codec(CODECS[codec][0], 'w').video_formats or ()}
+    tries = [f'yuv{wanted}p{deep}', f'yuv{wanted}p', f'yuv420p{deep}', 'yuv420p']
+    return next((name for name in tries if name in known), 'yuv420p')
+
+
+def check_encoding(codec, crf, preset='', pix_fmt=''):
+    """Raises UserError where these make no sense together."""
+    if codec not in CODECS:
+        raise UserError(f'codec={codec!r}: use {", ".join(map(repr, CODECS))}.')
+    encoder, _, worst = CODECS[codec]
+    if not 0 <= crf <= worst:
+        raise UserError(f'crf={crf}: it is 0 (best) to {worst} (worst) for codec={codec!r}.')
+    try:
+        known = [f.name for f in av.Codec(encoder, 'w').video_formats or ()]
+    except (av.FFmpegError, ValueError):
+        raise UserError(
+            f'codec={codec!r}: this build of PyAV has no {encoder}; reinstall av, or codec="h264".'
+        ) from None
+    drawable = [name for name in known if name.startswith('yuv') and name.removesuffix('10le').endswith('p')]
+    drawable = [name for name in drawable if not name.startswith(('yuvj', 'yuva'))]
+    if pix_fmt and pix_fmt not in drawable:
+        raise UserError(f"pix_fmt={pix_fmt!r}: codec={codec!r} takes {', '.join(drawable)}, or '' for the source's.")
+
+
+def check_target(path):
+    """Raises UserError where `path` is no name of a video that can be written."""
+    if path.suffix.lower() not in CONTAINERS:
+        raise UserError(f'{path}: unknown kind of video {path.suffix!r}; use {", ".join(CONTAINERS)}.')
+    if path.is_dir():
+        raise UserError(f'{path}: is a folder; video_out names a file.')
+
+
+class VideoWriter:
+    """Encodes frames into a video file; other streams are added to `container` before `start`.
+
+    path: the file in the end, whose ending names the container. picture: `source.Picture`. rate (Fraction, frames per
+    second, told to the encoder) and time_base (seconds, of the frames' times). codec 'h264', 'hevc' or 'av1'; crf, its
+    quality; preset, '' for a fast one; hwaccel: FFmpeg's name of a device that encodes; hdr: frames' side data of HDR.
+
+    Use as a context manager. `finish` makes it the file; an exception keeps what is written as `<name>_partial`, where
+    `keep` is True; otherwise nothing is left.
+    """
+
+    def __init__(self, path, picture, rate, time_base, codec='h264', crf=18, preset='', hwaccel='', hdr=None):
+        self.path, self.frames, self.end = Path(path), 0, Fraction(0)
+        self.form = CONTAINERS[self.path.suffix.lower()]
+        self.notes, self.held = [], deque()
+        self.unfinished, self.lock = _unfinished(self.path)
+        # Times stay what they are: Matroska would move all of them for the run-in of a sound decoder below 0.
+        # MP4 is written in fragments, readable however it ends; only when complete does it become a plain MP4.
+        options = {'avoid_negative_ts': 'disabled'}
+        if self.form != 'matroska':
+            options['movflags'] = '+hybrid_fragmented+delay_moov'
+        self.container = av.open(str(self.unfinished), 'w', format=self.form, container_options=options)
+        self.time_base, self._last = time_base, None
+        self.stream = self._add_encoder(picture, rate, codec, crf, preset, hwaccel, hdr)
+
+    def _add_encoder(self, picture, rate, codec, crf, preset, hwaccel, hdr):
+        encoder, usual, _ = CODECS[codec]
+        options = {'preset': preset or usual}
+        stream = None
+        if hwaccel:
+            stream = self._add_device_encoder(codec, crf, hwaccel, rate)
+        if stream is None:
+            options.update(_more_options(encoder, crf, hdr or {}))
+            stream = self.container.add_stream(encoder, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, picture.pix_fmt
+        context = stream.codec_context
+        stream.time_base = context.time_base = self.time_base
+        stream.thread_type = 'FRAME'  # PyAV's own choice makes x264 cut frames into slices: slower and larger
+        if picture.sar:
+            context.sample_aspect_ratio = picture.sar
+        context.color_range, context.colorspace = picture.range, picture.matrix
+        context.color_primaries, context.color_trc = picture.primaries, picture.transfer
+        fields = Flags.interlaced_dct | Flags.interlaced_me if picture.interlaced and codec == 'h264' else 0
+        context.flags |= Flags.frame_duration | fields
+        if codec == 'hevc' and self.form != 'matroska':
+            context.codec_tag = 'hvc1'  # what Apple's players want
+        return stream
+
+    def _add_device_encoder(self, codec, crf, hwaccel, rate):
+        """The encoder of a device, None where there is none that opens."""
+        kind, quality = DEVICE_ENCODERS.get(hwaccel, ('', ''))
+        name = f'{codec}_{kind}'
+        try:
+            trial = av.CodecContext.create(name, 'w')
+            trial.width, trial.height, trial.pix_fmt, trial.time_base = 640, 480, 'yuv420p', Fraction(1, 25)
+            trial.open()
+            device = HWAccel(hwaccel) if kind == 'vaapi' else None
+            options = {quality: str(crf)} if quality else {}
+            return self.container.add_stream(name, rate=rate, options=options, hwaccel=device)
+        except (av.FFmpegError, ValueError, RuntimeError, NotImplementedError) as error:
+            why = reason(error)
+            self.notes.append(f'hwaccel={hwaccel!r}: does not encode {codec} here ({why}); the processor does')
+            return None
+
+    def start(self):
+        """Write the file's head: no stream can be added behind it."""
+        try:
+            self.container.start_encoding()
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._failed(error) from None
+
+    def _failed(self, error):
+        return UserError(f'{self.path}: writing the video failed ({reason(error)}). Is the disk full?')
+
+    def write(self, frame):
+        """Encode a frame (PyAV's VideoFrame, in the picture's size and pixel format, with a time)."""
+        if self._last is not None and frame.pts <= self._last:
+            frame.pts = self._last + 1
+        self._last = frame.pts
+        end = (frame.pts + (frame.duration or 1)) * frame.time_base
+        with self._telling():
+            self.container.mux(self.stream.encode(frame))
+            self.frames += 1
+            self.end = end
+            self._release(end)
+
+    def mux(self, packets):
+        """Write packets of a stream that the caller encodes."""
+        with self._telling():
+            self.container.mux(packets)
+
+    def copy(self, packet, handle):
+        """Take a packet of another stream; `handle` makes of it what is written, once the picture has come so far."""
+        moment = packet.dts if packet.pts is None else packet.pts
+        self.held.append((None if moment is None else moment * packet.time_base, packet, handle))
+        if len(self.held) > HELD:
+            self._write_held(self.held.popleft())
+
+    def _release(self, end):
+        waiting = deque()
+        for item in self.held:
+            if item[0] is None or item[0] < end:
+                self._write_held(item)
+            else:
+                waiting.append(item)
+        self.held = waiting
+
+    def _write_held(self, item):
+        with self._telling():
+            self.container.mux(item[2](item[1]))
+
+    @contextlib.contextmanager
+    def _telling(self):
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            raise self._failed(error) from None
+
+    def flush(self, handles=(), whole=True):
+        """Complete the file. whole: packets that still wait are written too; handles: see `copy`, to be emptied."""
+        with self._telling():
+            for item in self.held if whole else ():
+                self._write_held(item)
+            for handle in handles:
+                self.container.mux(handle(None))
+            self.container.mux(self.stream.encode(None))
+            self.container.close()
+
+    def finish(self, remember=True):
+        """Give the complete file its name, and put it onto the list of outputs where `remember` (see `files`)."""
+        self._rename(self.path, remember)
+
+    def _rename(self, path, remember=True):
+        self.lock.close()  # Windows renames no open file
+        try:
+            with self.unfinished.open('rb+') as file:
+                os.fsync(file.fileno())
+            os.replace(self.unfinished, path)
+        except OSError as error:
+            kept = _free(path, '_new')
+            os.replace(self.unfinished, kept)
+            raise UserError(f'{path}: cannot be replaced ({error.strerror}); the result is {kept}.') from None
+        if remember:
+            files.written(path)
+
+    def keep(self, why, handles=()):
+        """After `why` (an exception): complete what there is as `<name>_partial`, as far as the disk lets it."""
+        if not self.frames:
+            return
+        with contextlib.suppress(UserError, av.FFmpegError, OSError):
+            self.flush(handles, whole=False)
+        with contextlib.suppress(av.FFmpegError, OSError):
+            self.container.close()
+        if not self.unfinished.exists() or not self.unfinished.stat().st_size:
+            return
+        partial = _free(self.path, '_partial')
+        self._rename(partial)
+        print(f'Stopped ({type(why).__name__}) after {self.frames} frames: these are kept in {partial}.')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        with contextlib.suppress(av.FFmpegError, OSError):
+            self.container.close()
+        self.lock.close()
+        with contextlib.suppress(OSError):
+            self.unfinished.unlink(missing_ok=True)
+
+
+def _more_options(encoder, crf, hdr):
+    """Options for the encoder beside its preset: the quality, and HDR."""
+    # x264's crf=0 is lossless for 8 bits only.
+    options = {'qp': '0'} if encoder == 'libx264' and crf == 0 else {'crf': str(crf)}
+    parameters = _hdr_parameters(encoder, hdr)
+    if encoder == 'libx265':
+        parameters += ['log-level=none', *(['lossless=1'] if crf == 0 else [])]
+    if parameters:
+        options[f'{encoder.removeprefix("lib")}-params'] = ':'.join(parameters)
+    return options
+
+
+def _hdr_parameters(encoder, hdr):
+    """Parameters that carry the display that HDR video was made on (SMPTE ST 2086), and its brightest parts."""
+    display, light = hdr.get('MASTERING_DISPLAY_METADATA'), hdr.get('CONTENT_LIGHT_LEVEL')
+    values = []
+    if display and len(display) >= 88:
+        n = struct.unpack('=22i', display[:88])
+        if n[20] and n[21]:
+            r, g, b, white = (tuple(round(n[i + k] / n[i + k + 1] * 50000) for k in (0, 2)) for i in (0, 4, 8, 12))
+            low, high = (round(n[i] / n[i + 1] * 10000) for i in (16, 18))
+            name = {'libx264': 'mastering-display', 'libx265': 'master-display'}.get(encoder)
+            points = ''.join(f'{k}({x},{y})' for k, (x, y) in (('G', g), ('B', b), ('R', r), ('WP', white)))
+            values.append((name, f'{points}L({high},{low})'))
+    if light and len(light) >= 8:
+        name = {'libx264': 'cll', 'libx265': 'max-cll'}.get(encoder)
+        values.append((name, '{},{}'.format(*struct.unpack('=2I', light[:8]))))
+    return [f'{name}={value}' for name, value in values if name]
+
+
+def _unfinished(path):
+    """(path to write to, open file that holds its lock). What a killed run has left of this name is removed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in sorted(path.parent.iterdir()):
+            if re.fullmatch(rf'unfinished_\d+_{re.escape(path.name)}', left.name):
+                _remove_left(left)
+        unfinished = path.with_name(f'unfinished_{os.getpid()}_{path.name}')
+        lock = unfinished.open('ab')
+    except OSError as error:
+        raise UserError(f'{path}: cannot write there ({error.strerror or error}). Choose another folder.') from None
+    _lock(lock)
+    return unfinished, lock
+
+
+def _free(path, ending):
+    """`path` with `ending` at its name, and a number where that is a file which this program did not write."""
+    for number in itertools.count(1):
+        free = path.with_name(f'{path.stem}{ending}{number if number > 1 else ""}{path.suffix}')
+        if not free.exists() or files.written_here(free):
+            return free
+
+
+def _lock(file):
+    """Whether `file` is this process's alone now. A lock goes with its process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where an open file cannot be removed anyway
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_left(left):
+    """Remove what a killed run has left, unless another run is writing it."""
+    with contextlib.suppress(OSError):
+        with left.open('ab') as file:
+            mine = _lock(file)
+        if mine:
+            left.unlink()
+            print(f'{left}: left by a run that was killed; removed.')

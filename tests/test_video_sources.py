@@ -1,0 +1,289 @@
+"""Videos as they come: joined, cut, with gaps, odd tags, several tracks, as animated pictures, from the network."""
+
+import functools
+import http.server
+import os
+import signal
+import threading
+import time
+
+import av
+import numpy as np
+import pytest
+
+from konohana import files
+from konohana.errors import UserError
+from konohana.video import season
+from tests.test_video import (
+    X264,
+    annotate,
+    decoded,
+    dump,
+    frame_times,
+    frames,
+    make,
+    nothing,
+    nothing_left,
+    one_box,
+    planes,
+    source,
+    times,
+    tone,
+)
+
+
+def joined(path, *clips):
+    """Transport streams joined byte by byte, as recordings are."""
+    path.write_bytes(b''.join(clip.read_bytes() for clip in clips))
+    return path
+
+
+def test_size_that_changes_on_the_way(tmp_path):
+    """Every frame of both parts, at its own time."""
+    first = make(tmp_path / '1.ts', *source(), *tone(), *X264, '-c:a', 'aac')
+    second = make(tmp_path / '2.ts', *source('320x180'), *tone(), *X264, '-c:a', 'aac', '-output_ts_offset', 1)
+    path = joined(tmp_path / 'in.ts', first, second)
+    for ext in ('mkv', 'mp4'):
+        out = tmp_path / f'out.{ext}'
+        done = annotate(path, out, nothing)
+        assert done['frames'] == 50 and 'size changes on the way to 320x180' in done['notes'][0]
+        assert np.allclose(np.diff(frame_times(out)), np.diff(frame_times(path)), atol=0.0011)
+        assert len(times(out, 'a:0')) == len(times(path, 'a:0'))
+        assert np.abs(frames(out)[49].astype(int) - frames(first)[24]).mean() < 12
+    nothing_left(tmp_path, '1.ts', '2.ts', 'in.ts', 'out.mkv', 'out.mp4')
+
+
+def test_colour_tags_that_change_on_the_way(tmp_path):
+    """The second part is converted to what the first is tagged as: its colours are seen as they are."""
+    flat = ('-f', 'lavfi', '-i', 'color=0xc83c28:s=64x48:r=25:d=1')
+    parts = []
+    for number, matrix in enumerate(('bt709', 'smpte170m')):
+        scale = f'scale=out_color_matrix={matrix}:out_range=tv'
+        tags = ('-colorspace', matrix, '-output_ts_offset', number)
+        parts.append(make(tmp_path / f'{number}.ts', *flat, '-vf', scale, *X264, '-crf', 1, *tags))
+    out = tmp_path / 'out.mkv'
+    assert annotate(joined(tmp_path / 'in.ts', *parts), out, nothing, crf=1)['frames'] == 50
+    assert np.allclose(np.diff(frame_times(out)), 0.04, atol=0.0011)
+    seen = frames(out)
+    for frame in (seen[3], seen[45]):
+        assert np.abs(frame.astype(int) - (200, 60, 40)).mean() < 4
+
+
+def test_recordings_that_begin_again_at_0(tmp_path):
+    clip = make(tmp_path / '1.ts', *source(seconds=2), *tone(2), *X264, '-c:a', 'aac')
+    done = annotate(joined(tmp_path / 'in.ts', clip, clip), tmp_path / 'out.mkv', nothing)
+    assert done['frames'] == 100
+    steps = np.diff(frame_times(tmp_path / 'out.mkv'))
+    assert (steps > 0).all() and steps.max() < 0.2
+    assert np.diff(times(tmp_path / 'out.mkv', 'a:0')).max() < 0.2
+
+
+def test_a_gap_of_an_hour_is_no_more_frames(tmp_path):
+    first = make(tmp_path / '1.ts', *source(), *tone(), *X264, '-c:a', 'aac')
+    second = make(tmp_path / '2.ts', *source(), *tone(), *X264, '-c:a', 'aac', '-output_ts_offset', 3600)
+    out = tmp_path / 'out.mkv'
+    assert annotate(joined(tmp_path / 'in.ts', first, second), out, nothing)['frames'] == 50
+    steps = np.diff(frame_times(out))
+    assert steps.max() == pytest.approx(3599, abs=0.2) and np.sort(steps)[-2] == pytest.approx(0.04, abs=0.0011)
+
+
+@pytest.mark.parametrize('kind', ['apng', 'gif'])
+def test_animated_pictures(kind, tmp_path):
+    more = {'apng': ['-plays', 0, '-f', 'apng'], 'gif': []}[kind]
+    path = make(tmp_path / f'in.{kind}', *source(rate=10), '-vf', r'setpts=PTS*(1+0.001*N)', '-fps_mode', 'vfr', *more)
+    expected = frame_times(path)
+    out = tmp_path / 'out.mp4'
+    done = annotate(path, out, nothing)
+    assert done['frames'] == len(expected) < 12 and done['rate'] < 300
+    assert np.allclose(frame_times(out), np.array(expected) - expected[0], atol=0.0011)
+
+
+@pytest.mark.parametrize(
+    ('tag', 'number'),
+    [('transfer_characteristics', 9), ('matrix_coefficients', 8), ('matrix_coefficients', 14)]
+    + [('matrix_coefficients', 12), ('matrix_coefficients', 10), ('colour_primaries', 22)],
+)
+def test_unusual_colour_tags_are_no_obstacle(tag, number, tmp_path):
+    """log100, ycgco, ictcp, chroma-derived-nc and others."""
+    plain = make(tmp_path / 'plain.mkv', *source(), *X264)
+    path = make(tmp_path / 'in.mkv', '-i', plain, '-c', 'copy', '-bsf:v', f'h264_metadata={tag}={number}')
+    out = tmp_path / 'out.mkv'
+    assert annotate(path, out, crf=1)['frames'] == 25
+    for before, after in zip(decoded(path), decoded(out), strict=True):
+        assert np.abs(planes(before)[0][70:] - planes(after)[0][70:]).mean() < 1
+
+
+def test_avi_and_its_missing_times(tmp_path):
+    path = make(tmp_path / 'in.avi', *source(), *tone(), '-c:v', 'mpeg4', '-bf', 2, '-q:v', 2, '-c:a', 'mp3')
+    out = tmp_path / 'out.mkv'
+    assert annotate(path, out, nothing)['frames'] == 25
+    assert np.allclose(np.diff(frame_times(out)), 0.04, atol=0.0011)
+
+
+def test_two_video_tracks(tmp_path):
+    path = make(
+        *(tmp_path / 'in.mkv', *source(), *source('64x48', name='testsrc2'), *tone(), '-map', 0, '-map', 1, '-map', 2),
+        *(*X264, '-c:a', 'aac'),
+    )
+    for ext in ('mkv', 'mp4'):
+        out = tmp_path / f'out.{ext}'
+        assert annotate(path, out)['notes'] == []
+        with av.open(str(out)) as result, av.open(str(path)) as before:
+            assert [s.width for s in result.streams.video] == [160, 64] and len(result.streams.audio) == 1
+            pairs = zip(before.demux(video=1), result.demux(video=1), strict=True)
+            assert all(bytes(a) == bytes(b) for a, b in pairs if ext == 'mkv')
+
+
+def test_start_below_0(tmp_path):
+    """All frames are there, evenly, and as far from the sound as before."""
+    path = make(
+        *(tmp_path / 'in.mkv', *source(), *tone(), *X264, '-c:a', 'aac', '-output_ts_offset', '-0.5'),
+        *('-avoid_negative_ts', 'disabled'),
+    )
+    for ext in ('mkv', 'mp4'):
+        out = tmp_path / f'out.{ext}'
+        assert annotate(path, out)['frames'] == 25
+        assert np.allclose(frame_times(out), np.arange(25) * 0.04, atol=0.0011)
+        assert times(out, 'a:0')[0] == pytest.approx(times(path, 'a:0')[0] + 0.5, abs=0.01)
+
+
+def test_sound_longer_than_the_picture(tmp_path):
+    path = make(tmp_path / 'in.mkv', *source(), *tone(3), *X264, '-c:a', 'aac')
+    out = tmp_path / 'out.mkv'
+    assert annotate(path, out)['frames'] == 25
+    assert times(out, 'a:0') == times(path, 'a:0')
+
+
+def test_hdr_is_carried(tmp_path):
+    """Tags, and the data about the display it was made on."""
+    hdr = 'mastering-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1):cll=1000,400'
+    path = make(
+        *(tmp_path / 'in.mkv', *source(), '-c:v', 'libx264', '-pix_fmt', 'yuv420p10le', '-x264-params', hdr),
+        *('-colorspace', 'bt2020nc', '-color_primaries', 'bt2020', '-color_trc', 'smpte2084', '-color_range', 'tv'),
+    )
+    for codec in ('h264', 'hevc'):
+        out = tmp_path / f'{codec}.mkv'
+        annotate(path, out, codec=codec)
+        before, after = decoded(path)[0], decoded(out)[0]
+        for name in ('colorspace', 'color_primaries', 'color_trc', 'color_range'):
+            assert getattr(before, name) == getattr(after, name)
+        data = [{d.type.name: bytes(d) for d in frame.side_data} for frame in (before, after)]
+        for kind in ('MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL'):
+            assert kind in data[0] and kind in data[1]
+
+
+def test_stream_of_the_network(tmp_path):
+    make(tmp_path / 'show.mkv', *source(), *tone(), *X264, '-c:a', 'aac')
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        url = f'http://127.0.0.1:{server.server_address[1]}'
+        assert annotate(f'{url}/show.mkv', tmp_path / 'out.mkv')['frames'] == 25
+        with pytest.raises(UserError, match='cannot be opened') as caught:
+            annotate(f'{url}/missing.mkv', tmp_path / 'none.mkv')
+        server.shutdown()
+    assert '\n' not in str(caught.value)
+    assert frame_times(tmp_path / 'out.mkv') == frame_times(tmp_path / 'show.mkv')
+
+
+def test_outputs_replace_only_what_this_program_wrote(tmp_path):
+    path = make(tmp_path / 'in.mkv', *source(), *X264)
+    before = path.read_bytes()
+    (tmp_path / 'mine.mkv').write_bytes(b'the user made this')
+    for out, words in ((path, 'input'), (tmp_path / 'mine.mkv', 'overwrite=True')):
+        with pytest.raises(UserError, match=words) as caught:
+            annotate(path, out)
+        assert 'video_out' in str(caught.value) and '\n' not in str(caught.value)
+    with pytest.raises(UserError, match='input'):
+        annotate(path, path, overwrite=True)
+    assert path.read_bytes() == before and (tmp_path / 'mine.mkv').read_bytes() == b'the user made this'
+    assert annotate(path, tmp_path / 'mine.mkv', overwrite=True)['frames'] == 25
+    assert annotate(path, tmp_path / 'mine.mkv')['frames'] == 25  # it is this program's own now
+    nothing_left(tmp_path, 'in.mkv', 'mine.mkv')
+
+
+def test_a_partial_result_replaces_no_file_of_the_user(tmp_path):
+    path = make(tmp_path / 'in.mkv', *source(), *X264)
+    (tmp_path / 'out_partial.mkv').write_bytes(b'the user made this')
+    calls = []
+
+    def model(images):
+        calls.append(1)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return one_box(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        annotate(path, tmp_path / 'out.mkv', model)
+    assert (tmp_path / 'out_partial.mkv').read_bytes() == b'the user made this'
+    assert len(decoded(tmp_path / 'out_partial2.mkv')) == 12
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has other signals')
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=str)
+def test_a_run_that_is_ended(number, start_script, run_script, weights_file, tmp_path):
+    """A polite end keeps what is done; what a kill leaves is named and removed by the next run."""
+    path = make(tmp_path / 'in.mkv', *source(seconds=60), *X264)
+    out = tmp_path / 'out' / 'out.mkv'
+    process = start_script('_test_with_video.py', f'video_in={path}', f'video_out={out}', f'weights={weights_file}')
+    deadline = time.monotonic() + 60
+    while not list(out.parent.glob('unfinished_*')) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    if number != signal.SIGKILL:
+        nothing_left(out.parent, 'out_partial.mkv')
+        assert len(decoded(out.parent / 'out_partial.mkv')) > 3
+        return
+    assert len(list(out.parent.glob('unfinished_*'))) == 1
+    done = run_script(
+        *('_test_with_video.py', f'video_in={path}', f'video_out={out}', f'weights={weights_file}', 'seconds=0.2')
+    )
+    assert done.returncode == 0 and 'left by a run that was killed; removed' in done.stdout, done.stderr
+    nothing_left(out.parent, 'out.mkv')
+
+
+def test_season(tmp_path, run_script, weights_file):
+    show = tmp_path / 'show 花'
+    show.mkdir()
+    for number in (1, 2, 10):
+        make(show / f'ep {number}.mkv', *source(seconds=0.2), *X264)
+    (show / 'ep 3.mp4').write_bytes(b'no video')
+    (show / 'notes.txt').write_text('no video', encoding='utf-8')
+    out = tmp_path / 'out'
+    command = ('_test_with_video.py', f'weights={weights_file}', f'video_out={out}', f'video_in={show}')
+    done = run_script(*command)
+    names = [f'ep {number}_annotated.mkv' for number in (1, 10, 2)]
+    assert done.returncode == 2 and '1 of 4 videos were not annotated' in done.stderr and 'ep 3.mp4' in done.stderr
+    nothing_left(out, *names)
+    assert done.stdout.index('ep 2.mkv') < done.stdout.index('ep 10.mkv')
+    (show / 'ep 3.mp4').unlink()
+    before = [(out / name).stat().st_mtime_ns for name in names]
+    done = run_script(*command)
+    assert done.returncode == 0 and done.stdout.count('skipped') == 3
+    assert [(out / name).stat().st_mtime_ns for name in names] == before
+    done = run_script(*command[:3], f'video_in={show}/ep 1*.mkv', 'overwrite=True')
+    assert done.returncode == 0 and done.stdout.count('frames (') == 2
+
+
+def test_what_a_season_is(tmp_path):
+    for name in ('b.avi', 'b.mkv', 'b_annotated.mkv', 'a_partial.mkv', 'c.srt'):
+        (tmp_path / name).write_bytes(b'')
+    resolve = tmp_path.joinpath
+    both = [tmp_path / 'b.avi', tmp_path / 'b.mkv']
+    assert season.episodes(str(tmp_path), resolve) == (both, True)
+    assert season.episodes('*.mkv', resolve) == ([tmp_path / 'b.mkv'], True)
+    assert season.episodes("['b.mkv', 'b.avi']", resolve) == (both[::-1], True)
+    assert season.episodes('b.mkv', resolve) == ([tmp_path / 'b.mkv'], False)
+    assert season.episodes('https://a.b/c?d', resolve) == (['https://a.b/c?d'], False)
+    assert season.target_of(both[0], tmp_path) == season.target_of(both[1], tmp_path)
+    first = season.target_of(both[0], tmp_path)
+    assert season.target_of(both[1], tmp_path, {first}) == tmp_path / 'b.mkv_annotated.mkv'
+    for bad in ('*.webm', '[1]', '[]'):
+        with pytest.raises(UserError) as caught:
+            season.episodes(bad, resolve)
+        assert '\n' not in str(caught.value)
+    assert files.LIST_NAME not in os.listdir(tmp_path) and 'Video' not in dump(tmp_path / 'b.mkv')  # noqa: PTH208
