@@ -177,7 +177,13 @@ def spellings(names, font=None, noun='class'):
     Raises:
         UserError: `font` is no font file.
     """
-    cleaned = [_clean(name) for name in names]
+    # Every frame of an episode asks for the same names.
+    return list(_spellings(tuple(map(_clean, names)), font, noun, font_files()))
+
+
+@functools.lru_cache(256)
+def _spellings(cleaned, font, noun, _files):
+    """`spellings` of names that are cleaned; `_files` is here for the cache alone."""
     found = find_font(''.join([*cleaned, DIGITS]), font)
     if found:
         return [(text, *found) for text in cleaned]
