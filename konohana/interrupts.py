@@ -9,6 +9,8 @@ import threading
 # Windows has no SIGHUP.
 SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name))
 
+GRACE = 30  # seconds
+
 
 @contextlib.contextmanager
 def handling(handler):
@@ -81,13 +83,15 @@ class StopRequest:
 
 
 def ignore_interrupts(_worker_id=0):
-    """For loader processes: Ctrl-C and SIGHUP, which reach the whole group, are the main process's to handle.
+    """For loader processes: Ctrl-C, SIGHUP and SIGTERM may reach all processes, but the main one is to handle them.
 
-    SIGTERM stays, which is how DataLoader ends its processes.
+    DataLoader ends its processes by SIGTERM if all else fails. So SIGTERM does end them, but only `GRACE` seconds
+    later: until then the main process can finish its step and save.
     """
     for number in SIGNALS:
-        if number != signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, 'alarm'):  # Windows has none, nor a SIGTERM that a process could ignore
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def _is_terminal(stream):
