@@ -1,17 +1,11 @@
-"""What test_distributed.py runs in one process and in several: a few steps of training, written down by rank 0.
+"""What test_distributed.py runs in one process and in several: a few steps of training, written down by rank 0."""
 
-torchrun --nproc_per_node=2 tests/distributed_worker.py DATASET RESULT
-"""
-
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import detectors, distributed
 from konohana.data.augment import training_transform
@@ -83,7 +77,8 @@ def train(dataset, folder):
     return results
 
 
-if __name__ == '__main__':
-    found = train(sys.argv[1], Path(sys.argv[2]).parent)
+def main(dataset, result):
+    """What a process does: train, and as rank 0 write `result`, a file beside the runs' folders."""
+    found = train(dataset, Path(result).parent)
     if not distributed.rank():
-        torch.save(found, sys.argv[2])
+        torch.save(found, result)
