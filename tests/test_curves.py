@@ -41,16 +41,16 @@ def no_picture(monkeypatch):
 
 
 def write_run(folder, epochs, first=0, per_epoch=5, value=lambda i: 10.0 / i):
-    """Log epochs `first` + 1 .. `epochs` as _train.py does, with a figure at every second."""
+    """Log epochs `first` + 1 .. `epochs` as _train.py does, with metrics at every second."""
     with logs.Log(folder, first * per_epoch) as log:
         for epoch in range(first, epochs):
             for i in range(epoch * per_epoch + 1, (epoch + 1) * per_epoch + 1):
                 log.scalar('train/loss', value(i), i)
                 log.scalar('train/loss_box', value(i) / 2, i)
-            figures = {'AP': 0.1 * epoch, 'AP50': 0.2 * epoch} if epoch % 2 else None
-            if figures:
-                log.scalar('val/AP', figures['AP'], i)
-            log.epoch(epoch + 1, i, {'loss_box': value(i) / 2, 'anything': 1.0, 'loss': value(i)}, figures)
+            metrics = {'AP': 0.1 * epoch, 'AP50': 0.2 * epoch} if epoch % 2 else None
+            if metrics:
+                log.scalar('val/AP', metrics['AP'], i)
+            log.epoch(epoch + 1, i, {'loss_box': value(i) / 2, 'anything': 1.0, 'loss': value(i)}, metrics)
 
 
 def test_history_and_picture_survive_resuming(tmp_path):
@@ -74,6 +74,29 @@ def test_history_and_picture_survive_resuming(tmp_path):
     assert len((folder / 'curves.jsonl').read_text(encoding='utf-8').splitlines()) == 1
 
 
+def test_curves_of_before_a_loss_was_renamed_go_on(tmp_path, no_picture):
+    with logs.Log(tmp_path) as log:
+        log.scalar('train/loss_confidence', 2.0, 1)
+        log.epoch(1, 1, {'loss_confidence': 2.0, 'loss': 2.0})
+    with logs.Log(tmp_path, iteration=1) as log:
+        log.scalar('train/loss_objectness', 1.0, 2)
+        log.epoch(2, 2, {'loss_objectness': 1.0, 'loss': 1.0})
+        assert [row['losses']['loss_objectness'] for row in log.history.rows] == [2.0, 1.0]
+    scalars = curves.read_events(tmp_path)
+    assert scalars['train/loss_objectness'][:, [0, 2]].tolist() == [[1, 2.0], [2, 1.0]]
+    assert 'train/loss_confidence' not in scalars
+
+
+def test_an_epoch_written_down_twice_counts_once(tmp_path):
+    """A run that is killed between its log and its save comes back to the same epoch."""
+    history = curves.History(tmp_path)
+    history.add(1, 3, {'loss': 2.0})
+    history = curves.History(tmp_path, iteration=3)
+    history.add(1, 3, {'loss': 2.0}, {'AP': 0.5, 'AP50': 0.75})
+    rows = curves.History(tmp_path, iteration=3).rows
+    assert len(rows) == 1 and rows[0]['AP'] == 0.5
+
+
 def test_what_the_picture_shows(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(curves, 'draw', lambda panels, x_title, ending='png': seen.update(panels, x=x_title) or b'')
@@ -92,8 +115,15 @@ def test_what_the_picture_shows(tmp_path, monkeypatch):
     assert quality == {'mAP@0.5': [(2.5, 0.5)], 'mAP@0.5:0.95': [(2.5, 0.3)]}
 
 
-def test_damaged_history_is_one_line(tmp_path):
-    (tmp_path / 'curves.jsonl').write_text('{"epoch": 1, "iter', encoding='utf-8')
+@pytest.mark.parametrize(
+    'text',
+    [
+        *('{"epoch": 1, "iter', '[]', '{"epoch": 1, "iteration": 2, "losses": [1]}', '[' * 100_000),
+        *('{"epoch": 1, "iteration": 2, "losses": {"loss": "low"}}', '{"epoch": 1, "iteration": "2", "losses": {}}'),
+    ],
+)
+def test_damaged_history_is_one_line(tmp_path, text):
+    (tmp_path / 'curves.jsonl').write_text(text, encoding='utf-8')
     with pytest.raises(UserError, match=r'curves.jsonl: damaged') as caught:
         curves.History(tmp_path, iteration=3)
     assert '\n' not in str(caught.value)

@@ -12,7 +12,7 @@ from konohana.errors import UserError
 from konohana.training import half_precision
 from konohana.training.data import make_loader, read_training_frames
 from konohana.training.memory import cap_gpu_memory
-from konohana.training.run import Run
+from konohana.training.run import Run, is_finished
 from konohana.training.schedule import Ema, make_optimizer
 
 FEW_STEPS = 1000  # below so many a training from nothing or from published weights has only begun
@@ -113,7 +113,7 @@ def resume(training, settings):
             print(start_weights(run, settings))
         run.ema.model.load_state_dict(run.model.state_dict())
     advise_epochs(training, settings)
-    if run.ended is not None or not run.finished(settings):
+    if not is_finished(vars(run), settings):
         return True
     more = f'{run.epoch} epochs already. Raise n_epoch'
     if settings.max_minutes:

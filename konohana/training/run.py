@@ -28,12 +28,17 @@ ABSENT_BEFORE = {'minutes': 0.0, 'ended': None}  # what files of earlier version
 
 
 def is_finished(state, settings):
-    """Whether a run has had its time.
+    """Whether a run has had its time, and its last epoch its evaluation.
 
     Args:
-        state: dict of `epoch` and `minutes` done (`optim.pt` holds them), or {} for a run that has not begun.
-        settings: namespace of `max_minutes` and `n_epoch`; the first counts if it is not 0.
+        state: dict of `epoch`, `minutes` and `ended` (`optim.pt` holds them), or {} for a run that has not begun.
+        settings: namespace of `max_minutes` and `n_epoch`.
     """
+    return state.get('ended') is None and time_is_over(state, settings)
+
+
+def time_is_over(state, settings):
+    """Whether the minutes of `max_minutes` (if that is not 0) or the `n_epoch` epochs are done; see `is_finished`."""
     if settings.max_minutes:
         return state.get('minutes', 0.0) >= settings.max_minutes
     return state.get('epoch', 0) >= settings.n_epoch
@@ -109,7 +114,7 @@ class Run:
 
     def finished(self, settings):
         """Whether the minutes of `max_minutes` (if that is not 0) or the `n_epoch` epochs are done."""
-        return is_finished(vars(self), settings)
+        return time_is_over(vars(self), settings)
 
     def part_done(self, settings):
         """How far the run is, 0 to 1: of its minutes or of its epochs."""
