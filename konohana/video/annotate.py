@@ -1,8 +1,8 @@
 """Annotating a video: what goes in comes out with boxes on it, every frame once, at its own time.
 
-One process and three threads: reading (demux, decode, reduce each frame to the network's size), the network, and
-writing (draw on the frame's own YCbCr planes, encode). Everything else of the file is copied on the way. A few batches
-are in memory, however long the video is.
+One process and four threads: reading (demux, decode, reduce each frame to the network's size), the network, drawing (on
+the frame's own YCbCr planes) and encoding. Everything else of the file is copied on the way. A few batches are in
+memory, however long the video is.
 """
 
 from collections import deque
@@ -206,6 +206,7 @@ class _Annotation:
         total = max(1, round(self.source.expected * self.source.rate))
         with (
             ThreadPoolExecutor(1) as readers,
+            ThreadPoolExecutor(1) as drawers,
             ThreadPoolExecutor(1) as writers,
             progress_bar(self.source.name, total, self.progress, 'frames') as bar,
         ):
@@ -213,7 +214,8 @@ class _Annotation:
             upcoming = readers.submit(self._read_batch)
             while batch := upcoming.result():
                 upcoming = readers.submit(self._read_batch)
-                writing.append(writers.submit(self._write_batch, batch, self._detect(batch)))
+                drawing = drawers.submit(self._draw_batch, batch, self._detect(batch))
+                writing.append(writers.submit(self._write_batch, drawing))
                 if len(writing) > BATCHES_AHEAD:
                     self._finish_oldest(writing)
                 bar.update(min(self.writer.frames, total))
@@ -236,18 +238,24 @@ class _Annotation:
         pictures = [picture for _, picture in batch if picture is not None]
         return detect(self.model, pictures, self.hw, self.device, self.threshold) if pictures else []
 
-    def _write_batch(self, batch, found):
-        """Draw and encode; returns pictures for the window."""
-        found, drawn = iter(found), []
+    def _draw_batch(self, batch, found):
+        """Draw on a batch's frames; returns the packets and frames, and pictures for the window."""
+        found = iter(found)
         for item, picture in batch:
-            if picture is None:
+            if picture is not None:
+                self.canvas.draw(item, next(found))
+        shown = [self.to_rgb(item) for item, picture in batch if picture is not None] if self.window else []
+        return [item for item, _ in batch], shown
+
+    def _write_batch(self, drawing):
+        """Encode and copy what is drawn; returns pictures for the window."""
+        items, shown = drawing.result()
+        for item in items:
+            if isinstance(item, av.VideoFrame):
+                self.writer.write(item)
+            else:
                 self.writer.copy(item, self.copies.handles[item.stream.index])
-                continue
-            self.canvas.draw(item, next(found))
-            if self.window:
-                drawn.append(self.to_rgb(item))
-            self.writer.write(item)
-        return drawn
+        return shown
 
     def _finish_oldest(self, writing):
         """Wait for the batch that was drawn first; windows are for the main thread, so it is shown here."""

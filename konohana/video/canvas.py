@@ -1,13 +1,15 @@
 """Drawing on YCbCr frames: what is not drawn on keeps its values, bit for bit.
 
-Labels are drawn in RGB by `drawing.draw_detections`; only the pixels that it touches are converted and put into the
-frame's planes. A colour sample that serves touched and untouched pixels becomes their average.
+Labels are drawn in RGB by `drawing.draw_detections`; only the pixels that it touches are put into the frame's planes. A
+colour sample that serves touched and untouched pixels becomes their average.
 """
 
+import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from konohana.drawing import draw_detections
-from konohana.video.source import FULL, Reducer, matrix_of
+from konohana.video.source import FULL, Reducer, matrix_of, rgb_to_yuv
 
 # Shares of red and blue in brightness (ITU-T H.273).
 KR_KB = {1: (0.2126, 0.0722), 4: (0.3, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
@@ -32,49 +34,69 @@ class Canvas:
     """
 
     def __init__(self, picture, style):
-        self.style, self.interlaced = style, picture.interlaced
+        self.style, self.picture, self.interlaced = style, picture, picture.interlaced
         full = picture.range == FULL
-        self.matrix = to_yuv_matrix(matrix_of(picture.matrix, picture.width, picture.height), full)
-        self.offset = np.array([0 if full else 16, 128, 128])
+        matrix = matrix_of(picture.matrix, picture.width, picture.height)
+        self.matrix = to_yuv_matrix(matrix, full).astype(np.float32)
+        self.offset = np.array([0 if full else 16, 128, 128], np.float32)
         self.blank = np.empty((picture.height, picture.width, 3), np.uint8)
         self.blank[:] = BLANK
-        self.to_rgb = Reducer()
+        self.to_rgb, self.reformat = Reducer(), VideoReformatter().reformat
 
     def draw(self, frame, detections):
         """Draw on `frame` (PyAV's VideoFrame); one without detections is left as it is, not even copied."""
         if not len(detections['boxes']):
             return
-        below = self.to_rgb(frame) if 'masks' in detections else self.blank
+        see_through = 'masks' in detections
+        below = self.to_rgb(frame) if see_through else self.blank
         drawn = draw_detections(below, detections, **self.style)
-        # Words of 32 bits where the array allows it would be faster; three comparisons of bytes are fast enough.
-        touched = np.flatnonzero((drawn != below).any(2))
-        if not len(touched):
+        if see_through:
+            touched = cv2.bitwise_not(cv2.inRange(cv2.absdiff(drawn, below), (0, 0, 0), (0, 0, 0)))
+        else:
+            touched = cv2.bitwise_not(cv2.inRange(drawn, BLANK, BLANK))
+        if not touched.any():
             return
         frame.make_writable()  # the decoder may still refer to the original
-        self._put(frame, touched, drawn.reshape(-1, 3)[touched])
+        if see_through and not self.interlaced:
+            self._put_areas(frame, touched, drawn)
+        else:
+            where = np.flatnonzero(touched)
+            self._put_pixels(frame, where, drawn.reshape(-1, 3)[where])
 
-    def _put(self, frame, touched, colours):
+    def _put_areas(self, frame, touched, drawn):
+        """Put a drawn picture into the frame where it is touched: fast for many pixels."""
+        coded = rgb_to_yuv(drawn, self.picture, self.reformat)
         bits = frame.format.components[0].bits
-        values = (colours @ self.matrix.T + self.offset) * (1 << bits - 8)
+        for target, source in zip(frame.planes, coded.planes, strict=True):
+            target, source = _plane(target, bits), _plane(source, bits)
+            if target.shape != touched.shape:
+                touched = cv2.resize(touched, target.shape[::-1], interpolation=cv2.INTER_AREA)
+            np.copyto(target, source, where=touched > 0)
+
+    def _put_pixels(self, frame, touched, colours):
+        """Put single pixels, by their indices, into the frame: fast for few, and exact with fields."""
+        bits = frame.format.components[0].bits
+        values = (colours.astype(np.float32) @ self.matrix.T + self.offset) * (1 << bits - 8)
         top = (1 << bits) - 1
-        rows, columns = np.divmod(touched, frame.width)
+        rows, columns = np.divmod(touched.astype(np.int32), np.int32(frame.width))
         planes = [_plane(plane, bits) for plane in frame.planes]
-        planes[0][rows, columns] = np.round(values[:, 0]).clip(0, top)
-        across, down = frame.width > planes[1].shape[1], frame.height > planes[1].shape[0]
+        planes[0][rows, columns] = np.rint(values[:, 0]).clip(0, top)
+        height, width = planes[1].shape
+        across, down = frame.width > width, frame.height > height
         if down and self.interlaced:
             rows = rows // 4 * 2 + rows % 2  # a line of colour serves two lines of its own field
         elif down:
-            rows = rows // 2
-        width = planes[1].shape[1]
+            rows = rows >> 1
         begin = rows.min() * width
-        samples = rows * width + (columns // 2 if across else columns) - begin
-        share = np.bincount(samples) / ((1 + across) * (1 + down))
+        samples = rows * width + (columns >> 1 if across else columns) - begin
+        pixels = (1 + across) * (1 + down)
+        share = np.bincount(samples)
         where = np.flatnonzero(share)
+        share = share[where] / pixels
+        y, x = np.divmod(where + begin, width)
         for plane, value in zip(planes[1:3], values.T[1:], strict=True):
-            mean = np.bincount(samples, value)[where] / ((1 + across) * (1 + down))
-            y, x = np.divmod(where + begin, width)
-            mixed = mean + plane[y, x] * (1 - share[where])
-            plane[y, x] = np.round(mixed).clip(0, top)
+            mean = np.bincount(samples, value)[where] / pixels
+            plane[y, x] = np.rint(mean + plane[y, x] * (1 - share)).clip(0, top)
 
 
 def _plane(plane, bits):

@@ -460,11 +460,11 @@ class Reducer:
         return convert(self.reformat, frame, w, h, 'rgb24', dst_color_range=FULL).to_ndarray()
 
 
-def rgb_to_yuv(image, picture):
-    """A frame to encode from uint8 H x W x 3 RGB, in `picture`'s pixel format, matrix and range."""
+def rgb_to_yuv(image, picture, reformat=None):
+    """A frame to encode from uint8 H x W x 3 RGB, in `picture`'s pixel format, matrix and range; see `convert`."""
     frame = av.VideoFrame.from_ndarray(image, format='rgb24')
     return convert(
-        *(VideoReformatter().reformat, frame, picture.width, picture.height, picture.pix_fmt),
+        *(reformat or VideoReformatter().reformat, frame, picture.width, picture.height, picture.pix_fmt),
         dst_colorspace=matrix_of(picture.matrix, picture.width, picture.height),
         dst_color_range=picture.range or LIMITED,
     )
