@@ -102,9 +102,6 @@ def check(settings):
         **{'hue': (0, 0.5), 'num_workers': (0, 256), 'seed': (0, 2**63 - 1), 'clip_norm': (1e-6, None)},
         max_minutes=(0, None),
     )
-    low, high = settings.scale
-    if not 0.01 <= low <= high <= 100:
-        raise UserError(f'scale={low},{high}: the lowest and the highest factor, from 0.01 to 100, like (0.75, 1.6).')
     if not settings.train_split:
         raise UserError("train_split='': name the split to learn, like 'train'.")
     if settings.pretrained not in (None, False, True, 'backbone'):
@@ -114,7 +111,7 @@ def check(settings):
     if settings.pretrained and settings.init_from:
         raise UserError(f'pretrained={settings.pretrained!r} and init_from={settings.init_from!r}: choose one of them.')
     name = settings.run_name
-    if set(name) & set('/\\:*?"<>|') or name != name.strip(' .'):
+    if set(name) & set('/\\:*?"<>|') or name != name.strip(' .') or not name.isprintable():
         raise UserError(f'run_name={name!r}: it becomes the name of a folder, so without / \\ : * ? " < > |.')
 
 
