@@ -177,7 +177,7 @@ def test_another_class_list_makes_only_the_class_layer_anew(train, dataset, tmp_
 
 
 def test_a_loss_that_is_not_finite_names_the_pictures(train, dataset, tmp_path):
-    done = train(dataset, tmp_path, 'n_epoch=20', 'lr=1e30', 'warmup_epochs=0.0', 'clip_norm=1e30')
+    done = train(dataset, tmp_path, 'n_epoch=20', 'lr=1e18', 'warmup_epochs=0.0', 'clip_norm=1e18')
     assert done.returncode == 2 and 'Traceback' not in done.stderr
     assert 'not finite' in done.stderr and '.jpg' in done.stderr and len(done.stderr.strip().splitlines()) == 1
     if (tmp_path / 'net.pt').is_file():
@@ -331,6 +331,7 @@ DAMAGE = {
     'no averages': lambda state: state['optimizer']['state'][3].clear(),
     'averages are nan': lambda state: state['optimizer']['state'][3]['exp_avg'].fill_(math.nan),
     'squares are negative': lambda state: state['optimizer']['state'][3]['exp_avg_sq'].fill_(-1.0),
+    'a step before the first': lambda state: state['optimizer']['state'][3].update(step=torch.tensor(-1.0)),
     'states are text': lambda state: state['optimizer'].update(state='all'),
     'random is short': lambda state: state.update(random=torch.zeros(3, dtype=torch.uint8)),
     'random is float': lambda state: state.update(random=torch.zeros(5056)),
@@ -365,6 +366,14 @@ def test_a_damaged_or_forged_optim_is_one_line(resumable, damage):
     with pytest.raises(UserError, match=r'optim\.pt: ') as caught:
         run.resume(n_batches=3)
     assert '\n' not in str(caught.value)
+
+
+def test_a_run_of_the_cpu_goes_on_with_a_loss_scale(resumable, monkeypatch):
+    """On CUDA gradients are scaled; a run that began on the CPU has no scale to go on from."""
+    run, state = resumable
+    torch.save(state, run.optim_file)
+    monkeypatch.setattr(run, 'scaler', torch.amp.GradScaler('cpu', enabled=True))
+    assert 'Resuming at epoch 2' in run.resume(n_batches=3)
 
 
 class TorchvisionLike(Detector):

@@ -54,7 +54,7 @@ def load_optimizer(optimizer, model, state):
             parameters that decay come first, then the others; they go on at one rate.
 
     Raises:
-        LookupError, TypeError, ValueError: the state does not fit.
+        AttributeError, LookupError, TypeError, ValueError: the state does not fit.
     """
     groups, saved = optimizer.state_dict()['param_groups'], state['param_groups']
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
@@ -84,8 +84,8 @@ def _refuse_damaged(entry, parameter):
     mean, square = entry['exp_avg'], entry['exp_avg_sq']
     if mean.shape != parameter.shape or square.shape != parameter.shape or entry['step'].ndim:
         raise ValueError('its optimizer has averages of other shapes')
-    if not mean.isfinite().all() or not square.isfinite().all() or (square < 0).any():
-        raise ValueError('its optimizer has averages that are no numbers')
+    if not mean.isfinite().all() or not square.isfinite().all() or (square < 0).any() or not entry['step'] >= 0:
+        raise ValueError('its optimizer has averages or steps that cannot be')
 
 
 def _factor(value):
