@@ -172,6 +172,36 @@ def test_hdr_is_carried(tmp_path):
             assert kind in data[0] and kind in data[1]
 
 
+def test_a_track_that_the_container_cannot_hold(tmp_path):
+    """VP8 is not MP4's: one line says so, and the rest is written."""
+    path = make(
+        *(tmp_path / 'in.mkv', *source('64x48'), *tone(), *source('64x48', rate=2), '-map', 0, '-map', 1, '-map', 2),
+        *('-c:v:0', 'libx264', '-pix_fmt', 'yuv420p', '-c:v:1', 'libvpx', '-deadline', 'realtime', '-c:a', 'flac'),
+    )
+    done = annotate(path, tmp_path / 'out.mp4')
+    assert done['frames'] == 25 and done['notes'] == ['not kept in mp4: 1 video stream (vp8)']
+    with av.open(str(tmp_path / 'out.mp4')) as file:
+        assert len(file.streams.video) == 1 and len(file.streams.audio) == 1
+
+
+@pytest.mark.parametrize('kind', ['ts', 'mkv', 'mp4'])
+def test_damaged_files(kind, tmp_path):
+    """Bytes that are something else: what can be decoded is delivered, or one line says that nothing can."""
+    whole = make(tmp_path / f'whole.{kind}', *source(), *tone(), *X264, '-c:a', 'aac').read_bytes()
+    rng = np.random.default_rng(3)
+    for number in range(6):
+        data = np.frombuffer(whole, np.uint8).copy()
+        where = rng.integers(0, len(data), 10 * (number + 1))
+        data[where] = rng.integers(0, 256, len(where))
+        path = tmp_path / f'in.{kind}'
+        path.write_bytes(data.tobytes())
+        try:
+            done = annotate(path, tmp_path / 'out.mp4')
+            assert done['frames'] == len(decoded(tmp_path / 'out.mp4'))
+        except UserError as error:
+            assert '\n' not in str(error) and str(tmp_path) in str(error)
+
+
 def test_stream_of_the_network(tmp_path):
     make(tmp_path / 'show.mkv', *source(), *tone(), *X264, '-c:a', 'aac')
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))

@@ -228,6 +228,8 @@ class _Annotation:
         batch, frames = [], 0
         for item in self.items:
             frame = isinstance(item, av.VideoFrame)
+            if not frame and item.stream.index not in self.copies.handles:
+                continue  # of a track that the container cannot hold
             batch.append((item, self.reduce(item) if frame else None))
             frames += frame
             if frames == self.batch_size or len(batch) >= PACKETS_IN_BATCH:
@@ -290,3 +292,5 @@ class _Annotation:
             )
         elif source.damaged or why:
             yield f'{source.name}: has damaged parts: {source.damaged} packets could not be decoded{why}'
+        if self.writer.refused:
+            yield f'{source.name}: {self.writer.refused} damaged packets, mostly of sound, are left out'

@@ -272,13 +272,14 @@ class Source:
             packet.dts = None if packet.dts is None else packet.dts - shift
 
     def _demux(self):
-        streams = [s for s in self.container.streams if s.type != 'attachment']
-        packets = self.container.demux(streams)
+        packets = self.container.demux()
         while True:
             try:
                 packet = next(packets, None)
             except av.FFmpegError as error:
                 self.broken = reason(error)
+                return
+            except IndexError:  # PyAV, at the end of a damaged file in which tracks appeared on the way
                 return
             if packet is None:
                 return

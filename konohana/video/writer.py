@@ -5,6 +5,7 @@ Used for annotated files, recordings of a camera and toy episodes. The file grow
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -27,6 +28,9 @@ CODECS = {'h264': ('libx264', 'veryfast', 51), 'hevc': ('libx265', 'veryfast', 5
 # Encoders on a device, with the option that stands for crf. Presets are the device's own.
 DEVICE_ENCODERS = {'cuda': ('nvenc', 'cq'), 'qsv': ('qsv', 'global_quality'), 'vaapi': ('vaapi', 'qp'),
                    'videotoolbox': ('videotoolbox', '')}  # fmt: skip
+# What an error of the disk is called by.
+DISK = {getattr(errno, name, None) for name in 'ENOSPC EFBIG EDQUOT EIO EROFS EPIPE EBADF ENODEV'.split()}
+REFUSED = 1000  # damaged packets that are left out, at most
 HELD = 2000  # packets that may wait for the picture before them
 
 
@@ -86,7 +90,7 @@ class VideoWriter:
     def __init__(self, path, picture, rate, time_base, codec='h264', crf=18, preset='', hwaccel='', hdr=None):
         self.path, self.frames, self.end = Path(path), 0, Fraction(0)
         self.form = CONTAINERS[self.path.suffix.lower()]
-        self.notes, self.held = [], deque()
+        self.notes, self.held, self.refused = [], deque(), 0
         self.unfinished, self.lock = _unfinished(self.path)
         # Times stay what they are: Matroska would move all of them for the run-in of a sound decoder below 0.
         # MP4 is written in fragments, readable however it ends; only when complete does it become a plain MP4.
@@ -140,11 +144,12 @@ class VideoWriter:
         """Write the file's head: no stream can be added behind it."""
         try:
             self.container.start_encoding()
-        except (av.FFmpegError, OSError, ValueError) as error:
+        except (av.FFmpegError, OSError) as error:
             raise self._failed(error) from None
 
     def _failed(self, error):
-        return UserError(f'{self.path}: writing the video failed ({reason(error)}). Is the disk full?')
+        hint = 'Is the disk full?' if error.errno in DISK else 'The source may be damaged, or the size too large.'
+        return UserError(f'{self.path}: writing the video failed ({reason(error)}). {hint}')
 
     def write(self, frame):
         """Encode a frame (PyAV's VideoFrame, in the picture's size and pixel format, with a time)."""
@@ -153,7 +158,7 @@ class VideoWriter:
         self._last = frame.pts
         end = (frame.pts + (frame.duration or 1)) * frame.time_base
         with self._telling():
-            self.container.mux(self.stream.encode(frame))
+            self._mux(list, self.stream.encode(frame))
             self.frames += 1
             self.end = end
             self._release(end)
@@ -181,7 +186,17 @@ class VideoWriter:
 
     def _write_held(self, item):
         with self._telling():
-            self.container.mux(item[2](item[1]))
+            self._mux(item[2], item[1])
+
+    def _mux(self, handle, argument):
+        """Write the packets that `handle(argument)` gives; one that is damaged in the source is left out."""
+        try:
+            for packet in handle(argument):
+                self.container.mux(packet)
+        except av.FFmpegError as error:
+            self.refused += 1
+            if error.errno in DISK or self.refused > REFUSED:
+                raise
 
     @contextlib.contextmanager
     def _telling(self):
@@ -196,8 +211,8 @@ class VideoWriter:
             for item in self.held if whole else ():
                 self._write_held(item)
             for handle in handles:
-                self.container.mux(handle(None))
-            self.container.mux(self.stream.encode(None))
+                self._mux(handle, None)
+            self._mux(list, self.stream.encode(None))
             self.container.close()
 
     def finish(self, remember=True):
