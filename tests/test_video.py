@@ -478,6 +478,10 @@ def test_bad_outputs_and_values(clip, tmp_path):
         (tmp_path / 'out.mkv', {'start': -1.0}, 'start'),
         (tmp_path / 'out.mkv', {'batch_size': 0}, 'batch_size'),
         (tmp_path / 'out.mkv', {'crf': 99}, 'crf'),
+        (tmp_path / 'out.mkv', {'codec': 'vp9'}, "'hevc'"),
+        (tmp_path / 'out.mkv', {'preset': 'warp9'}, 'veryfast'),
+        (tmp_path / 'out.mkv', {'pix_fmt': 'rgb24'}, 'yuv420p'),
+        (tmp_path / 'out.mkv', {'hwaccel': 'abacus'}, 'abacus'),
     ):
         with pytest.raises(UserError, match=words) as caught:
             annotate(clip, out, **settings)

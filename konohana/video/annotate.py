@@ -270,11 +270,13 @@ class _Annotation:
     def _differences(self):
         """Lines about what the coding changes."""
         picture = self.source.picture
-        if picture.width % 2 or picture.height % 2:
+        if (picture.width % 2 or picture.height % 2) and '444' in picture.pix_fmt:
             yield (
                 f'odd size {picture.width}x{picture.height}: coded as {picture.pix_fmt}, which some TVs and browsers '
                 'cannot play'
             )
+        if picture.interlaced and not self.writer.fields:
+            yield "interlaced: its frames are coded as whole pictures; codec='h264' keeps the fields"
         was = self.source.bits
         if was > av.VideoFormat(picture.pix_fmt).components[0].bits:
             yield f'{was} bits per colour: written as {picture.pix_fmt}'

@@ -131,7 +131,7 @@ def annotate_camera(
     """
     video_out = Path(video_out).absolute()
     check_target(video_out)
-    check_encoding(codec, crf)
+    check_encoding(codec, crf, preset)
     files.claim(video_out, (), overwrite, 'video_out')
     draw = {'class_names': model.class_names, 'label_names': label_names, 'threshold': threshold, 'font': font}
     with Camera(number) as camera:

@@ -92,12 +92,19 @@ def _accelerator(hwaccel):
 
 
 def _open(path, hwaccel):
-    """The opened container; UserError where it is no video."""
-    url, accelerator = is_url(path), _accelerator(hwaccel)
+    """(the opened container, lines about what is not as asked for); UserError where it is no video."""
+    accelerator, notes = _accelerator(hwaccel), []
+    url = is_url(path)
     if not url:
         _check_file(path)
+    options = {'metadata_errors': 'replace', 'timeout': PATIENCE if url else None}
     try:
-        return av.open(str(path), hwaccel=accelerator, metadata_errors='replace', timeout=PATIENCE if url else None)
+        if accelerator:
+            try:
+                return av.open(str(path), hwaccel=accelerator, **options), notes
+            except (av.FFmpegError, RuntimeError, NotImplementedError) as error:
+                notes.append(f'hwaccel={hwaccel!r}: does not decode here ({reason(error)}); the processor does')
+        return av.open(str(path), **options), notes
     except av.error.InvalidDataError as error:
         raise UserError(f'{path}: not a video, or cut off beyond use (FFmpeg: {reason(error)}).') from None
     except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
@@ -165,8 +172,8 @@ class Source:
     def __init__(self, path, start=0.0, seconds=0.0, hwaccel=''):
         self.path = path
         self.name = printable(str(path).rstrip('/').rpartition('/')[2] if is_url(path) else Path(path).name)
-        self.container = _open(path, hwaccel)
-        self.damaged, self.broken, self.notes, self.covers = 0, '', [], {}
+        self.container, self.notes = _open(path, hwaccel)
+        self.damaged, self.broken, self.covers = 0, '', {}
         self._shift, self._shifts, self._ends, self._timeless = Fraction(0), {}, {}, []
         self._graph, self._graph_key, self._reformat = None, None, VideoReformatter().reformat
         self._size, self._last, self._since, self._until = None, None, -math.inf, math.inf

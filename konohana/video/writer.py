@@ -25,6 +25,7 @@ from konohana.video.source import reason
 CONTAINERS = {'.mkv': 'matroska', '.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov'}
 # Encoder, its preset where none is given, its worst crf.
 CODECS = {'h264': ('libx264', 'veryfast', 51), 'hevc': ('libx265', 'veryfast', 51), 'av1': ('libsvtav1', '10', 63)}
+SPEEDS = 'ultrafast superfast veryfast faster fast medium slow slower veryslow placebo'.split()
 # Encoders on a device, with the option that stands for crf. Presets are the device's own.
 DEVICE_ENCODERS = {'cuda': ('nvenc', 'cq'), 'qsv': ('qsv', 'global_quality'), 'vaapi': ('vaapi', 'qp'),
                    'videotoolbox': ('videotoolbox', '')}  # fmt: skip
@@ -62,6 +63,9 @@ def check_encoding(codec, crf, preset='', pix_fmt=''):
         raise UserError(
             f'codec={codec!r}: this build of PyAV has no {encoder}; reinstall av, or codec="h264".'
         ) from None
+    presets = SPEEDS if codec != 'av1' else [str(number) for number in range(14)]
+    if preset and preset not in presets:
+        raise UserError(f"preset={preset!r}: codec={codec!r} takes {', '.join(presets)}, or '' for a fast one.")
     drawable = [name for name in known if name.startswith('yuv') and name.removesuffix('10le').endswith('p')]
     drawable = [name for name in drawable if not name.startswith(('yuvj', 'yuva'))]
     if pix_fmt and pix_fmt not in drawable:
@@ -103,6 +107,7 @@ class VideoWriter:
 
     def _add_encoder(self, picture, rate, codec, crf, preset, hwaccel, hdr):
         encoder, usual, _ = CODECS[codec]
+        os.environ.setdefault('SVT_LOG', '1')  # SVT-AV1 prints twenty lines otherwise
         options = {'preset': preset or usual}
         stream = None
         if hwaccel:
@@ -118,8 +123,10 @@ class VideoWriter:
             context.sample_aspect_ratio = picture.sar
         context.color_range, context.colorspace = picture.range, picture.matrix
         context.color_primaries, context.color_trc = picture.primaries, picture.transfer
-        fields = Flags.interlaced_dct | Flags.interlaced_me if picture.interlaced and codec == 'h264' else 0
-        context.flags |= Flags.frame_duration | fields
+        self.fields = picture.interlaced and codec == 'h264'
+        context.flags |= Flags.frame_duration
+        if self.fields:
+            context.flags |= Flags.interlaced_dct | Flags.interlaced_me
         if codec == 'hevc' and self.form != 'matroska':
             context.codec_tag = 'hvc1'  # what Apple's players want
         return stream
