@@ -18,6 +18,8 @@ from konohana.video.source import is_cover
 _OF_THE_FILE = re.compile(r'(?i)(DURATION|ENCODER|major_brand|minor_version|compatible_brands|vendor_id|NUMBER_OF_|BPS|'
                           r'_STATISTICS)')  # fmt: skip
 
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+
 
 def accepted(stream, form):
     """Whether a container of this kind takes the stream as it is."""
@@ -140,7 +142,8 @@ class Copies:
 
     def _recode_sound(self, stream):
         context = stream.codec_context
-        out = self.writer.container.add_stream('aac', rate=context.sample_rate or 48000)
+        rate = context.sample_rate if context.sample_rate in AAC_RATES else 48000
+        out = self.writer.container.add_stream('aac', rate=rate)
         # Where a file tells the number of channels alone, they are taken to be the usual ones.
         usual = {1: 'mono', 2: 'stereo', 3: '3.0', 4: '4.0', 5: '5.0', 6: '5.1', 8: '7.1'}.get(
             context.layout.nb_channels
