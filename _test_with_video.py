@@ -1,8 +1,9 @@
 """Annotate videos with a detector. Edit the variables below, or set them: python _test_with_video.py video_in=show.mkv
 
-The result has each frame of the source at its own time, the sound, subtitles, fonts and chapters. Ctrl-C keeps what is
-done as <name>_partial. With a webcam (video_in=0) it goes on until Ctrl-C, or until its window is closed. A folder is a
-season: what is done is skipped, and what fails is told at the end.
+The result has each frame of the source at its own time, the sound, subtitles, fonts and chapters, and beside it who is
+on screen when: a table, a timeline and a page. Ctrl-C keeps what is done as <name>_partial. With a webcam (video_in=0)
+it goes on until Ctrl-C, or until its window is closed. A folder is a season: what is done is skipped, and what fails is
+told at the end.
 """
 
 import time
@@ -11,9 +12,14 @@ from konohana.settings import read, require, run
 
 video_in = ''  # a video, its URL, or 0 for a camera (1, 2, ...); several: a folder, show/*.mkv, a list; '' is a toy one
 video_out = ''  # .mkv, .mp4 or .mov, of several a folder; '' is test_out/<name of video_in>_annotated
+index_only = False  # write no video: only who is on screen when
 weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weights/net.pt
 use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
-threshold = 0.5  # lowest score that is drawn, 0 to 1
+threshold = 0.5  # lowest score that is drawn, 0 to 1; with smooth=True tracks decide
+smooth = True  # link detections to people with steady names; False draws them as they are, frame by frame
+detect_every = 'auto'  # 'auto' looks at frames that differ from the one before, 1 at every frame, 3 at every third
+labels_as = 'picture'  # or 'subtitles': a track that players switch on and off, the video copied as it is
+find = ''  # list the scenes in which all of these are on screen, like 'Yuzu, Satsuki'
 batch_size = 4  # frames in a batch
 device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
@@ -49,7 +55,7 @@ def main(arguments=None):
         record(settings, model, camera)
     elif season:
         folder = settings.path(settings.video_out or 'test_out')
-        annotate_season(sources, folder, lambda *paths: annotate(settings, model, *paths), settings.overwrite)
+        annotate_season(sources, folder, lambda *paths: annotate(settings, model, path, *paths), settings.overwrite)
     else:
         (source,) = sources
         if not settings.video_in and not source.is_file():
@@ -57,7 +63,7 @@ def main(arguments=None):
         target = (
             settings.path(settings.video_out) if settings.video_out else target_of(source, settings.path('test_out'))
         )
-        annotate(settings, model, source, target)
+        annotate(settings, model, path, source, target)
 
 
 def style_of(settings):
@@ -90,22 +96,15 @@ def draw_toy_episode(path):
     writer.write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0)
 
 
-def annotate(settings, model, source, target):
-    """Annotate one video."""
-    from konohana.video.annotate import annotate_video
+def annotate(settings, model, weights, source, target):
+    """Annotate one video, and write who is in it."""
+    from konohana.episodes.episode import annotate_episode
     from konohana.video.window import open_window
 
-    started = time.monotonic()
+    names = ('start', 'pix_fmt', 'batch_size', 'smooth', 'detect_every', 'labels_as', 'index_only', 'find')
+    options = {name: getattr(settings, name) for name in names}
     with open_window(settings.show, getattr(source, 'name', source)) as window:
-        done = annotate_video(
-            *(model, source, target), batch_size=settings.batch_size, start=settings.start, pix_fmt=settings.pix_fmt,
-            window=window, **style_of(settings),
-        )  # fmt: skip
-    took = time.monotonic() - started
-    print(
-        f'{done["frames"]} frames ({done["seconds"]:.2f} s, {done["rate"]} fps) in {took:.1f} s, '
-        f'{done["frames"] / took:.1f} a second: {done["video_out"]}'
-    )
+        annotate_episode(model, weights, source, target, window=window, **options, **style_of(settings))
 
 
 if __name__ == '__main__':

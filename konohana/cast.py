@@ -26,3 +26,6 @@ CLASS_NAMES = tuple(ROMANISED)
 
 # Boxes with this name mark a region in which nothing is learned and nothing is counted ("do not count").
 IGNORE_CLASS = '不计算'
+
+# Names that several people may have at once; any other stands for one person, of whom there is one in a frame.
+SHARED_NAMES = ('其他', 'other', 'others', 'unknown')

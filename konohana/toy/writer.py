@@ -296,7 +296,7 @@ def _melody(rng, seconds, rate=48000):
     return np.round(sound / max(1e-6, np.abs(sound).max()) * 20000).astype('<i2')
 
 
-def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0):
+def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progress=False):
     """Write a short episode with sound: shots of two to four seconds in which figures and camera move.
 
     Args:
@@ -304,9 +304,12 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0):
         seconds, fps: above 0; the video has exactly round(seconds * fps) frames and sound of the same length.
         hw: height and width in pixels, both even.
         seed: whole number from 0 on.
+        on: for how many frames a drawing stands: each shot takes one of these. Animation is drawn on twos and threes.
+        progress: show a progress bar.
 
     Returns:
-        list of a dict per frame: `boxes` (float32, n x 4) and `labels` (list of n names), as `draw_frame`'s.
+        list of a dict per frame: `boxes` (float32, n x 4) and `labels` (list of n names), as `draw_frame`'s, `people`
+        (n numbers, the same for one person through a shot) and `shot`.
 
     Raises:
         UserError: a size, length, ending or folder that does not work, or the disk is full.
@@ -323,21 +326,29 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0):
     rng, truth = _generator((seed, 2)), []
     picture = Picture(w, h, 'yuv420p', range=LIMITED, matrix=matrix_of(0, w, h))
     rate = Fraction(fps).limit_denominator(1001)
-    with VideoWriter(path, picture, rate, 1 / rate, crf=20, preset='fast') as video:
+    with (
+        VideoWriter(path, picture, rate, 1 / rate, crf=20, preset='fast') as video,
+        progress_bar('Toy episode', count, progress, 'frames') as bar,
+    ):
         sound = video.container.add_stream('aac', rate=48000, bit_rate=128000, layout='stereo')
         video.start()
-        melody, start, end = _melody(rng, count / fps), 0, 0
+        melody, start, end, number_of_shot = _melody(rng, count / fps), 0, 0, -1
         for number in range(count):
             if number == end:
                 start, end = end, end + max(1, round(rng.uniform(2, 4) * fps))
-                shot = shoot(rng, (h, w))[0]
-            frame = draw_shot(shot, (number - start) / fps)
+                shot, number_of_shot = shoot(rng, (h, w))[0], number_of_shot + 1
+                stands = int(rng.choice(on)) if len(on) > 1 else on[0]
+            if (number - start) % stands == 0:
+                frame = draw_shot(shot, (number - start) / fps)
+                seen = [i for i in range(len(shot['actors'])) if i not in frame['hidden']]
             coded = rgb_to_yuv(frame['image'], picture)
             coded.pts, coded.time_base, coded.duration = number, 1 / rate, 1
             video.write(coded)
             part = melody[round(number / fps * 48000) : round((number + 1) / fps * 48000)]
             video.mux(sound.encode(_sound_frame(part, round(number / fps * 48000))))
-            truth.append({'boxes': frame['boxes'], 'labels': frame['labels']})
+            people = [1000 * number_of_shot + i for i in seen]
+            truth.append({'boxes': frame['boxes'], 'labels': frame['labels'], 'people': people, 'shot': number_of_shot})
+            bar.update(number + 1)
         video.mux(sound.encode(None))
         video.flush()
         video.finish(remember=False)

@@ -5,6 +5,7 @@ the frame's own YCbCr planes) and encoding. Everything else of the file is copie
 memory, however long the video is.
 """
 
+import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,6 +28,7 @@ __all__ = ['CONTAINERS', 'annotate_video', 'detect', 'model_size']
 
 BATCHES_AHEAD = 2  # batches that may wait to be drawn
 PACKETS_IN_BATCH = 1000  # packets to copy after which a batch is closed, however few frames it has
+NOBODY = {'boxes': np.zeros((0, 4), np.float32), 'labels': np.zeros(0, int), 'scores': np.zeros(0, np.float32)}
 
 
 def detect(model, frames, hw, device, threshold):
@@ -46,7 +48,7 @@ def detect(model, frames, hw, device, threshold):
         shown = scores >= threshold
         boxes = torch.as_tensor(d['boxes'])[shown].cpu().float().numpy().reshape(-1, 4) * scale
         detections.append({'boxes': boxes, 'scores': scores[shown].cpu().float().numpy()})
-        for key in ('labels', 'masks'):
+        for key in ('labels', 'masks', 'probabilities'):
             if key in d:
                 detections[-1][key] = torch.as_tensor(d[key])[shown].cpu().numpy()
     return detections
@@ -87,6 +89,7 @@ def annotate_video(
     pix_fmt='',
     hwaccel='',
     overwrite=False,
+    detections=None,
 ):
     """Write a copy of a video in which every frame shows the detections of a model.
 
@@ -114,6 +117,8 @@ def annotate_video(
         pix_fmt: pixel format to encode, like 'yuv420p'; '' keeps the source's depth and colour samples.
         hwaccel: device that decodes and encodes where it can, by FFmpeg's name: 'cuda', 'videotoolbox', 'vaapi', ...
         overwrite: replace a file at `video_out` that this program did not write.
+        detections: iterable of what is drawn in each frame, in order, instead of what the model finds: dicts as above,
+            as arrays, boxes in pixels of the video. The model may then be None, and `class_names` must be given.
 
     Returns:
         dict: video_out (Path), frames, seconds (length), rate (Fraction), width, height, notes (list of lines about
@@ -143,7 +148,7 @@ def annotate_video(
         }  # fmt: skip
         encoding = {'codec': codec, 'crf': crf, 'preset': preset, 'hwaccel': hwaccel, 'hdr': source.hdr}
         with VideoWriter(video_out, picture, source.rate, unit, **encoding) as writer:
-            work = _Annotation(model, source, writer, threshold, batch_size, style, progress, window)
+            work = _Annotation(model, source, writer, threshold, batch_size, style, progress, window, detections)
             return work.run()
 
 
@@ -161,13 +166,16 @@ def _encoded(picture, codec, pix_fmt):
 class _Annotation:
     """One run of `annotate_video`, once everything is open."""
 
-    def __init__(self, model, source, writer, threshold, batch_size, style, progress, window):
+    def __init__(self, model, source, writer, threshold, batch_size, style, progress, window, detections=None):
         self.model, self.source, self.writer = model, source, writer
         self.threshold, self.batch_size, self.progress, self.window = threshold, batch_size, progress, window
         picture = source.picture
         self.hw, self.device = (picture.height, picture.width), device_of(model)
         self.canvas = Canvas(picture, style)
-        self.reduce = Reducer(model_size(picture.width, picture.height, picture.sar, model))
+        if detections is None:
+            self.known, self.reduce = None, Reducer(model_size(picture.width, picture.height, picture.sar, model))
+        else:
+            self.known, self.reduce = itertools.chain(detections, itertools.repeat(NOBODY)), lambda frame: ()
         self.to_rgb, self.notes, self.items = Reducer(), [], source.items()
         self.copies = Copies(source, writer)
 
@@ -238,6 +246,8 @@ class _Annotation:
 
     def _detect(self, batch):
         pictures = [picture for _, picture in batch if picture is not None]
+        if self.known is not None:
+            return list(itertools.islice(self.known, len(pictures)))
         return detect(self.model, pictures, self.hw, self.device, self.threshold) if pictures else []
 
     def _draw_batch(self, batch, found):

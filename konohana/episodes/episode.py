@@ -1,0 +1,246 @@
+"""An episode from its file to people: detected once, linked, drawn, and indexed.
+
+Beside the result stand what is made of the index: `<name>.detections.jsonl.gz`, from which all else is made again
+without detecting, `<name>.appearances.csv`, `<name>.timeline.png` and `<name>.html`.
+"""
+
+import hashlib
+import itertools
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+
+from konohana import files
+from konohana.cast import SHARED_NAMES
+from konohana.episodes import find as find_scenes
+from konohana.episodes import page, subtitles, timeline
+from konohana.episodes.index import load_index, save_index, write_appearances
+from konohana.episodes.watch import watch
+from konohana.errors import UserError, printable
+from konohana.fonts import find_font
+from konohana.video.annotate import NOBODY, annotate_video
+from konohana.video.source import Reducer, Source, is_url
+from konohana.video.writer import check_encoding, check_target
+
+ENDINGS = {
+    'detections': '.detections.jsonl.gz',
+    'appearances': '.appearances.csv',
+    'timeline': '.timeline.png',
+    'page': '.html',
+}
+
+
+def annotate_episode(model, weights, video_in, target, smooth, detect_every, labels_as, index_only, find, **options):
+    """Annotate an episode and write its index; prints what is done.
+
+    Args:
+        model: a detector, see `konohana.load`. weights: path of its file.
+        video_in: file or URL. target: video to write.
+        smooth: draw tracks under steady names; False: the detections of each frame as they are.
+        detect_every: see `watch`. labels_as: 'picture', or 'subtitles' for a track beside untouched streams.
+        index_only: write no video. find: names whose common scenes are listed, '' for none.
+        options: see `annotate_video`.
+    """
+    detect_every = _checked(labels_as, detect_every)
+    once = is_url(video_in) or model.wants_masks
+    if once and (labels_as == 'subtitles' or index_only or find):
+        what = 'a stream is seen once' if is_url(video_in) else 'masks have no tracks'
+        raise UserError(
+            f'{printable(video_in)}: {what}: there is no index of it. Leave labels_as, index_only and find.'
+        )
+    if once:
+        _report(annotate_video(model, video_in, target, **options), time.monotonic())
+        return
+    began, spell, font = time.monotonic(), options['label_names'], options['font']
+    part = {key: options[key] for key in ('start', 'seconds')}
+    target = Path(target)
+    if labels_as == 'subtitles':
+        target = target.with_suffix('.mkv')
+    watching = {**part, 'detect_every': detect_every}
+    watching.update({key: options[key] for key in ('batch_size', 'progress', 'hwaccel')})
+    paths = index_files(target)
+    # Known before the detector looks at thirty thousand frames.
+    if find:
+        find_scenes.wanted_names(find, model.class_names, spell)
+    check_target(target)
+    check_encoding(options['codec'], options['crf'], options['preset'], options['pix_fmt'])
+    for path in [*paths.values(), *([] if index_only else [target])]:
+        files.claim(path, [video_in], options['overwrite'], 'video_out')
+    start = options['start']
+    index, line = read_or_watch(model, weights, video_in, paths['detections'], **watching)
+    print(line)
+    shown = video_in
+    if labels_as == 'subtitles' and not index_only:
+        print(f'Labels: {write_labels_as_subtitles(index, video_in, target, spell, start, options["overwrite"])}')
+        shown = target
+        print(f'{target}: a copy with the labels as a subtitle track')
+    elif not index_only:
+        _report(draw_episode(index, video_in, target, smooth, **options), began)
+        shown = target
+    offset = 0.0 if shown is target and labels_as == 'picture' else start
+    for path in write_index(index, target, shown, spell, font, offset, video_in, start):
+        print(f'Who is on screen when: {path}')
+    if find:
+        print_scenes(index, find, spell)
+
+
+def _checked(labels_as, detect_every):
+    """`detect_every` as `watch` takes it; UserError where one of the two is no choice that there is."""
+    if labels_as not in ('picture', 'subtitles'):
+        raise UserError(f"labels_as={labels_as!r}: it is 'picture' or 'subtitles'.")
+    if detect_every == 'auto':
+        return detect_every
+    if not re.fullmatch('[1-9][0-9]{0,5}', str(detect_every)):
+        raise UserError(f"detect_every={detect_every}: it is 'auto' or a whole number from 1, like 2.")
+    return int(detect_every)
+
+
+def _report(done, began):
+    took = max(time.monotonic() - began, 1e-9)
+    print(
+        f'{done["frames"]} frames ({done["seconds"]:.2f} s, {done["rate"]} fps) in {took:.1f} s, '
+        f'{done["frames"] / took:.1f} a second: {done["video_out"]}'
+    )
+
+
+def print_scenes(index, text, spell=None):
+    """Print the scenes in which all names of `text`, like 'Yuzu, Satsuki', are on screen."""
+    names = find_scenes.wanted_names(text, index.class_names, spell)
+    scenes = find_scenes.scenes_with(index, names)
+    total = sum(end - begin for begin, end in scenes)
+    print(f'{", ".join(names)}: {len(scenes)} scenes, {timeline.clock(total)} together')
+    for begin, end in scenes:
+        print(f'  {timeline.clock(begin)} to {timeline.clock(end)}')
+
+
+def index_files(target):
+    """{what: path} of the files beside `target`, the annotated video."""
+    target = Path(target)
+    return {what: target.with_name(target.stem + ending) for what, ending in ENDINGS.items()}
+
+
+def read_or_watch(model, weights, video_in, path, **options):
+    """The index of an episode: read from `path` where it is of this video, part and weights; else made, and kept there.
+
+    Args:
+        model: a detector. weights: path of its file. video_in: file or URL. path: of the index.
+        options: see `watch`.
+
+    Returns:
+        (`Index`, line that says how it came about).
+    """
+    made_from = {
+        'video': _identity(video_in),
+        'weights': hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16],
+        **{key: options.get(key) for key in ('start', 'seconds', 'detect_every')},
+    }
+    if files.written_here(path):
+        index = load_index(path)
+        if index.made_from == made_from:
+            return index, f'Detections are taken from {path}'
+    index, done = watch(model, video_in, shared=SHARED_NAMES, **options)
+    index.made_from = made_from
+    save_index(path, index)
+    rate = done['frames'] / max(done['seconds'], 1e-9)
+    return index, f'{done["detected"]} of {done["frames"]} frames were looked at, {rate:.1f} frames a second: {path}'
+
+
+def _identity(video_in):
+    if is_url(video_in):
+        return str(video_in)
+    stat = Path(video_in).stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def drawn_detections(index):
+    """What is drawn in each frame of an `Index`, as `annotate_video` takes it: the tracks under their names."""
+    by_frame = [[] for _ in index.times]
+    label_of = {name: k for k, name in enumerate(index.class_names, 1)}
+    for track in index.tracks:
+        for frame, box in zip(track['frames'], track['boxes'], strict=True):
+            by_frame[frame].append((box, label_of[track['name']], track['probability']))
+    for found in by_frame:
+        if not found:
+            yield NOBODY
+            continue
+        boxes, labels, scores = zip(*found, strict=True)
+        yield {'boxes': np.array(boxes), 'labels': np.array(labels), 'scores': np.array(scores)}
+
+
+def raw_detections(index):
+    """The detector's own detections in each frame of an `Index`, neither linked nor smoothed."""
+    bounds = np.searchsorted(index.frame, np.arange(len(index.times) + 1))
+    for a, b in itertools.pairwise(bounds):
+        labels = index.names[a:b].argmax(axis=1) + 1 if b > a else np.zeros(0, int)
+        yield {'boxes': index.box[a:b], 'labels': labels, 'scores': index.score[a:b]}
+
+
+def draw_episode(index, video_in, target, smooth=True, threshold=0.5, **options):
+    """Write the annotated copy of an episode; see `annotate_video` for `options` and what is returned."""
+    detections = drawn_detections(index) if smooth else raw_detections(index)
+    return annotate_video(
+        *(None, video_in, target, 0.0 if smooth else threshold),
+        **{'class_names': index.class_names, 'detections': detections, **options},
+    )
+
+
+def write_index(index, target, video, spell=None, font=None, offset=0.0, source=None, start=0.0):
+    """Write the table, the timeline and the page of an index beside `target`.
+
+    Args:
+        index: `Index`. target: the annotated video, or what it would be called. video: the file that the page plays.
+        spell: {class name: other spelling}. font: path of a font file, or None.
+        offset: second of `video` at which the index begins.
+        source: the video that pictures are taken from, None for none; start: second of it at which the index begins.
+
+    Returns:
+        list of the paths written.
+    """
+    paths = index_files(target)
+    write_appearances(paths['appearances'], index)
+    texts = ''.join(str((spell or {}).get(name, name)) for name in index.class_names)
+    file = str(font) if font else (find_font(texts) or (None,))[0]
+    timeline.write_timeline(paths['timeline'], index, spell, file)
+    pictures = cut_pictures(index, source, start) if source else None
+    page.write_page(paths['page'], index, video, spell, pictures, offset)
+    return [paths['appearances'], paths['timeline'], paths['page']]
+
+
+def cut_pictures(index, source, start=0.0):
+    """Pictures of each character, cut out of the video: {name: list of (frame, data URL)}; see `picture_moments`.
+
+    Args:
+        source: file or URL. start: second of it at which the index begins.
+    """
+    pictures = {}
+    wanted = [(frame, name, box) for name, found in page.picture_moments(index).items() for frame, box in found]
+    for frame, name, box in sorted(wanted, key=lambda moment: moment[0]):
+        picture = frame_at(source, start + float(index.times[frame]), index.hw)
+        if picture is not None:
+            pictures.setdefault(name, []).append((frame, page.picture(picture, box)))
+    return pictures
+
+
+def frame_at(source, seconds, hw):
+    """The frame shown at a moment, uint8 H x W x 3 RGB of size `hw`; None where there is none."""
+    try:
+        with Source(source, max(0.0, seconds - 0.001)) as video:
+            video.prepare(video.picture, exact=False)
+            frame = next((item for item in video.items() if hasattr(item, 'to_ndarray')), None)
+            return None if frame is None else Reducer(hw)(frame)
+    except UserError:
+        return None
+
+
+def write_labels_as_subtitles(index, video_in, target, spell=None, start=0.0, overwrite=False):
+    """A copy of an episode, coded anew in nothing, with the labels as an ASS track; returns the path of the .ass.
+
+    start: second of the episode at which the index begins.
+    """
+    ass = Path(target).with_suffix('.ass')
+    files.claim(ass, [video_in], overwrite, 'video_out')
+    subtitles.write_subtitles(ass, index, spell)
+    subtitles.mux(video_in, ass, target, start, overwrite)
+    return ass

@@ -1,0 +1,101 @@
+"""An episode's index as one self-contained HTML page: it opens from disk, without a server and without the network."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from konohana import files
+from konohana.drawing import class_colour
+from konohana.episodes.index import seconds_on_screen
+from konohana.episodes.timeline import runs
+
+N_PICTURES = 8  # of each character, evenly spread over the episode
+PICTURE_HEIGHT = 120  # pixels
+BROWSER_ENDINGS = ('.mp4', '.m4v', '.webm', '.mov', '.mkv')  # what a browser may play
+JOINED = 0.5  # seconds: a shorter gap is not shown as one
+
+
+def picture_moments(index):
+    """{name: list of (frame, box)}: where each character is seen best, evenly spread over the episode.
+
+    Args:
+        index: an `Index`.
+
+    Returns:
+        dict of at most `N_PICTURES` moments for each name, in their order; boxes are x1, y1, x2, y2.
+    """
+    moments = {}
+    for track in index.tracks:
+        areas = (track['boxes'][:, 2:] - track['boxes'][:, :2]).clip(0).prod(1)
+        best = int(np.where(track['rows'] >= 0, areas, 0).argmax())
+        quality = track['probability'] * areas[best] ** 0.5
+        moments.setdefault(track['name'], []).append((int(track['frames'][best]), track['boxes'][best], quality))
+    chosen = {}
+    for name, found in moments.items():
+        found.sort(key=lambda moment: moment[0])
+        parts = np.array_split(np.arange(len(found)), min(N_PICTURES, len(found)))
+        best = [max(part, key=lambda i: found[i][2]) for part in parts]
+        chosen[name] = [found[i][:2] for i in best]
+    return chosen
+
+
+def picture(frame, box):
+    """A part of a frame (uint8 H x W x 3 RGB) as a data URL."""
+    x1, y1, x2, y2 = (round(float(value)) for value in box)
+    crop = Image.fromarray(frame[max(0, y1) : max(y2, y1 + 1), max(0, x1) : max(x2, x1 + 1)])
+    crop = crop.resize((max(1, round(crop.width * PICTURE_HEIGHT / crop.height)), PICTURE_HEIGHT))
+    file = io.BytesIO()
+    crop.save(file, 'JPEG', quality=80)
+    return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
+
+
+def write_page(path, index, video, spell=None, pictures=None, offset=0.0):
+    """Write the page of an `Index`.
+
+    Args:
+        video: path of the file that is played: the annotated one, or the source.
+        spell: {class name: other spelling}, or None.
+        pictures: {name: list of (frame, data URL)}, see `picture_moments` and `picture`; or None.
+        offset: second of the played file at which the index begins.
+    """
+    path, video = Path(path), Path(video)
+    lengths, ends = index.frame_seconds, np.append(index.times, index.times[-1:] + index.frame_seconds[-1:])
+    characters = []
+    for name, there in seconds_on_screen(index).items():
+        spans = []
+        for a, b in runs(there):
+            if spans and ends[a] - spans[-1][1] <= JOINED:
+                spans[-1][1] = round(float(ends[b]), 3)
+            else:
+                spans.append([round(float(ends[a]), 3), round(float(ends[b]), 3)])
+        characters.append(
+            {
+                **{'name': name, 'shown': str((spell or {}).get(name, name)), 'spans': spans},
+                'seconds': round(float(lengths[there].sum()), 3),
+                'colour': '#{:02x}{:02x}{:02x}'.format(*class_colour(index.class_names.index(name))),
+                'pictures': [(float(index.times[f]), url) for f, url in (pictures or {}).get(name, ())],
+            }
+        )
+    beside = video.name if video.parent.resolve() == path.parent.resolve() else str(video.resolve())
+    data = {
+        **{'video': index.video, 'file': beside, 'start': float(ends[0]), 'end': float(ends[-1])},
+        'player': quote(beside) if video.suffix.lower() in BROWSER_ENDINGS else '',
+        'offset': offset,
+        'shots': [round(float(index.times[s]), 3) for s in index.shots],
+        'chapters': list(index.chapters),
+        'characters': characters,
+    }
+    files.write_text(path, filled(Path(__file__).with_suffix('.html'), data), remember=True)
+
+
+def filled(template, data):
+    """The text of a page: its template with `data` (what JSON can hold) in it."""
+    # No text of the user's can end the script element: JSON may write < as an escape.
+    text = json.dumps(data, ensure_ascii=False).replace('<', '\\u003c')
+    before, after = template.read_text(encoding='utf-8').split('DATA', 1)
+    return before + text + after

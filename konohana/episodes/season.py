@@ -1,0 +1,59 @@
+"""The indexes of several episodes as one page: screen time by character and episode, meetings, first appearances."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from konohana import files
+from konohana.episodes.index import seconds_on_screen
+from konohana.episodes.page import filled
+
+
+def season_data(indexes, title, spell=None, pages=None):
+    """What the page shows, as a dict that JSON can hold.
+
+    Args:
+        indexes: list of `Index`, in the order of the episodes. title: of the page.
+        spell: {class name: other spelling}, or None. pages: the episodes' own pages, relative addresses or '', or None.
+    """
+    present = [seconds_on_screen(index) for index in indexes]
+    names = list(dict.fromkeys(name for index in indexes for name in index.class_names))
+    time = np.array([[_seconds(i, p.get(name)) for i, p in zip(indexes, present, strict=True)] for name in names])
+    time = time.reshape(len(names), len(indexes))
+    order = [k for k in np.argsort(-time.sum(axis=1), kind='stable') if time[k].sum() > 0]
+    names = [names[k] for k in order]
+    meetings = [
+        [
+            sum(_seconds(i, p[a] & p[b]) if a in p and b in p else 0.0 for i, p in zip(indexes, present, strict=True))
+            for b in names
+        ]
+        for a in names
+    ]
+    shown = [str((spell or {}).get(name, name)) for name in names]
+    first = []
+    for name, text in zip(names, shown, strict=True):
+        k = next(k for k, p in enumerate(present) if name in p)
+        first.append((k, float(indexes[k].times[present[k][name].argmax()]), text))
+    return {
+        'title': title,
+        'seconds': float(sum(index.frame_seconds.sum() for index in indexes)),
+        'episodes': [
+            {'name': index.video, 'page': quote(page)}
+            for index, page in zip(indexes, pages or [''] * len(indexes), strict=True)
+        ],
+        'names': shown,
+        'time': time[order].round(3).tolist(),
+        'meetings': np.round(meetings, 3).tolist(),
+        'first': [(text, indexes[k].video, round(seconds, 3)) for k, seconds, text in sorted(first)],
+    }
+
+
+def _seconds(index, there):
+    return 0.0 if there is None else float(index.frame_seconds[there].sum())
+
+
+def write_season(path, indexes, title, spell=None, pages=None):
+    """Write the page of a season; see `season_data`."""
+    template = Path(__file__).with_suffix('.html')
+    files.write_text(path, filled(template, season_data(indexes, title, spell, pages)), remember=True)

@@ -1,0 +1,157 @@
+"""Names and boxes as an ASS subtitle track: the video stays untouched, and players switch the labels on and off."""
+
+from collections import deque
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from konohana import files
+from konohana.drawing import class_colour, text_size
+from konohana.errors import UserError
+from konohana.video.copying import accepted, tags
+from konohana.video.source import is_cover
+
+STILL = 1.5  # pixels of a picture 360 high: a box that moves less is not drawn anew
+LAYER_BOX, LAYER_NAME = 0, 1
+
+
+def _pysubs2():
+    try:
+        import pysubs2
+    except ImportError:
+        raise UserError("labels_as='subtitles' needs pysubs2: pip install pysubs2") from None
+    return pysubs2
+
+
+def steps(index, track):
+    """A track's box as it stands still and moves on: list of (from, to, box), seconds and x1, y1, x2, y2 in pixels."""
+    ends = np.append(index.times, index.times[-1:] + index.frame_seconds[-1:])
+    still = STILL * index.hw[0] / 360
+    found = []
+    for frame, box in zip(track['frames'], track['boxes'], strict=True):
+        if found and np.abs(found[-1][2] - box).max() < still:
+            found[-1][1] = ends[frame + 1]
+        else:
+            found.append([ends[frame], ends[frame + 1], box])
+    return found
+
+
+def write_subtitles(path, index, spell=None):
+    """Write an `Index` as .ass, at the video's own size and times.
+
+    Args:
+        spell: {class name: other spelling}, or None.
+
+    Raises:
+        UserError: pysubs2 is not installed; the file cannot be written.
+    """
+    pysubs2 = _pysubs2()
+    height, width = index.hw
+    size = text_size(index.hw)
+    subs = pysubs2.SSAFile()
+    subs.info.update({'PlayResX': str(width), 'PlayResY': str(height), 'ScaledBorderAndShadow': 'yes'})
+    subs.styles['Default'].fontsize = round(1.3 * size)
+    subs.styles['Default'].outline = max(1, size / 10)
+    subs.styles['Default'].shadow = 0
+    for track in index.tracks:
+        red, green, blue = class_colour(index.class_names.index(track['name']))
+        colour = f'&H{blue:02X}{green:02X}{red:02X}&'
+        name = _plain(str((spell or {}).get(track['name'], track['name'])))
+        for begin, end, box in steps(index, track):
+            x1, y1, x2, y2 = (round(float(value)) for value in np.clip(box, 0, (width, height, width, height)))
+            outline = rf'{{\an7\pos(0,0)\p1\1a&HFF&\bord{max(1, size // 7)}\3c{colour}}}'
+            outline += f'm {x1} {y1} l {x2} {y1} {x2} {y2} {x1} {y2}'
+            label = rf'{{\an1\pos({x1},{max(y1, 2 * size)})\1c{colour}\3c&H000000&}}{name}'
+            for layer, text in ((LAYER_BOX, outline), (LAYER_NAME, label)):
+                times = {'start': round(begin * 1000), 'end': round(end * 1000)}
+                subs.append(pysubs2.SSAEvent(text=text, layer=layer, name=name, **times))
+    subs.sort()
+    files.write_text(path, subs.to_string('ass'), remember=True)
+
+
+def _plain(name):
+    """A name that ASS shows as it is: braces begin commands, a backslash a line break."""
+    return name.replace('\\', '\u29f5').replace('{', '(').replace('}', ')').replace('\n', ' ')
+
+
+def mux(video_in, ass, target, start=0.0, overwrite=False):
+    """Copy a video with a subtitle file added as a track of its own; nothing is coded anew.
+
+    Args:
+        video_in: file or URL. ass: the subtitle file. target: .mkv to write. start: second of the video at
+            which the subtitle file's times begin.
+
+    Raises:
+        UserError: `target` is no .mkv (no other container holds ASS), or cannot be written.
+    """
+    target = Path(target)
+    if target.suffix.lower() != '.mkv':
+        raise UserError(f"{target}: labels_as='subtitles' writes .mkv, as only Matroska holds them. Change the ending.")
+    files.claim(target, [video_in], overwrite, 'video_out')
+    with files.replacing(target, remember=True) as temporary:
+        try:
+            _copy_with(video_in, ass, temporary, start)
+        except av.FFmpegError as error:
+            raise UserError(f'{target}: cannot be written (FFmpeg: {error.strerror}).') from None
+
+
+def _copy_with(video_in, ass, path, start):
+    covers = _covers(video_in)
+    with (
+        av.open(str(video_in), metadata_errors='replace') as source,
+        av.open(str(ass)) as labels,
+        av.open(str(path), 'w', format='matroska', container_options={'avoid_negative_ts': 'disabled'}) as out,
+    ):
+        out.metadata.update(tags(source.metadata))
+        copies = {}
+        for stream in source.streams:
+            if is_cover(stream):
+                kind = stream.codec_context.name.replace('mjpeg', 'jpeg')
+                name = stream.metadata.get('filename') or f'cover.{kind.replace("jpeg", "jpg")}'
+                out.add_attachment(name, f'image/{kind}', covers[stream.index])
+            elif accepted(stream, 'matroska'):
+                copies[stream.index] = copy = out.add_stream_from_template(stream, opaque=True)
+                copy.disposition = stream.disposition
+                copy.metadata.update(tags(stream.metadata))
+        track = out.add_stream_from_template(labels.streams[0], opaque=True)
+        track.metadata.update(title='Who is who', language='und')
+        out.set_chapters(source.chapters())
+        # What a viewer calls 0, as `video.source` has it.
+        begin = max(Fraction(0), Fraction(source.start_time or 0, av.time_base)) + Fraction(start)
+        waiting = [_shifted(packet, begin) for packet in labels.demux() if packet.size]
+        waiting = deque(sorted(waiting, key=lambda packet: packet.pts))
+        for packet in source.demux([s for s in source.streams if s.index in copies and s.type != 'attachment']):
+            moment = packet.dts if packet.dts is not None else packet.pts
+            if not packet.size or moment is None:
+                continue
+            # Labels lie between the packets, so that a player finds both at one place.
+            while waiting and waiting[0].pts * waiting[0].time_base <= moment * packet.time_base:
+                _write(out, waiting.popleft(), track)
+            _write(out, packet, copies[packet.stream.index])
+        for packet in waiting:
+            _write(out, packet, track)
+
+
+def _covers(video_in):
+    """{stream index: bytes} of a file's cover pictures, which come before all else."""
+    with av.open(str(video_in), metadata_errors='replace') as source:
+        wanted = {s.index for s in source.streams if is_cover(s)}
+        found = {}
+        for packet in source.demux([s for s in source.streams if s.index in wanted]) if wanted else ():
+            found.setdefault(packet.stream.index, bytes(packet))
+            if set(found) == wanted:
+                break
+        return found
+
+
+def _write(out, packet, stream):
+    packet.stream = stream
+    out.mux(packet)
+
+
+def _shifted(packet, seconds):
+    shift = round(seconds / packet.time_base)
+    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+    return packet

@@ -1,0 +1,72 @@
+"""An episode's index as a picture: a row for each character, shots and chapters marked, screen time beside it."""
+
+import io
+
+import numpy as np
+
+from konohana import files
+from konohana.drawing import class_colour
+from konohana.episodes.index import seconds_on_screen
+from konohana.errors import UserError
+
+ROW = 0.32  # inches
+MARKED_SHOTS = 400  # more cuts than that would make a grey wall
+
+
+def clock(seconds):
+    """Seconds -> '1:02:03' or '2:03'."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+def runs(present):
+    """Bool array -> list of (first, last + 1) of its runs of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], present, [False]]).astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def write_timeline(path, index, spell=None, font=None):
+    """Write the timeline of an `Index` as a PNG.
+
+    Args:
+        spell: {class name: other spelling}, or None. font: path of a font file that has the names' characters.
+
+    Raises:
+        UserError: matplotlib is not installed; the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.font_manager import FontProperties
+        from matplotlib.ticker import FuncFormatter
+    except ImportError:
+        raise UserError('The timeline is drawn by matplotlib, which is not installed: pip install matplotlib') from None
+    present = seconds_on_screen(index)
+    lengths = index.frame_seconds
+    ends = np.append(index.times, index.times[-1:] + lengths[-1:])
+    whole = max(float(lengths.sum()), 1e-9)
+    figure = Figure((12, 1.2 + ROW * max(len(present), 1)), dpi=110, layout='constrained')
+    axes = figure.add_subplot()
+    for row, (name, there) in enumerate(present.items()):
+        spans = [(ends[a], ends[b] - ends[a]) for a, b in runs(there)]
+        colour = np.array(class_colour(index.class_names.index(name))) / 255
+        axes.broken_barh(spans, (row - 0.38, 0.76), facecolors=[colour])
+    if len(index.shots) <= MARKED_SHOTS:
+        for start in index.shots[1:]:
+            axes.axvline(index.times[start], color='0.85', linewidth=0.5, zorder=0)
+    for seconds, title in index.chapters:
+        axes.axvline(seconds, color='0.3', linewidth=1, linestyle='--', zorder=0)
+        axes.annotate(title, (seconds, 1.01), xycoords=('data', 'axes fraction'), fontsize=8)
+    text = FontProperties(fname=font) if font else FontProperties()
+    labels = []
+    for name, there in present.items():
+        seconds = float(lengths[there].sum())
+        labels.append(f'{(spell or {}).get(name, name)}   {clock(seconds)}   {seconds / whole:.0%}')
+    axes.set_yticks(range(len(labels)), labels, fontproperties=text, fontsize=10)
+    axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
+    axes.set_xlim(ends[0], ends[-1])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))
+    axes.spines[['top', 'right']].set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, format='png')
+    files.write_bytes(path, file.getvalue(), remember=True)

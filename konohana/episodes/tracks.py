@@ -1,0 +1,159 @@
+"""Detections of an episode, frame by frame -> tracks: the same person from frame to frame, within one shot.
+
+The whole episode is on disk, so linking looks both ways. Online trackers cannot, carry identities across cuts, and
+assume the even motion of photographs; drawings stand still for two or three frames and then jump.
+
+1. Frame by frame, boxes go on with the track they overlap and resemble, the sure ones first, then the unsure ones for
+   the tracks that are left (ByteTrack, Zhang et al. 2022, 2110.06864). The pairs are chosen by optimal assignment.
+2. Pieces of one person are joined over gaps: the end of one and the start of another, again by optimal assignment.
+3. Gaps are filled, tracks of under `MIN_FRAMES` detections dropped, and boxes smoothed over both neighbours, so that
+   nothing lags.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import linear_sum_assignment
+
+SURE = 0.5  # detections of this score or more begin tracks and are linked first
+UNSURE = 0.2  # weaker ones only continue a track; below this they are not looked at
+MIN_FRAMES = 3  # detections that make a track
+MAX_MISSED = 3  # frames that a track may miss while it is linked frame by frame
+MAX_GAP = 24  # frames over which two pieces are joined
+LINK = 0.25  # lowest likeness (`likeness`) of a box to the track it continues
+JOIN = 0.35  # the same for the two ends of a gap
+SIGMA = 1.0  # frames: width of the smoothing
+
+
+@dataclass
+class Track:
+    """One person in one shot.
+
+    Attributes:
+        frames: n consecutive frame numbers, int64. boxes: n x 4 x1, y1, x2, y2 in pixels, smoothed.
+        rows: n; which row of the detections each box comes from, -1 where a gap was filled.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    rows: np.ndarray
+
+
+def box_iou(a, b):
+    """IoU of each of n boxes with each of m, float n x m."""
+    low = np.maximum(a[:, None, :2], b[:, :2])
+    high = np.minimum(a[:, None, 2:], b[:, 2:])
+    common = (high - low).clip(0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
+    return common / (areas[0][:, None] + areas[1] - common).clip(1e-6)
+
+
+def likeness(boxes_a, names_a, boxes_b, names_b):
+    """How likely two boxes show one person, n x m in 0 to 1.
+
+    IoU of the boxes, with a floor for a jump of up to a box's width, times a factor that is 1 where the names agree.
+    """
+    near = _nearness(boxes_a, boxes_b)
+    overlap = np.maximum(box_iou(boxes_a, boxes_b), 0.5 * near)
+    return overlap * (0.4 + 0.6 * affinity(names_a, names_b))
+
+
+def affinity(names_a, names_b):
+    """Bhattacharyya's coefficient of each of n and each of m rows of probabilities, n x m in 0 to 1."""
+    return np.sqrt(names_a) @ np.sqrt(names_b).T
+
+
+def _nearness(a, b):
+    """1 for boxes of one size at one place, 0 for those a box's size apart or of half the size, n x m."""
+    size_a, size_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
+    centre_a, centre_b = (a[:, 2:] + a[:, :2]) / 2, (b[:, 2:] + b[:, :2]) / 2
+    size = np.minimum(size_a[:, None], size_b).clip(1)
+    moved = (np.abs(centre_a[:, None] - centre_b) / size).max(2)
+    grown = np.abs(np.log2(size_a[:, None].clip(1) / size_b.clip(1))).max(2)
+    return (1 - moved).clip(0) * (1 - grown).clip(0)
+
+
+def pairs(scores, lowest):
+    """Optimal pairs of a matrix of likenesses -> list of (row, column), those of at least `lowest`."""
+    if not scores.size:
+        return []
+    allowed = np.where(scores >= lowest, scores, 0.0)
+    return [(i, j) for i, j in zip(*linear_sum_assignment(-allowed), strict=True) if scores[i, j] >= lowest]
+
+
+def link_shot(frames, boxes, scores, names):
+    """Link the detections of one shot.
+
+    Args:
+        frames: n frame numbers, ascending. boxes: n x 4. scores: n. names: n x c probabilities of the class names.
+
+    Returns:
+        list of `Track`.
+    """
+    pieces = _link_frames(frames, boxes, scores, names)
+    pieces = _join(pieces, frames, boxes, names)
+    return [_finished(frames[rows], boxes[rows], rows) for rows in pieces if len(rows) >= MIN_FRAMES]
+
+
+def _link_frames(frames, boxes, scores, names):
+    """Step 1 -> list of lists of rows."""
+    pieces, alive = [], []
+    for frame in np.unique(frames):
+        alive = [rows for rows in alive if frame - frames[rows[-1]] <= MAX_MISSED]
+        here = np.flatnonzero(frames == frame)
+        sure, unsure = here[scores[here] >= SURE], here[(scores[here] < SURE) & (scores[here] >= UNSURE)]
+        waiting, new = _continue(alive, sure, boxes, names)
+        _continue(waiting, unsure, boxes, names)  # those that nobody continues are dropped
+        pieces += new
+        alive += new
+    return pieces
+
+
+def _continue(alive, chosen, boxes, names):
+    """Append each chosen row to the piece it continues -> (pieces not continued, new pieces of the rest)."""
+    last = np.array([rows[-1] for rows in alive], int)
+    found = dict(pairs(likeness(boxes[last], names[last], boxes[chosen], names[chosen]), LINK))
+    for i, j in found.items():
+        alive[i].append(int(chosen[j]))
+    waiting = [rows for i, rows in enumerate(alive) if i not in found]
+    new = [[int(row)] for j, row in enumerate(chosen) if j not in found.values()]
+    return waiting, new
+
+
+def _join(pieces, frames, boxes, names):
+    """Step 2: pieces whose ends meet over a gap become one, until none is left to join."""
+    while True:
+        starts = np.array([frames[rows[0]] for rows in pieces])
+        ends = np.array([frames[rows[-1]] for rows in pieces])
+        if len(pieces) < 2:
+            return pieces
+        last, first = (np.array([rows[k] for rows in pieces]) for k in (-1, 0))
+        mean_names = np.stack([names[rows].mean(0) for rows in pieces])
+        gap = starts[None] - ends[:, None]
+        scores = likeness(boxes[last], mean_names, boxes[first], mean_names)
+        # The longer the gap, the surer it has to be; and nobody turns into somebody else behind a gap.
+        scores = scores * affinity(mean_names, mean_names) * (1 - 0.5 * gap / MAX_GAP)
+        scores[(gap <= 0) | (gap > MAX_GAP)] = 0.0
+        found = pairs(scores, JOIN)
+        if not found:
+            return pieces
+        following = dict(found)
+        begun = set(range(len(pieces))) - set(following.values())
+        joined = []
+        for i in sorted(begun):
+            rows = list(pieces[i])
+            while i in following:
+                i = following[i]
+                rows += pieces[i]
+            joined.append(rows)
+        pieces = joined
+
+
+def _finished(frames, boxes, rows):
+    """Step 3: a `Track` without gaps, smoothed."""
+    whole = np.arange(frames[0], frames[-1] + 1)
+    filled = np.stack([np.interp(whole, frames, boxes[:, k]) for k in range(4)], axis=1)
+    sources = np.full(len(whole), -1)
+    sources[frames - frames[0]] = rows
+    return Track(whole, gaussian_filter1d(filled, SIGMA, axis=0, mode='nearest'), sources)

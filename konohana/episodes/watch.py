@@ -1,0 +1,113 @@
+"""Watching an episode: every frame is decoded and, unless it repeats the one before, shown to the detector."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from konohana.episodes.index import build_index
+from konohana.episodes.shots import Repeats, ShotFinder
+from konohana.progress import progress_bar
+from konohana.video.annotate import detect, device_of, model_size
+from konohana.video.source import Reducer, Source
+
+LOWEST = 0.15  # score below which a detection helps no track
+
+
+def watch(
+    model, video_in, start=0.0, seconds=0.0, batch_size=4, detect_every='auto', shared=(), progress=True, hwaccel=''
+):
+    """Detect people in an episode, frame by frame, and link them.
+
+    Args:
+        model: a detector, see `konohana.load`.
+        video_in: file or URL. start, seconds: part of it, in seconds; seconds=0 is all that follows.
+        batch_size: frames that the detector sees at once.
+        detect_every: 'auto': frames that repeat the one before take its detections, as drawings stand for two or three
+            frames; or a whole number n: every n-th frame is looked at, whatever it shows.
+        shared: class names that several people may have at once, such as "other".
+        progress: show a progress bar. hwaccel: see `video.source.Source`.
+
+    Returns:
+        (`Index`, dict of `frames`, `detected` (frames that were looked at) and `seconds` (that it took)).
+
+    Raises:
+        UserError: the video cannot be used.
+    """
+    began = time.monotonic()
+    with Source(video_in, start, seconds, hwaccel) as source:
+        watching = _Watch(model, source, batch_size, detect_every)
+        watching.run(progress)
+        picture = source.picture
+        chapters = [
+            (float(Fraction(c['start']) * c['time_base'] - source.origin), c.get('metadata', {}).get('title', ''))
+            for c in source.container.chapters()
+        ]
+        chapters = [(max(0.0, at), title) for at, title in chapters if at > -1]
+        index = build_index(
+            *(source.name, (picture.height, picture.width), watching.times, model.class_names, shared),
+            *(watching.shots.starts, chapters, watching.found),
+        )
+    done = {'frames': len(watching.times), 'detected': watching.detected, 'seconds': time.monotonic() - began}
+    return index, done
+
+
+class _Watch:
+    """One run of `watch`, once the video is open."""
+
+    def __init__(self, model, source, batch_size, detect_every):
+        self.model, self.source, self.batch_size, self.every = model, source, batch_size, detect_every
+        picture = source.picture
+        self.hw = (picture.height, picture.width)
+        self.unit = source.prepare(picture, exact=False)
+        self.reduce = Reducer(model_size(picture.width, picture.height, picture.sar, model))
+        self.shots, self.repeats = ShotFinder(float(source.rate)), Repeats()
+        self.device, self.n_classes = device_of(model), len(model.class_names)
+        self.times, self.found, self.n_read, self.detected = [], [], 0, 0
+        self.frames = (item for item in source.items() if isinstance(item, av.VideoFrame))
+
+    def run(self, progress):
+        total = max(1, round(self.source.expected * self.source.rate))
+        with ThreadPoolExecutor(1) as reader, progress_bar(self.source.name, total, progress, 'frames') as bar:
+            upcoming = reader.submit(self._read)
+            while batch := upcoming.result():
+                upcoming = reader.submit(self._read)
+                self._look(batch)
+                bar.update(min(len(self.times), total))
+            bar.max_value = max(1, len(self.times))
+
+    def _read(self):
+        """The next frames, until `batch_size` of them are to be looked at: (seconds, picture or None for a repeat)."""
+        batch, wanted = [], 0
+        for frame in self.frames:
+            small = self.reduce(frame)
+            self.shots.add(small)
+            look = not self.repeats(small) if self.every == 'auto' else self.n_read % self.every == 0
+            batch.append((float(frame.pts * self.unit), small if look else None))
+            self.n_read += 1
+            wanted += look
+            if wanted == self.batch_size:
+                break
+        return batch
+
+    def _look(self, batch):
+        """Detect people in the pictures of a batch; frames that repeat take what was found before them."""
+        pictures = [picture for _, picture in batch if picture is not None]
+        found = iter(detect(self.model, pictures, self.hw, self.device, LOWEST) if pictures else [])
+        for seconds, picture in batch:
+            self.times.append(seconds)
+            self.found.append(self.found[-1] if picture is None else with_probabilities(next(found), self.n_classes))
+        self.detected += len(pictures)
+
+
+def with_probabilities(found, n_classes):
+    """Detections with `probabilities` (n x n_classes), made of labels and scores where the detector gives none."""
+    if 'probabilities' not in found:
+        scores, labels = found['scores'], found['labels'].astype(int) - 1
+        rest = (1 - scores) / max(n_classes - 1, 1)
+        probabilities = np.repeat(rest[:, None], n_classes, axis=1)
+        probabilities[np.arange(len(labels)), labels] = scores if n_classes > 1 else 1.0
+        found = {**found, 'probabilities': probabilities}
+    return found

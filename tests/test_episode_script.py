@@ -1,0 +1,89 @@
+"""_test_with_video.py as people use it on an episode: steady names, the index beside it, and going on from it."""
+
+import csv
+import shutil
+
+import av
+import pytest
+
+from konohana.episodes.index import load_index
+from konohana.toy.writer import write_video
+from tests.conftest import PROJECT
+
+WEIGHTS = PROJECT / 'weights' / 'net.pt'
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory):
+    path = tmp_path_factory.mktemp('episode') / '花 1.mkv'
+    write_video(path, 2, 12, (90, 160), seed=3, on=(2, 3))
+    return path
+
+
+@pytest.fixture
+def episode(drawn, tmp_path):
+    return shutil.copy2(drawn, tmp_path / drawn.name)
+
+
+def packets(path):
+    with av.open(str(path)) as container:
+        return [(bytes(p), p.pts) for p in container.demux(container.streams.video[0]) if p.size]
+
+
+def frame_times(path):
+    with av.open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
+
+
+def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, episode, tmp_path):
+    out = tmp_path / 'out' / 'a.mkv'
+    arguments = (f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}')
+    done = run_script('_test_with_video.py', *arguments, 'find=柚')
+    assert done.returncode == 0, done.stderr
+    assert 'of 24 frames were looked at' in done.stdout and '柚: ' in done.stdout
+    assert int(done.stdout.split(' of 24 frames')[0].rsplit(maxsplit=1)[-1]) < 24  # drawings stand for frames
+    assert frame_times(out) == frame_times(episode)
+    beside = {path.name for path in out.parent.iterdir()} - {'.konohana_outputs'}
+    assert beside == {'a.mkv', 'a.detections.jsonl.gz', 'a.appearances.csv', 'a.timeline.png', 'a.html'}
+    index = load_index(out.with_name('a.detections.jsonl.gz'))
+    assert len(index.times) == 24 and index.hw == (90, 160) and len(index.frame)
+    with out.with_name('a.appearances.csv').open(encoding='utf-8-sig', newline='') as file:
+        assert {row['who'] for row in csv.DictReader(file)} == {track['name'] for track in index.tracks}
+
+    again = run_script('_test_with_video.py', *arguments, 'smooth=False', "label_names={'柚':'Y'}")
+    assert again.returncode == 0 and 'Detections are taken from' in again.stdout, again.stderr
+    other_part = run_script('_test_with_video.py', *arguments, 'seconds=1', 'index_only=True', 'detect_every=1')
+    assert '12 of 12 frames were looked at' in other_part.stdout, other_part.stderr
+
+
+def test_labels_as_subtitles_leave_the_picture_untouched(run_script, episode, tmp_path):
+    pytest.importorskip('pysubs2')
+    out = tmp_path / 'out' / 'a.mkv'
+    done = run_script(
+        '_test_with_video.py', f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}',
+        'labels_as=subtitles',
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert packets(out) == packets(episode)
+    with av.open(str(out)) as container:
+        assert [s.type for s in container.streams] == ['video', 'audio', 'subtitle']
+        texts = [bytes(p) for p in container.demux(container.streams.subtitles[0]) if p.size]
+    assert len(texts) == out.with_suffix('.ass').read_text(encoding='utf-8').count('Dialogue:') > 0
+
+
+def test_mistakes_are_one_line_before_the_work_starts(run_script, episode, tmp_path):
+    out = tmp_path / 'a.mkv'
+    for argument, line in (
+        ('detect_every=0', "detect_every=0: it is 'auto' or a whole number"),
+        ('labels_as=song', "labels_as='song': it is 'picture' or 'subtitles'"),
+        ('find=Nobody', "find=Nobody: nobody is called 'Nobody'"),
+        ('seconds=0.5', 'a.html: this file exists'),
+    ):
+        if argument == 'seconds=0.5':
+            out.with_suffix('.html').write_text('mine')
+        done = run_script(
+            '_test_with_video.py', f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}', argument
+        )
+        assert done.returncode == 2 and line in done.stderr and 'Traceback' not in done.stderr, (argument, done.stderr)
+        assert 'looked at' not in done.stdout
+    assert out.with_suffix('.html').read_text() == 'mine' and not out.exists()

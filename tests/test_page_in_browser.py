@@ -1,0 +1,88 @@
+"""The page of an episode in a real browser: Playwright, with a Chromium that is installed on the machine."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from konohana.episodes import page
+from tests.test_episodes import HOSTILE, box_at, episode, sure_of
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+
+
+@pytest.fixture(scope='module')
+def browser():
+    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    if not CHROMIUM:
+        pytest.skip('no Chromium on this machine (Debian and Ubuntu: apt install chromium)')
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """(page in the browser, list of what its console said, list of requests that left the folder)."""
+    av = pytest.importorskip('av')
+    frames = []
+    for i in range(72):
+        found = [(box_at(10), 0.9, sure_of('Yuzu'))] if i < 60 else []
+        frames.append(found + ([(box_at(200), 0.8, sure_of('Satsuki'))] if 24 <= i < 48 else []))
+    index = episode(frames, shots=(0, 30), chapters=[(0.0, 'Opening'), (2.0, '</script>')])
+    with av.open(str(tmp_path / '花 a.mp4'), 'w', options={'movflags': 'faststart'}) as container:
+        stream = container.add_stream('libx264', 24, width=320, height=180, pix_fmt='yuv420p')
+        for i in range(72):
+            frame = av.VideoFrame.from_ndarray(np.full((180, 320, 3), 3 * i, np.uint8), 'rgb24')
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    picture = page.picture(np.zeros((180, 320, 3), np.uint8), (0, 0, 40, 40))
+    page.write_page(tmp_path / 'a.html', index, tmp_path / '花 a.mp4', {'Yuzu': HOSTILE}, {'Yuzu': [(12, picture)]})
+    tab, said, asked = browser.new_page(), [], []
+    tab.set_default_timeout(5000)
+    tab.on('console', lambda message: said.append(message.text) if message.type in ('error', 'warning') else None)
+    tab.on('pageerror', lambda error: said.append(str(error)))
+    tab.on('request', lambda request: asked.append(request.url))
+    tab.goto((tmp_path / 'a.html').as_uri())
+    tab.wait_for_function(
+        'document.getElementById("player").readyState >= 1 || document.getElementById("player").hidden'
+    )
+    yield tab, said, asked
+    tab.close()
+
+
+def test_a_click_seeks_and_nothing_leaves_the_folder(opened, tmp_path):
+    tab, said, asked = opened
+    assert tab.title() == 'a.mkv'
+    for label, seconds in ((f'{HOSTILE}, 0:00 to 0:02', 0.0), ('Satsuki, 0:01 to 0:02', 1.0)):
+        tab.get_by_role('button', name=label, exact=True).click()
+        assert tab.evaluate('document.getElementById("player").currentTime') == pytest.approx(seconds, abs=0.01)
+        assert f'mpv --start={seconds:.2f}' in tab.inner_text('#mpv')
+    tab.get_by_role('button', name=f'{HOSTILE} at 0:00', exact=True).click()
+    assert tab.evaluate('document.getElementById("player").currentTime') == pytest.approx(0.5, abs=0.01)
+    tab.get_by_role('button', name='Chapter </script>, 0:02', exact=True).press('Enter')  # by keyboard
+    assert tab.evaluate('document.getElementById("player").currentTime') == pytest.approx(2, abs=0.01)
+    assert said == []
+    assert [url for url in asked if not url.startswith((tmp_path.as_uri(), 'data:'))] == []
+
+
+def test_names_are_text_and_searched(opened):
+    tab, said, _ = opened
+    assert HOSTILE in tab.inner_text('#bars') and tab.locator('#bars script').count() == 0
+    tab.fill('#find', 'satsuki, <SCRIPT>')
+    assert tab.inner_text('#found').startswith('1 scenes, 0:01 together:')
+    tab.locator('#found button').click()
+    assert tab.evaluate('document.getElementById("player").currentTime') == pytest.approx(1, abs=0.01)
+    tab.fill('#find', 'nobody at all')
+    assert 'Nobody here is called nobody at all.' in tab.inner_text('#found')
+    before = tab.locator('#rows').bounding_box()['width']
+    tab.get_by_role('button', name='Zoom in').click()
+    assert tab.locator('#rows').bounding_box()['width'] == pytest.approx(2 * before, rel=0.01)
+    # Every control can be reached and has a name.
+    assert tab.evaluate(
+        '[...document.querySelectorAll("button")].every(b => (b.textContent || b.ariaLabel) && b.tabIndex >= 0)'
+    )
+    tab.emulate_media(color_scheme='dark')
+    assert tab.evaluate('matchMedia("(prefers-color-scheme: dark)").matches')
+    assert said == []
