@@ -4,10 +4,14 @@ import csv
 import shutil
 
 import av
+import numpy as np
 import pytest
 
+from konohana import load
+from konohana.episodes.episode import read_or_watch
 from konohana.episodes.index import load_index
 from konohana.toy.writer import write_video
+from konohana.video.annotate import detect
 from tests.conftest import PROJECT
 
 WEIGHTS = PROJECT / 'weights' / 'net.pt'
@@ -87,3 +91,25 @@ def test_mistakes_are_one_line_before_the_work_starts(run_script, episode, tmp_p
         assert done.returncode == 2 and line in done.stderr and 'Traceback' not in done.stderr, (argument, done.stderr)
         assert 'looked at' not in done.stdout
     assert out.with_suffix('.html').read_text() == 'mine' and not out.exists()
+
+
+def test_what_was_seen_before_ctrl_c_is_not_detected_again(episode, tmp_path, monkeypatch):
+    model, path, calls = load(WEIGHTS, device='cpu'), tmp_path / 'a.detections.jsonl.gz', []
+    whole, _ = read_or_watch(model, WEIGHTS, episode, tmp_path / 'b.gz', progress=False, batch_size=2)
+
+    def counted(*arguments):
+        calls.append(len(arguments[1]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return detect(*arguments)
+
+    monkeypatch.setattr('konohana.episodes.watch.detect', counted)
+    with pytest.raises(KeyboardInterrupt):
+        read_or_watch(model, WEIGHTS, episode, path, progress=False, batch_size=2)
+    assert 0 < len(load_index(path).times) < 24
+    index, line = read_or_watch(model, WEIGHTS, episode, path, progress=False, batch_size=2)
+    seen = int(line.split(' of 24 frames were looked at')[0])
+    assert sum(calls) - calls[2] == 4 + seen and index.times.tolist() == whole.times.tolist()
+    np.testing.assert_array_equal(index.box, whole.box)
+    np.testing.assert_array_equal(index.names, whole.names)
+    assert index.shots == whole.shots and load_index(path).complete

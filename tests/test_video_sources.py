@@ -255,9 +255,11 @@ def test_a_partial_result_replaces_no_file_of_the_user(tmp_path):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=str)
 def test_a_run_that_is_ended(number, start_script, run_script, weights_file, tmp_path):
     """A polite end keeps what is done; what a kill leaves is named and removed by the next run."""
-    path = make(tmp_path / 'in.mkv', *source(seconds=60), *X264)
+    path = make(tmp_path / 'in.mkv', *source('640x360', seconds=8), *X264)
     out = tmp_path / 'out' / 'out.mkv'
-    process = start_script('_test_with_video.py', f'video_in={path}', f'video_out={out}', f'weights={weights_file}')
+    process = start_script(
+        *('_test_with_video.py', f'video_in={path}', f'video_out={out}', f'weights={weights_file}', 'preset=veryslow')
+    )
     deadline = time.monotonic() + 60
     while not list(out.parent.glob('unfinished_*')) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -5,7 +5,6 @@ without detecting, `<name>.appearances.csv`, `<name>.timeline.png` and `<name>.h
 """
 
 import hashlib
-import itertools
 import re
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from konohana import files
 from konohana.cast import SHARED_NAMES
 from konohana.episodes import find as find_scenes
 from konohana.episodes import page, subtitles, timeline
-from konohana.episodes.index import load_index, save_index, write_appearances
+from konohana.episodes.index import detections_of, load_index, save_index, write_appearances
 from konohana.episodes.watch import watch
 from konohana.errors import UserError, printable
 from konohana.fonts import find_font
@@ -136,13 +135,24 @@ def read_or_watch(model, weights, video_in, path, **options):
         'weights': hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16],
         **{key: options.get(key) for key in ('start', 'seconds', 'detect_every')},
     }
+    known = []
     if files.written_here(path):
         index = load_index(path)
-        if index.made_from == made_from:
+        if index.made_from == made_from and index.complete:
             return index, f'Detections are taken from {path}'
-    index, done = watch(model, video_in, shared=SHARED_NAMES, **options)
-    index.made_from = made_from
-    save_index(path, index)
+        known = detections_of(index) if index.made_from == made_from else []
+
+    def keep(index):
+        index.made_from = made_from
+        save_index(path, index)
+
+    def keep_part(index):
+        index.complete = False
+        keep(index)
+        print(f'{len(index.times)} frames are kept in {path}: the next run goes on from there.')
+
+    index, done = watch(model, video_in, shared=SHARED_NAMES, known=known, keep=keep_part, **options)
+    keep(index)
     rate = done['frames'] / max(done['seconds'], 1e-9)
     return index, f'{done["detected"]} of {done["frames"]} frames were looked at, {rate:.1f} frames a second: {path}'
 
@@ -171,10 +181,10 @@ def drawn_detections(index):
 
 def raw_detections(index):
     """The detector's own detections in each frame of an `Index`, neither linked nor smoothed."""
-    bounds = np.searchsorted(index.frame, np.arange(len(index.times) + 1))
-    for a, b in itertools.pairwise(bounds):
-        labels = index.names[a:b].argmax(axis=1) + 1 if b > a else np.zeros(0, int)
-        yield {'boxes': index.box[a:b], 'labels': labels, 'scores': index.score[a:b]}
+    for found in detections_of(index):
+        probabilities = found['probabilities']
+        labels = probabilities.argmax(axis=1) + 1 if len(probabilities) else np.zeros(0, int)
+        yield {'boxes': found['boxes'], 'labels': labels, 'scores': found['scores']}
 
 
 def draw_episode(index, video_in, target, smooth=True, threshold=0.5, **options):

@@ -47,6 +47,7 @@ class Index:
         tracks: list of dicts of `frames` (m), `boxes` (m x 4), `rows` (m, -1 for a filled gap), `name`, `probability`,
             `second`, `second_probability`, `shot`.
         made_from: what it was made from (video, weights, part of it), to know whether it still holds.
+        complete: False where watching was ended before the episode did.
     """
 
     video: str
@@ -62,6 +63,7 @@ class Index:
     names: np.ndarray
     tracks: list = field(default_factory=list)
     made_from: dict | None = None
+    complete: bool = True
 
     @property
     def frame_seconds(self):
@@ -129,6 +131,15 @@ def _tracks_of_shot(index, shot, begin, end, shared):
             'shot': shot,
         }
         for (track, _), p, first, other in zip(found, probabilities, chosen, second, strict=True)
+    ]
+
+
+def detections_of(index):
+    """The detections of an index, frame by frame, as `build_index` takes them."""
+    bounds = np.searchsorted(index.frame, np.arange(len(index.times) + 1))
+    return [
+        {'boxes': index.box[a:b], 'scores': index.score[a:b], 'probabilities': index.names[a:b]}
+        for a, b in itertools.pairwise(bounds)
     ]
 
 
@@ -222,6 +233,7 @@ def save_index(path, index):
             **{'shared': index.shared, 'shots': [int(s) for s in index.shots], 'chapters': index.chapters},
             **{'times': [round(float(t), 6) for t in index.times], 'n_detections': len(index.frame)},
             'made_from': index.made_from,
+            'complete': index.complete,
         }
     ]
     for row in range(len(index.frame)):
@@ -285,4 +297,5 @@ def _from_lines(header, rows):
         np.array([row['score'] for row in rows], np.float32),
         names,
         made_from=header.get('made_from'),
+        complete=bool(header.get('complete', True)),
     )

@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -13,11 +12,22 @@ from konohana.progress import progress_bar
 from konohana.video.annotate import detect, device_of, model_size
 from konohana.video.source import Reducer, Source
 
+MOST_READ = 48  # frames in a batch, whether they are looked at or not
 LOWEST = 0.15  # score below which a detection helps no track
 
 
 def watch(
-    model, video_in, start=0.0, seconds=0.0, batch_size=4, detect_every='auto', shared=(), progress=True, hwaccel=''
+    model,
+    video_in,
+    start=0.0,
+    seconds=0.0,
+    batch_size=4,
+    detect_every='auto',
+    shared=(),
+    progress=True,
+    hwaccel='',
+    known=(),
+    keep=None,
 ):
     """Detect people in an episode, frame by frame, and link them.
 
@@ -29,6 +39,8 @@ def watch(
             frames; or a whole number n: every n-th frame is looked at, whatever it shows.
         shared: class names that several people may have at once, such as "other".
         progress: show a progress bar. hwaccel: see `video.source.Source`.
+        known: detections of the first frames, from a run that was ended; they are not detected again.
+        keep: function of an `Index` that is called with what is done where something ends the run before its end.
 
     Returns:
         (`Index`, dict of `frames`, `detected` (frames that were looked at) and `seconds` (that it took)).
@@ -38,18 +50,14 @@ def watch(
     """
     began = time.monotonic()
     with Source(video_in, start, seconds, hwaccel) as source:
-        watching = _Watch(model, source, batch_size, detect_every)
-        watching.run(progress)
-        picture = source.picture
-        chapters = [
-            (float(Fraction(c['start']) * c['time_base'] - source.origin), c.get('metadata', {}).get('title', ''))
-            for c in source.container.chapters()
-        ]
-        chapters = [(max(0.0, at), title) for at, title in chapters if at > -1]
-        index = build_index(
-            *(source.name, (picture.height, picture.width), watching.times, model.class_names, shared),
-            *(watching.shots.starts, chapters, watching.found),
-        )
+        watching = _Watch(model, source, batch_size, detect_every, known)
+        try:
+            watching.run(progress)
+        except BaseException:
+            if keep and len(watching.times) > len(known):
+                keep(watching.index(shared))
+            raise
+        index = watching.index(shared)
     done = {'frames': len(watching.times), 'detected': watching.detected, 'seconds': time.monotonic() - began}
     return index, done
 
@@ -57,8 +65,14 @@ def watch(
 class _Watch:
     """One run of `watch`, once the video is open."""
 
-    def __init__(self, model, source, batch_size, detect_every):
-        self.model, self.source, self.batch_size, self.every = model, source, batch_size, detect_every
+    def __init__(self, model, source, batch_size, detect_every, known=()):
+        self.known, self.model, self.source, self.batch_size, self.every = (
+            known,
+            model,
+            source,
+            batch_size,
+            detect_every,
+        )
         picture = source.picture
         self.hw = (picture.height, picture.width)
         self.unit = source.prepare(picture, exact=False)
@@ -78,6 +92,18 @@ class _Watch:
                 bar.update(min(len(self.times), total))
             bar.max_value = max(1, len(self.times))
 
+    def index(self, shared):
+        """The `Index` of the frames seen so far."""
+        source, chapters = self.source, []
+        for chapter in source.container.chapters():
+            moment = float(chapter['start'] * chapter['time_base'] - source.origin)
+            if moment > -1:
+                chapters.append((max(0.0, moment), chapter.get('metadata', {}).get('title', '')))
+        starts = [start for start in self.shots.starts if start < len(self.times)]
+        return build_index(
+            *(source.name, self.hw, self.times, self.model.class_names, shared, starts, chapters, self.found)
+        )
+
     def _read(self):
         """The next frames, until `batch_size` of them are to be looked at: (seconds, picture or None for a repeat)."""
         batch, wanted = [], 0
@@ -85,10 +111,11 @@ class _Watch:
             small = self.reduce(frame)
             self.shots.add(small)
             look = not self.repeats(small) if self.every == 'auto' else self.n_read % self.every == 0
+            look = look and self.n_read >= len(self.known)
             batch.append((float(frame.pts * self.unit), small if look else None))
             self.n_read += 1
             wanted += look
-            if wanted == self.batch_size:
+            if wanted == self.batch_size or len(batch) >= MOST_READ:
                 break
         return batch
 
@@ -97,8 +124,13 @@ class _Watch:
         pictures = [picture for _, picture in batch if picture is not None]
         found = iter(detect(self.model, pictures, self.hw, self.device, LOWEST) if pictures else [])
         for seconds, picture in batch:
+            if len(self.times) < len(self.known):
+                self.found.append(self.known[len(self.times)])
+            elif picture is None:
+                self.found.append(self.found[-1])
+            else:
+                self.found.append(with_probabilities(next(found), self.n_classes))
             self.times.append(seconds)
-            self.found.append(self.found[-1] if picture is None else with_probabilities(next(found), self.n_classes))
         self.detected += len(pictures)
 
 
