@@ -50,18 +50,19 @@ class Canvas:
         see_through = 'masks' in detections
         below = self.to_rgb(frame) if see_through else self.blank
         drawn = draw_detections(below, detections, **self.style)
-        if see_through:
-            touched = cv2.bitwise_not(cv2.inRange(cv2.absdiff(drawn, below), (0, 0, 0), (0, 0, 0)))
-        else:
-            touched = cv2.bitwise_not(cv2.inRange(drawn, BLANK, BLANK))
-        if not touched.any():
+        same = (
+            cv2.inRange(cv2.absdiff(drawn, below), (0, 0, 0), (0, 0, 0))
+            if see_through
+            else cv2.inRange(drawn, BLANK, BLANK)
+        )
+        if same.all():
             return
         frame.make_writable()  # the decoder may still refer to the original
         if see_through and not self.interlaced:
-            self._put_areas(frame, touched, drawn)
+            self._put_areas(frame, cv2.bitwise_not(same), drawn)
         else:
-            where = np.flatnonzero(touched)
-            self._put_pixels(frame, where, drawn.reshape(-1, 3)[where])
+            where = np.flatnonzero(same == 0)
+            self._put_pixels(frame, where, drawn.reshape(-1, 3).take(where, 0))
 
     def _put_areas(self, frame, touched, drawn):
         """Put a drawn picture into the frame where it is touched: fast for many pixels."""
