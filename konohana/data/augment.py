@@ -24,63 +24,48 @@ MAX_SCALE = 10  # a frame is resized before it is cut: beyond, it fills the memo
 
 
 class ScaleShift:
-    """Scale a frame at random and put it at random into a window of `img_hw`, cutting or padding with grey.
+    """Scale a frame at random and put it at random into a window, cut and padded with grey.
 
-    Scale jitter in the sense of Ghiasi et al. 2021 (2012.07177): 1 makes the frame just fit the window, aspect ratio
-    kept. Characters cut down to less than a quarter become ignored regions. (None for `scale` fits the frame, centred.)
-    Masks go the same way; a character whose mask has no pixel left is treated as one cut down. With `turn` the window
-    lies or stands as the picture does.
+    This is the scale jitter of Ghiasi et al. 2021 (2012.07177). A character cut down to less than a quarter, or to a
+    mask without a pixel, becomes an ignored region.
+
+    Args:
+        img_hw: (height, width) of the window.
+        scale: lowest and highest scale; at 1 the frame just fits the window, aspect ratio kept. None is 1.
+        shift: put the frame at a random place instead of the middle.
+        turn: turn the window upright for pictures higher than wide.
     """
 
     def __init__(self, img_hw, scale=(0.75, 1.6), shift=True, turn=False):
         self.img_hw, self.scale, self.shift, self.turn = img_hw, scale, shift, turn
 
     def __call__(self, image, target):
-        window_h, window_w = self.img_hw
         height, width = image.shape[-2:]
-        if self.turn and (height > width) != (window_h > window_w):
-            window_h, window_w = window_w, window_h
-        window = (window_h, window_w)
-        scale = 1.0
-        if self.scale is not None:
-            # Evenly in the logarithm: half as large is as likely as twice as large.
-            low, high = torch.tensor(self.scale).log()
-            scale = float(torch.empty(()).uniform_(float(low), float(high)).exp()) if high > low else float(low.exp())
-        scale *= min(window_h / height, window_w / width)
-        new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
-        top, left = self._offset(window_h - new_h), self._offset(window_w - new_w)
+        window = tuple(self.img_hw)
+        if self.turn and (height > width) != (window[0] > window[1]):
+            window = window[::-1]
+        scale = self._random_scale() * min(window[0] / height, window[1] / width)
+        new_hw = new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left = (self._offset(side - new) for side, new in zip(window, new_hw, strict=True))
 
         masks = target.get('masks')
-        if (new_h, new_w) != (height, width):
-            image = TF.resize(image, [new_h, new_w], antialias=True)
-            if masks is not None:
-                masks = resize(masks, (new_h, new_w))
-        if (top, left, new_h, new_w) != (0, 0, window_h, window_w):
-            padding = [max(0, left), max(0, top), max(0, window_w - left - new_w), max(0, window_h - top - new_h)]
-            part = (max(0, -top), max(0, -left), min(window_h, new_h), min(window_w, new_w))
-            image = TF.pad(TF.crop(image, *part), padding, fill=GREY)[..., :window_h, :window_w]
-            if masks is not None:
-                masks = TF.pad(TF.crop(masks, *part), padding)[..., :window_h, :window_w]
-
+        if new_hw != (height, width):
+            image = TF.resize(image, new_hw, antialias=True)
+            masks = None if masks is None else resize(masks, new_hw)
+        if masks is not None:
+            masks = _into_window(masks, top, left, window)
+        image = tv_tensors.Image(_into_window(image, top, left, window, GREY))
         ratio = torch.tensor([new_w / width, new_h / height] * 2)
         offset = torch.tensor([left, top] * 2, dtype=torch.float32)
-        whole = target['boxes'].as_subclass(torch.Tensor) * ratio + offset
-        cut = clip_boxes_to_image(whole, window)
-        visible = box_area(cut) / box_area(whole).clamp(min=1e-6)
-        large = (cut[:, 2:] - cut[:, :2]).amin(dim=1) >= 1 if len(cut) else torch.zeros(0, dtype=torch.bool)
-        keep = (visible >= MIN_VISIBLE) & large
-        if masks is not None:
-            keep &= masks.bool().flatten(1).any(dim=1)
-        slivers = cut[~keep & (visible > 0)]
-        ignored = clip_boxes_to_image(target['ignored'].as_subclass(torch.Tensor) * ratio + offset, window)
-        target = {
-            'boxes': _boxes(cut[keep], window),
-            'labels': target['labels'][keep],
-            'ignored': _boxes(torch.cat([ignored[box_area(ignored) > 0], slivers]), window),
-        }
-        if masks is not None:
-            target['masks'] = tv_tensors.Mask(masks[keep])
-        return tv_tensors.Image(image), target
+        boxes, ignored = (target[key].as_subclass(torch.Tensor) * ratio + offset for key in ('boxes', 'ignored'))
+        return image, _cut_target(boxes, target['labels'], ignored, masks, window)
+
+    def _random_scale(self):
+        if self.scale is None:
+            return 1.0
+        # Evenly in the logarithm: half as large is as likely as twice as large.
+        low, high = torch.tensor(self.scale).log()
+        return float(torch.empty(()).uniform_(float(low), float(high)).exp()) if high > low else float(low.exp())
 
     def _offset(self, room):
         """Where the frame starts in the window, given how much larger (or, below 0, smaller) the window is."""
@@ -88,6 +73,35 @@ class ScaleShift:
             return room // 2
         low, high = min(0, room), max(0, room)
         return int(torch.randint(low, high + 1, ()))
+
+
+def _into_window(pixels, top, left, window, fill=0):
+    """Pixels (... x h x w) with their corner at (top, left) of a window (height, width), cut and padded."""
+    height, width = pixels.shape[-2:]
+    window_h, window_w = window
+    if (top, left, height, width) == (0, 0, window_h, window_w):
+        return pixels
+    padding = [max(0, left), max(0, top), max(0, window_w - left - width), max(0, window_h - top - height)]
+    part = TF.crop(pixels, max(0, -top), max(0, -left), min(window_h, height), min(window_w, width))
+    return TF.pad(part, padding, fill=fill)[..., :window_h, :window_w]
+
+
+def _cut_target(boxes, labels, ignored, masks, window):
+    """The target of boxes (n x 4) and ignored regions (m x 4) that may reach outside of the window (height, width)."""
+    cut, ignored = clip_boxes_to_image(boxes, window), clip_boxes_to_image(ignored, window)
+    visible = box_area(cut) / box_area(boxes).clamp(min=1e-6)
+    keep = (visible >= MIN_VISIBLE) & (cut[:, 2] - cut[:, 0] >= 1) & (cut[:, 3] - cut[:, 1] >= 1)
+    if masks is not None:
+        keep &= masks.bool().flatten(1).any(dim=1)
+    slivers = cut[~keep & (visible > 0)]
+    target = {
+        'boxes': _boxes(cut[keep], window),
+        'labels': labels[keep],
+        'ignored': _boxes(torch.cat([ignored[box_area(ignored) > 0], slivers]), window),
+    }
+    if masks is not None:
+        target['masks'] = tv_tensors.Mask(masks[keep])
+    return target
 
 
 def _boxes(boxes, img_hw):
@@ -100,7 +114,7 @@ GEOMETRIC = ('ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate')  # of Tri
 class PhotometricTrivialAugment(v2.TrivialAugmentWide):
     """TrivialAugment (Müller and Hutter 2021, 2103.10158) without its geometric operations.
 
-    Shearing and turning would leave boxes that no longer fit their characters. The target is handed through.
+    After shearing and rotation boxes no longer fit their characters. The target stays as it is.
     """
 
     _AUGMENTATION_SPACE = {  # noqa: RUF012 (torchvision's own attribute)
@@ -115,10 +129,12 @@ class PhotometricTrivialAugment(v2.TrivialAugmentWide):
 class Erase:
     """Random erasing (Zhong et al. 2017, 1708.04896): a rectangle of the picture turns grey.
 
-    Characters of whom less than a quarter is left become ignored regions, as those that `ScaleShift` cuts off.
+    A character of whom less than a quarter is left becomes an ignored region.
 
     Args:
-        p: probability. scale: lowest and highest part of the picture's area. ratio: of height to width.
+        p: probability, 0 to 1.
+        scale: lowest and highest area of the rectangle, as a part of the picture's.
+        ratio: lowest and highest ratio of height to width.
     """
 
     def __init__(self, p, scale=(0.02, 0.2), ratio=(0.3, 3.3)):
@@ -158,18 +174,19 @@ def training_transform(
     trivial_augment=False,
     turn=False,
 ):
-    """The augmentation of a training sample; picture and target in, the same at `img_hw` out.
+    """The augmentation of a training sample: a function of (image, target) that gives the same at `img_hw`.
 
     Args:
         img_hw: (height, width) of the result.
-        flip: probability of mirroring left and right.
+        flip: probability of flipping left and right.
         scale: lowest and highest scale, above 0 and at most `MAX_SCALE`; 1 just fits the window. None for no scaling.
-        shift: whether the frame is put at a random place of the window.
+        shift: put the frame at a random place of the window.
         colour: strength of brightness, contrast and saturation jitter, 0 for none.
-        hue: jitter of the hue, 0 to 0.5. The cast is told apart by colour, and it costs three times all the rest.
-        random_erasing: probability that a rectangle is erased.
-        trivial_augment: one random photometric change of random strength, instead of `colour` and `hue`.
-        turn: pictures higher than wide get an upright window: the same two sides, the other way round.
+        hue: jitter of the hue, 0 to 0.5. Characters are told apart by colour; and it takes three times as long as all
+            the rest.
+        random_erasing: probability of erasing a rectangle, see `Erase`.
+        trivial_augment: apply one random photometric change of random strength, instead of `colour` and `hue`.
+        turn: give pictures higher than wide an upright window, `img_hw` the other way round.
 
     Raises:
         UserError: `scale` is out of range.
@@ -193,9 +210,15 @@ def training_transform(
 
 
 def mosaic(samples, img_hw):
-    """Four samples of size `img_hw` -> one of the same size: a quarter of each around a random centre.
+    """Mosaic (YOLOv4, Bochkovskiy et al. 2020, 2004.10934): four samples of size `img_hw` around a random centre.
 
-    Bochkovskiy et al. 2020 (YOLOv4, 2004.10934). Every sample fills its part of the window, scaled to cover it.
+    Each is scaled to cover its part of the window.
+
+    Args:
+        samples: four (image, target) of size `img_hw`, (height, width).
+
+    Returns:
+        (image, target) of the same size.
     """
     height, width = img_hw
     centre_y = int(height * float(torch.empty(()).uniform_(0.35, 0.65)))

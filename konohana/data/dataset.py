@@ -1,4 +1,4 @@
-"""Frames as samples for training and evaluation, and the order in which training sees them."""
+"""Frames as samples for training and evaluation."""
 
 import torch
 from torch.utils.data import Dataset
@@ -13,23 +13,28 @@ from konohana.errors import UserError
 class Frames(Dataset):
     """Frames as samples of torchvision's detection contract.
 
+    `dataset[epoch, index, stage]`, or `dataset[epoch, index]` (stage 0), or `dataset[index]` (epoch 0), gives
+
+    - a picture, uint8 3 x H x W RGB
+    - its target: `boxes` (n x 4), `labels` (n, int64; 1 is the first class), `ignored` (m x 4 regions that are neither
+      learned nor counted), `image_id` (the index) and, with masks, `masks` (uint8 n x H x W of 0 and 1)
+
+    A sample depends on (seed, epoch, index) alone, whatever process loads it and whatever was loaded before. So a
+    resumed run sees what the uninterrupted one would have seen.
+
     Args:
-        frames: list of `Sample`; `class_names`: every name in them must be in this list.
-        transform: None, or a function of (image, target), see `augment`; or a list of them, of which a sample's key
-            names one.
+        frames: list of `Sample`.
+        class_names: list of names; it has every name of the frames.
+        transform: a function of (image, target), see `augment`; or a list of them, of which `stage` chooses one. None
+            leaves samples as they are on disk.
         with_mosaic: make half of the samples mosaics of four, of the size that `transform` gives the first of the four.
-        seed: of the augmentation. A sample depends on (seed, epoch, index) alone, whatever process loads it and
-            whatever was loaded before: so a resumed run sees what the uninterrupted one would have seen.
-        paste: None, or what pastes characters of other frames into a picture first, see `paste.Paste`.
-        with_masks: whether targets have `masks` too (uint8 n x H x W of 0 and 1, in the order of the boxes). They are
-            kept encoded and decoded anew for each sample, since those of a whole data set would fill the memory.
+        seed: of the augmentation.
+        with_masks: give targets masks. They are kept encoded and decoded for each sample: those of a whole dataset
+            would fill the memory.
+        paste: a `paste.Paste`, which pastes characters of other frames into a picture before `transform`.
 
     Raises:
-        UserError: masks are asked for, but there are objects that have none.
-
-    `dataset[epoch, index, stage]` (stage: which transform; or `dataset[epoch, index]`, stage 0; or `dataset[index]`,
-    epoch 0) -> (uint8 3 x H x W RGB, target with `boxes`, `labels`
-    (1 is the first name), `ignored` and `image_id`, the index).
+        UserError: an object has no mask, and masks are asked for.
     """
 
     def __init__(self, frames, class_names, transform=None, with_mosaic=False, seed=0, with_masks=False, paste=None):

@@ -78,7 +78,7 @@ def grabcut_mask(image, box):
 
 
 def _alone(boxes, i):
-    """Whether little of box i is covered by the other boxes (n x 4)."""
+    """Whether the other boxes (of n x 4) cover little of box i."""
     x1, y1, x2, y2 = boxes[i]
     others = torch.from_numpy(np.delete(boxes, i, axis=0))
     return bool(intersection(torch.from_numpy(boxes[i]), others).sum() <= OVERLAP * (x2 - x1) * (y2 - y1))
@@ -112,13 +112,16 @@ def cut_out(frame):
 
 
 class Paste:
-    """Paste up to two characters into a frame, with probability `p`; names with few cut-outs come more often.
+    """Paste up to two characters into a frame; classes with few cut-outs come more often.
+
+    `paste(image, target)` gives the same with more characters in both (see `augment`); it comes before all other
+    augmentation. `cut_outs` lists what can be pasted.
 
     Args:
-        frames: list of `Sample` to cut out of; takes some 20 ms for a character without a mask. class_names: list.
-        p: probability, 0 to 1. progress: show a progress bar.
-
-    `paste(image, target)` -> the same, see `augment`: before all other augmentation. `cut_outs` is what there is.
+        frames: list of `Sample` to cut out of. A character without a mask takes some 20 ms.
+        class_names: list of names in the order of their labels.
+        p: probability, 0 to 1.
+        progress: show a progress bar.
     """
 
     def __init__(self, frames, class_names, p, progress=True):
@@ -130,7 +133,7 @@ class Paste:
                 self.cut_outs += found
                 bar.update(i)
         counts = Counter(one.name for one in self.cut_outs)
-        # A name's share grows with the root of its number.
+        # The share of a class grows with the root of its number.
         self.weights = torch.tensor([counts[one.name] ** -0.5 for one in self.cut_outs])
 
     def __call__(self, image, target):
@@ -151,47 +154,43 @@ class Paste:
         if new_h > height or new_w > width:
             return image, target
         flip = bool(torch.rand(()) < 0.5)
-        cut_left, _, cut_right, cut_bottom = one.cut
-        if flip:
-            cut_left, cut_right = cut_right, cut_left
-        mask = masks.decode([one.rle], (y2 - y1, x2 - x1))[0].numpy().astype(np.float32)
-        mask = cv2.resize(mask, (new_w, new_h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        mask = cv2.flip(mask, 1) if flip else mask  # mask[:, ::-1] is no tensor where it is one pixel wide
-        solid = torch.from_numpy(mask >= 0.5)
-        if not solid.any():
+
+        def resized(pixels):
+            way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            pixels = cv2.resize(pixels, (new_w, new_h), interpolation=way)
+            return torch.from_numpy(cv2.flip(pixels, 1) if flip else pixels)
+
+        alpha = resized(masks.decode([one.rle], (y2 - y1, x2 - x1))[0].numpy().astype(np.float32))
+        solid = alpha >= 0.5
+        place = self._free_place(target, solid, (height, width), one.cut, flip) if solid.any() else None
+        if place is None:
             return image, target
-        for _ in range(TRIES):
-            left, top = (int(torch.randint(room + 1, ())) for room in (width - new_w, height - new_h))
-            left = 0 if cut_left else width - new_w if cut_right else left
-            top = height - new_h if cut_bottom else top
-            if self._leaves_others(target, solid, left, top):
-                break
-        else:
-            return image, target
-        pixels = load_image(one.path)[y1:y2, x1:x2]
-        pixels = cv2.resize(pixels, (new_w, new_h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        pixels = cv2.flip(pixels, 1) if flip else pixels
-        alpha = torch.from_numpy(mask)
+        pixels = resized(load_image(one.path)[y1:y2, x1:x2]).permute(2, 0, 1)
+        left, top = place
         image = image.clone()
         window = image[:, top : top + new_h, left : left + new_w]
-        new = torch.from_numpy(pixels).permute(2, 0, 1)
-        window.copy_((window * (1 - alpha) + new * alpha).round().to(torch.uint8))
-        box = torch.tensor([[left, top, left + new_w, top + new_h]], dtype=torch.float32)
-        boxes = torch.cat([target['boxes'].as_subclass(torch.Tensor), box])
-        target = {
-            **target,
-            'boxes': tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=(height, width)),
-            'labels': torch.cat([target['labels'], torch.tensor([self.label_of[one.name]])]),
-        }
-        if 'masks' in target:
-            own = torch.zeros((1, height, width), dtype=torch.uint8)
-            own[0, top : top + new_h, left : left + new_w] = solid
-            before = target['masks'].as_subclass(torch.Tensor) * (1 - own)
-            target['masks'] = tv_tensors.Mask(torch.cat([before, own]))
-        return image, target
+        window.copy_((window * (1 - alpha) + pixels * alpha).round().to(torch.uint8))
+        return image, _with_object(target, self.label_of[one.name], solid, left, top, (height, width))
+
+    def _free_place(self, target, solid, img_hw, cut, flip):
+        """A random place (left, top) for `solid` (bool h x w) in a picture; None where none leaves the others visible.
+
+        What was cut off at an edge of its frame (`cut`) goes to that edge.
+        """
+        room_h, room_w = (side - own for side, own in zip(img_hw, solid.shape, strict=True))
+        cut_left, _, cut_right, cut_bottom = cut
+        if flip:
+            cut_left, cut_right = cut_right, cut_left
+        for _ in range(TRIES):
+            left, top = (int(torch.randint(room + 1, ())) for room in (room_w, room_h))
+            left = 0 if cut_left else room_w if cut_right else left
+            top = room_h if cut_bottom else top
+            if self._leaves_others(target, solid, left, top):
+                return left, top
+        return None
 
     def _leaves_others(self, target, solid, left, top):
-        """Whether enough is seen of each character of the frame with `solid` (bool h x w) before them."""
+        """Whether enough of each character of the frame stays visible behind `solid` (bool h x w)."""
         height, width = solid.shape
         for i, (x1, y1, x2, y2) in enumerate(target['boxes'].tolist()):
             a, b = max(0, round(x1) - left), max(0, round(y1) - top)
@@ -206,3 +205,21 @@ class Paste:
             if int(behind.sum()) > COVERED * whole:
                 return False
         return True
+
+
+def _with_object(target, label, solid, left, top, img_hw):
+    """The target with one more object in front of the others; its pixels, `solid` (bool h x w), are at (left, top)."""
+    height, width = solid.shape
+    box = torch.tensor([[left, top, left + width, top + height]], dtype=torch.float32)
+    boxes = torch.cat([target['boxes'].as_subclass(torch.Tensor), box])
+    target = {
+        **target,
+        'boxes': tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=img_hw),
+        'labels': torch.cat([target['labels'], torch.tensor([label])]),
+    }
+    if 'masks' in target:
+        own = torch.zeros((1, *img_hw), dtype=torch.uint8)
+        own[0, top : top + height, left : left + width] = solid
+        before = target['masks'].as_subclass(torch.Tensor) * (1 - own)
+        target['masks'] = tv_tensors.Mask(torch.cat([before, own]))
+    return target

@@ -8,13 +8,14 @@ from konohana.errors import UserError
 
 
 def repeat_rare_frames(frames, share):
-    """Frames with the rare repeated: LVIS's repeat factor sampling (Gupta et al. 2019, 1908.03195), up to twice.
+    """Repeat frames with rare classes: LVIS's repeat factor sampling (Gupta et al. 2019, 1908.03195), up to twice.
 
     Args:
-        frames: list of `Sample`. share: names that fewer than this share of the frames hold are rare, 0 to 1.
+        frames: list of `Sample`.
+        share: a class in fewer than this share of the frames is rare, 0 to 1.
 
     Returns:
-        the list, followed by frames that hold a rare name: sqrt(share / that name's share) - 1 of them, at most all.
+        list of `frames`, followed by a part of those with a rare class: sqrt(share / its share) - 1, at most 1.
     """
     held = [set(frame.names) for frame in frames]
     counts = {name: sum(name in names for names in held) for name in set().union(*held)}
@@ -30,20 +31,20 @@ def repeat_rare_frames(frames, share):
 
 
 class EpochBatches(Sampler):
-    """Batches of keys (epoch, index) in an order that depends on the seed and the epoch alone.
+    """Batches of keys (epoch, index, stage) in an order that depends on the seed and the epoch alone.
 
-    `epoch`, `stage` (see `Frames`) and `skip` (batches already done in this epoch) are set before each pass. The last
-    batch may be smaller,
-    unless it would hold a single frame, on which batch norm learns nothing: that one joins the batch before.
+    Set `epoch`, `stage` (see `Frames`) and `skip` (batches already done in this epoch) before each pass. The last batch
+    may be smaller. A last batch of a single frame, from which batch norm learns nothing, joins the batch before.
 
-    Where several processes train together (see `distributed`), `batches` lists the batches of all, and each process
-    iterates over its share of them. A last batch with less than a frame for each joins the batch before as well.
+    When several processes train together (see `distributed`), `batches` lists the batches of all processes, and each
+    process iterates over its share of every batch. A last batch with less than a frame for each joins the one before.
 
     Args:
-        n: number of frames. batch_size: frames in a batch, of all processes together.
-        groups: None, or what group each frame is in, a list of n values: then a batch holds frames of one group, as in
-            torchvision's references (`upright` groups by aspect ratio). Only what is left over of a group too small
-            for a batch of its own joins another's.
+        n: number of frames.
+        batch_size: frames in a batch, of all processes together.
+        seed: of the order.
+        groups: list of n values, the group of each frame; a batch then holds frames of one group, as in torchvision's
+            references (`upright` groups by aspect ratio). The rest of a group too small for a batch joins another's.
 
     Raises:
         UserError: fewer frames, or frames in a batch, than there are processes.
@@ -60,6 +61,7 @@ class EpochBatches(Sampler):
             )
 
     def batches(self):
+        """The batches of this epoch, of all processes: list of lists of indices."""
         generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % 2**63)
         order = torch.randperm(self.n, generator=generator).tolist()
         smallest = max(2, distributed.world_size())
@@ -87,5 +89,5 @@ class EpochBatches(Sampler):
 
 
 def upright(frames):
-    """`Sample`s -> list of bool: the picture is higher than wide. The groups of aspect-ratio grouped batches."""
+    """List of `Sample` -> list of bool: the picture is higher than wide. Groups for `EpochBatches`."""
     return [bool(frame.height > frame.width) for frame in frames]
