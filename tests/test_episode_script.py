@@ -113,3 +113,14 @@ def test_what_was_seen_before_ctrl_c_is_not_detected_again(episode, tmp_path, mo
     np.testing.assert_array_equal(index.box, whole.box)
     np.testing.assert_array_equal(index.names, whole.names)
     assert index.shots == whole.shots and load_index(path).complete
+
+
+def test_a_season_of_indexes(run_script, episode, tmp_path):
+    model = load(WEIGHTS, device='cpu')
+    for name in ('ep 2', 'ep 10'):
+        read_or_watch(model, WEIGHTS, episode, tmp_path / f'{name}.detections.jsonl.gz', progress=False, seconds=1)
+    done = run_script('tools/season.py', f'indexes_in={tmp_path}', 'find=yuzu', 'title=花')
+    assert done.returncode == 0 and '2 episodes' in done.stdout, done.stderr
+    assert '花' in (tmp_path / 'season.html').read_text(encoding='utf-8')
+    empty = run_script('tools/season.py', f'indexes_in={tmp_path / "none"}')
+    assert empty.returncode == 2 and 'no index there' in empty.stderr

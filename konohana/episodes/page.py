@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from konohana import files
+from konohana.cast import ROMANISED
 from konohana.drawing import class_colour
 from konohana.episodes.index import seconds_on_screen
 from konohana.episodes.timeline import runs
@@ -76,6 +77,7 @@ def write_page(path, index, video, spell=None, pictures=None, offset=0.0):
         characters.append(
             {
                 **{'name': name, 'shown': str((spell or {}).get(name, name)), 'spans': spans},
+                'latin': ROMANISED.get(name, ''),
                 'seconds': round(float(lengths[there].sum()), 3),
                 'colour': '#{:02x}{:02x}{:02x}'.format(*class_colour(index.class_names.index(name))),
                 'pictures': [(float(index.times[f]), url) for f, url in (pictures or {}).get(name, ())],

@@ -62,10 +62,10 @@ def _found(paths, complaint):
     videos = [p for p in paths if p.suffix.lower() in EPISODES and not OWN.search(p.stem) and p.is_file()]
     if not videos:
         raise UserError(f'{complaint} ({", ".join(sorted(EPISODES))}).')
-    return sorted(videos, key=_in_order)
+    return sorted(videos, key=in_order)
 
 
-def _in_order(path):
+def in_order(path):
     """Episode 10 comes behind episode 9."""
     parts = re.split(r'(\d+)', str(path))
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)]
