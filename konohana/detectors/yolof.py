@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torchvision.ops import (
     batched_nms,
+    box_area,
     box_convert,
     box_iou,
     clip_boxes_to_image,
@@ -23,7 +24,7 @@ from torchvision.ops import (
 )
 
 from konohana import distributed
-from konohana.boxes import points_in_boxes
+from konohana.boxes import intersection, points_in_boxes
 from konohana.detectors.backbones import make_backbone
 from konohana.detectors.base import Detector
 from konohana.errors import UserError
@@ -326,13 +327,7 @@ def yolof_losses(predictions, targets, sizes):
 @torch.no_grad()
 def mostly_inside(boxes, regions):
     """P x 4 boxes, m x 4 regions -> P bool: more than `MOSTLY` of the box lies in one of the regions."""
-    if not len(regions):
-        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    low = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(dim=-1)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=-1)
-    return (shared > MOSTLY * area[:, None]).any(dim=1)
+    return (intersection(boxes[:, None], regions) > MOSTLY * box_area(boxes)[:, None]).any(dim=1)
 
 
 # MMDetection's names and ours; the first rule that fits is applied.
