@@ -32,8 +32,8 @@ class Sample:
     masks: list | None = None
     ignored_names: list | None = None
     ignored_masks: list | None = None
-    image_id: int | str | None = None  # as the data set counts its pictures
-    categories: dict | None = None  # name -> id of all classes of the data set, in its order
+    image_id: int | str | None = None  # as the dataset counts its pictures
+    categories: dict | None = None  # name -> id of all classes of the dataset, in its order
 
     @property
     def has_masks(self):
