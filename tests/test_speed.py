@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import speed
-from konohana.detectors import build
+from konohana.detectors import build, solov2
 from konohana.errors import UserError
 from konohana.evaluation.cost import count_macs, count_parameters
 
@@ -91,7 +91,8 @@ def test_yolo(capsys):
     assert list(rows_of(capsys.readouterr().out)) == ['yolo11n', 'yolo26n']
 
 
-def test_steps_in_both_precisions_side_by_side(run_script):
+def test_steps_in_both_precisions_side_by_side(run_script, monkeypatch):
+    monkeypatch.setattr(solov2, 'GRIDS', (16, 14, 12, 8, 6))  # coarser than the real ones, for the time
     script = 'benchmarks/training_speed.py'
     names = 'detector=konohana, solov2_light_r18'
     done = run_script(script, names, 'img_hw=(64, 96)', 'batch_size=2', 'n_runs=1')
