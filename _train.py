@@ -102,6 +102,9 @@ def check(settings):
         **{'hue': (0, 0.5), 'num_workers': (0, 256), 'seed': (0, 2**63 - 1), 'clip_norm': (1e-6, None)},
         max_minutes=(0, None),
     )
+    low, high = settings.scale
+    if not 0 < low <= high:
+        raise UserError(f'scale={low},{high}: it takes the lowest and the highest factor, like (0.75, 1.6).')
     if not settings.train_split:
         raise UserError("train_split='': name the split to learn, like 'train'.")
     if settings.pretrained not in (None, False, True, 'backbone'):

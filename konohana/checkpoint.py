@@ -19,7 +19,7 @@ from konohana.errors import UserError, printable
 OLDER_FORMAT = bytes.fromhex('80028a0a6cfc9c46f9206aa85019')  # how files of torch.save began before they were zip files
 MAX_BYTES = 8 * 2**30  # no weights file is larger; the whole file is read into memory
 # torch.save does not compress. A file that claims to unpack to more than this and as much as its own size is a trap.
-SPARE_BYTES = 64 * 2**20
+SPARE_BYTES = 2**30
 MAX_CLASSES = 10_000
 
 
@@ -87,10 +87,8 @@ def load(path, needed=('model', 'detector', 'class_names', 'img_hw'), foreign=Fa
         if not older:
             _check_archive(data)
         content = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-        # A few bytes can be a tensor of any size, in which they are repeated.
-        claimed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
-        if claimed > 4 * len(data) + SPARE_BYTES:
-            raise ValueError(f'{len(data)} bytes that claim to hold {claimed}')
+        if not foreign:
+            _check_tensors(content, len(data))
     except pickle.UnpicklingError:
         hint = 'Save its weights alone.' if foreign else 'Only files that _train.py wrote are loaded.'
         raise UserError(
@@ -118,6 +116,13 @@ def _check_archive(data):
         damaged = archive.testzip()
     if damaged:
         raise ValueError(f'wrong checksum of {damaged}')
+
+
+def _check_tensors(content, size):
+    """Raise ValueError where a file of `size` bytes gives far larger tensors: few bytes can be repeated in them."""
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+    if claimed > 4 * size + SPARE_BYTES:
+        raise ValueError(f'{size} bytes that claim to hold {claimed}')
 
 
 def _check(content, path):

@@ -168,8 +168,9 @@ def check_results(path):
 
 
 @pytest.mark.parametrize('wrong', ['batch_size=0', 'flip=2.0', 'scale=(2,1)', 'eval_every=0', "train_split=''"])
-def test_train_with_a_value_that_makes_no_sense(train, wrong):
-    one_line(train(wrong), wrong.split('=')[0])
+def test_train_with_a_value_that_makes_no_sense(train, tmp_path, wrong):
+    # Said before anything is read.
+    one_line(train(wrong, f'konohana_dataset_path={tmp_path / "nowhere"}'), wrong.split('=')[0])
 
 
 def test_train_where_nothing_usable_is_left(train, broken_dataset):
