@@ -203,7 +203,7 @@ def test_a_wrong_file_is_one_line(weights_file, change, words):
         ({'class_names': ['柚', 'a\x1b[31m']}, 'not a name'),
         ({'class_names': [str(i) for i in range(20_000)]}, '20000 names'),
         ({'options': {'use_res2block': True}}, 'do not fit'),
-        ({'options': {'depth': 50}}, 'do not fit'),
+        ({'options': {'depth': 50}}, 'depth=50'),
         ({'options': {'attention': 10**400}}, 'attention'),
         ({'options': {'use_res2block': [[]]}}, 'options'),
         ({'options': {1: 2}}, 'options'),
