@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from torch import nn
 import konohana
 from konohana import detectors
 from konohana.data.images import save_image
-from konohana.detectors import yolof
+from konohana.detectors import solov2, yolof
 from konohana.detectors.base import Detector
 from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError
 from konohana.evaluation.predict import predict
 from konohana.inference import from_checkpoint
-from konohana.onnx import export, runtime
+from konohana.onnx import export, metadata, runtime
 from konohana.toy.writer import draw_frame
 
 onnx = pytest.importorskip('onnx')
@@ -151,7 +152,11 @@ DETECTORS = {
 
 @pytest.mark.parametrize('case', DETECTORS)
 def test_other_detectors(case, tmp_path, monkeypatch):
-    monkeypatch.setattr(yolof, 'CHANNELS', 128)  # for the time
+    # Narrower networks and coarser grids than the real ones, for the time.
+    monkeypatch.setattr(yolof, 'CHANNELS', 64)
+    monkeypatch.setattr(yolof, 'MIDDLE_CHANNELS', 32)
+    monkeypatch.setattr(solov2, 'PYRAMID_CHANNELS', 64)
+    monkeypatch.setattr(solov2, 'GRIDS', (16, 14, 12, 8, 6))
     name, layers, gain, options = DETECTORS[case]
     options = detectors.options_of(name, options)
     model = lively(name, layers, gain, **options)
@@ -221,10 +226,104 @@ def test_bad_files(flagship, tmp_path):
         konohana.load(whole, device='mps')
 
 
+def with_metadata(path, target, **changes):
+    """Write a copy of an ONNX file whose metadata have other values; None takes one out, bytes stay as they are."""
+    content = onnx.load(path)
+    texts = {entry.key: entry.value for entry in content.metadata_props}
+    texts |= {k: v.decode() if isinstance(v, bytes) else json.dumps(v) for k, v in changes.items()}
+    texts = {key: value for key, value in texts.items() if changes.get(key, 0) is not None}
+    del content.metadata_props[:]
+    onnx.helper.set_model_props(content, texts)
+    onnx.save(content, target)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'changes', 'said'),
+    [
+        ('whole', {'detector': None}, 'detector: missing'),
+        ('whole', {'detector': 5}, 'detector: not the name'),
+        ('whole', {'detector': 'yolof', 'options': {'backbone': '/etc/passwd'}}, "it is a network's name"),
+        ('whole', {'options': ['use_res2block']}, 'options: not a dict'),
+        ('whole', {'options': {'use_res2block': 'yes'}}, 'use_res2block='),
+        ('whole', {'options': {'layers': 9}}, 'no such option'),
+        ('whole', {'options': {'n_classes': 9}}, 'does not fit its metadata'),
+        ('whole', {'class_names': 'abc'}, 'class_names: not a list'),
+        ('whole', {'class_names': [1, 2]}, 'class_names: not a list'),
+        ('whole', {'class_names': []}, 'class_names: 0 names'),
+        ('whole', {'class_names': ['\x1b[31m'] * 2}, 'is duplicated'),
+        ('whole', {'img_hw': [10**9, 10**9]}, 'img_hw: .* not from 32 to 8192'),
+        ('whole', {'img_hw': [64.5, '96']}, 'img_hw: not a height'),
+        ('whole', {'img_hw': None}, 'img_hw: missing'),
+        ('whole', {'post_processing': 1}, 'post_processing: neither'),
+        ('whole', {'post_processing': False}, 'parameters: not a dict'),
+        ('whole', {'format': b'{"a":' * 2000}, 'not a file of this program'),
+        ('whole', {'format': ['konohana.1']}, 'not a file of this program'),
+        ('raw', {'post_processing': True}, 'does not fit its metadata'),
+        ('raw', {'parameters': {}}, 'does not fit its metadata'),
+        ('raw', {'parameters': ['distance_scale']}, 'parameters: not a dict'),
+        ('raw', {'parameters': {'distance_scale': [1.0, 2.0]}}, 'does not fit its metadata'),
+        ('raw', {'parameters': {'distance_scale': 'a'}}, 'does not fit its metadata'),
+        ('raw', {'parameters': {'distance_scale': float('nan')}}, 'does not fit its metadata'),
+        ('raw', {'detector': 'yolof', 'options': {'backbone': 'resnet18'}}, 'does not fit its metadata'),
+        ('raw', {'detector': 'ssdlite320_mobilenet_v3_large', 'options': {}}, 'does not fit its metadata'),
+        ('raw', {'class_names': list('abc')}, 'does not fit its metadata'),
+    ],
+)
+def test_forged_metadata_is_one_line(flagship, tmp_path, kind, changes, said):
+    file = tmp_path / 'forged.onnx'
+    with_metadata(flagship[1 if kind == 'whole' else 2], file, **changes)
+    with pytest.raises(UserError, match=said) as caught:
+        konohana.load(file, 'cpu')
+    text = str(caught.value)
+    assert text.startswith(f'{file}: ') and text.isprintable() and len(text) < len(str(file)) + 300
+
+
+@pytest.mark.parametrize('operator', ['ConstantOfShape', 'Expand'])
+def test_a_file_that_asks_for_6_gb_is_refused(operator, flagship, tmp_path):
+    """What operators ask for is not declared anywhere in a file, so onnxruntime's memory has a limit."""
+    content = onnx.load(flagship[1])
+    make = onnx.helper.make_node
+    content.graph.initializer.append(onnx.helper.make_tensor('six', onnx.TensorProto.INT64, [1], [1_500_000_000]))
+    (entry,) = content.graph.input
+    if operator == 'Expand':
+        content.graph.node.append(make('ReduceMax', [entry.name], ['largest'], keepdims=0))
+        content.graph.node.append(make('Expand', ['largest', 'six'], ['huge']))
+    else:
+        value = onnx.helper.make_tensor('one', onnx.TensorProto.FLOAT, [1], [1.0])
+        content.graph.node.append(make('ConstantOfShape', ['six'], ['huge'], value=value))
+    content.graph.node.append(make('ReduceMean', ['huge'], ['mean'], keepdims=0))
+    last = content.graph.output[2].name
+    node = next(node for node in content.graph.node if last in node.output)
+    node.output[list(node.output).index(last)] = 'before'
+    content.graph.node.append(make('Mul', ['before', 'mean'], [last]))
+    onnx.save(content, tmp_path / 'huge.onnx')
+    with pytest.raises(UserError, match=r'huge\.onnx: .*more memory than 4 GiB') as caught:
+        konohana.load(tmp_path / 'huge.onnx', 'cpu')
+    assert '\n' not in str(caught.value)
+    assert konohana.load(flagship[1], 'cpu')(pictures((64, 96)))  # the next file still runs
+
+
+def test_weights_that_are_nan_are_refused(flagship, tmp_path):
+    for path in flagship[1:]:
+        content = onnx.load(path)
+        weights = max(content.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        weights.raw_data = weights.raw_data[:-4] + b'\0\0\xc0\x7f'
+        onnx.save(content, tmp_path / 'nan.onnx')
+        with pytest.raises(UserError, match=r'nan\.onnx: its weights .* hold NaN'):
+            konohana.load(tmp_path / 'nan.onnx', 'cpu')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='pipes have no names here')
+def test_a_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.onnx')
+    with pytest.raises(UserError, match=r'pipe\.onnx: cannot be read'):
+        konohana.load(tmp_path / 'pipe.onnx')
+
+
 def test_missing_packages(flagship, tmp_path, monkeypatch):
     model, whole, _ = flagship
     real = builtins.__import__
-    monkeypatch.setattr(export.importlib, 'import_module', lambda name: real('no_such_package_at_all'))
+    monkeypatch.setattr(metadata.importlib, 'import_module', lambda name: real('no_such_package_at_all'))
     with pytest.raises(UserError, match='pip install onnxruntime'):
         konohana.load(whole)
     with pytest.raises(UserError, match=r'pip install onnx$'):

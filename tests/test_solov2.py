@@ -259,7 +259,7 @@ def test_nothing_is_learned_in_ignored_regions():
     ignored = torch.tensor([[0.0, 0.0, 48.0, 64.0]])
     # One object inside the ignored half is still learned, and by its own name.
     target = target_of([(10, 20, 40, 50)], hw, labels=[2], ignored=ignored)
-    losses = model.losses(maps, [target], hw)
+    losses = model.losses(maps, [target], [hw])
     sum(losses.values()).backward()
     gradients = torch.cat([maps[f'cate_{i}'].grad.flatten(2) for i in range(5)], dim=2)[0].T
     cells, _ = model.assign(target, hw)

@@ -216,7 +216,7 @@ def test_what_cannot_be_trained_is_one_line():
     with pytest.raises(UserError, match='batch_size=2'):
         make(SSDLITE).train()(images[:1], targets[:1])
     without = {key: value for key, value in targets[0].items() if key != 'masks'}
-    with pytest.raises(UserError, match='learns from masks'):
+    with pytest.raises(UserError, match='learns masks'):
         make('maskrcnn_resnet50_fpn').train()(images[:1], [without])
 
 

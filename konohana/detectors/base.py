@@ -1,5 +1,6 @@
 """What every detector is, and what it declares about itself. Scripts and training read only this."""
 
+import torch
 from torch import nn
 
 from konohana.errors import UserError
@@ -14,7 +15,8 @@ class Detector(nn.Module):
     x2, y2 in pixels), `labels` (n, int64; 1 is the first class) and maybe `ignored` (m x 4: nothing is learned there)
     and `masks`.
 
-    A subclass has a `transform` (a `FrameTransform`), and sets what differs from these defaults:
+    A subclass has a `transform` (a `FrameTransform`) and three methods, `raw_outputs`, `losses` and `detections`, or a
+    `forward` of its own. It sets what differs from these defaults:
 
     Attributes:
         wants_masks: it learns masks, so targets need them.
@@ -35,11 +37,63 @@ class Detector(nn.Module):
     class_names = ()
     img_hw = None
 
+    def forward(self, images, targets=None, with_maps=False):
+        if self.training:
+            self.check(targets)
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        batch, targets = self.transform(images, targets)
+        tensors = batch.tensors
+        if self.channels_last:
+            tensors = tensors.contiguous(memory_format=torch.channels_last)
+        outputs = self.raw_outputs(tensors)
+        if self.training:
+            return self.losses(outputs, targets, batch.image_sizes)
+        return self.detections(outputs, batch.image_sizes, sizes, with_maps)
+
+    def check(self, targets):
+        """Check the targets of a training step.
+
+        Raises:
+            ValueError: there are none. UserError: masks are missing.
+        """
+        if targets is None:
+            raise ValueError('targets are needed in training mode')
+        if self.wants_masks and any('masks' not in target for target in targets):
+            raise UserError(
+                'This detector learns masks, and the data has only boxes. Use data with masks (COCO segmentations), or '
+                'a detector of boxes such as fasterrcnn_resnet50_fpn_v2.'
+            )
+
     def raw_outputs(self, batch):
-        """Normalized, padded batch N x 3 x H x W -> dict of the network's output maps, each N x c x h x w.
+        """The network alone: normalized, padded batch N x 3 x H x W -> dict of its output maps, each N x c x h x w.
 
         Raises:
             NotImplementedError: `has_raw_outputs` is False.
+        """
+        raise NotImplementedError
+
+    def losses(self, outputs, targets, sizes):
+        """Losses of a batch.
+
+        Args:
+            outputs: of `raw_outputs`. targets: N dicts, in pixels of the batch.
+            sizes: N pairs (height, width) of the images within the batch.
+
+        Returns:
+            dict of scalars.
+        """
+        raise NotImplementedError
+
+    def detections(self, outputs, sizes, original_sizes, with_maps=False):
+        """Detections of a batch.
+
+        Args:
+            outputs: of `raw_outputs`. sizes: N pairs (height, width) of the images within the batch.
+            original_sizes: N pairs (height, width) of the images as given.
+            with_maps: whether to add `maps`.
+
+        Returns:
+            N dicts, in pixels of the images as given.
         """
         raise NotImplementedError
 
@@ -64,3 +118,9 @@ class Detector(nn.Module):
             UserError: there are none.
         """
         raise UserError(f'pretrained={pretrained!r}: no weights are published for this detector. Leave it None.')
+
+
+def descending(scores):
+    """The order of scores (n), best first; of equal ones the first comes first."""
+    # PyTorch's ONNX exporter does not know `stable`; the TopK that it writes for a sort is stable in any case.
+    return scores.argsort(descending=True) if torch.jit.is_tracing() else scores.argsort(descending=True, stable=True)

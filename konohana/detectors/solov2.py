@@ -25,8 +25,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from konohana import distributed
 from konohana.boxes import points_in_boxes
 from konohana.detectors.backbones import make_backbone
-from konohana.detectors.base import Detector
-from konohana.errors import UserError
+from konohana.detectors.base import Detector, descending
 
 GRIDS = (40, 36, 24, 16, 12)  # cells a side
 LEAST_AREAS = (8, 8, 16, 32, 32)  # a mask of a grid must have more pixels than this, at stride 4
@@ -199,7 +198,7 @@ class SOLOv2(Detector):
         category's, times how sure the mask is of its pixels, times what matrix NMS leaves of it.
         """
         cells, labels = (scores > self.score_threshold).nonzero(as_tuple=True)
-        chosen = scores[cells, labels].argsort(descending=True, stable=True)[: self.n_candidates]
+        chosen = descending(scores[cells, labels])[: self.n_candidates]
         cells, labels = cells[chosen], labels[chosen]
         soft = torch.matmul(kernels[cells].float(), mask_feats.flatten(1).float()).sigmoid()
         masks = soft > self.mask_threshold
@@ -209,9 +208,9 @@ class SOLOv2(Detector):
         cells, labels, soft, masks, areas = (x[keep] for x in (cells, labels, soft, masks, areas))
         sure = (soft * masks).sum(dim=1) / areas
         values = scores[cells, labels] * sure
-        keep = values.argsort(descending=True, stable=True)[: self.n_before_nms]
+        keep = descending(values)[: self.n_before_nms]
         values = matrix_nms(masks[keep], labels[keep], values[keep], self.nms_kernel, self.nms_sigma)
-        order = values.argsort(descending=True, stable=True)[: self.max_detections]
+        order = descending(values)[: self.max_detections]
         order = order[values[order] >= self.final_threshold]
         keep, values = keep[order], values[order]
         soft = soft[keep].reshape(-1, mask_feats.shape[1], mask_feats.shape[2])  # unflatten would fix the sizes in ONNX
@@ -238,21 +237,11 @@ class SOLOv2(Detector):
         masks = masks[there]
         return {'boxes': mask_boxes(masks), **{key: value[there] for key, value in found.items()}, 'masks': masks}
 
-    def forward(self, images, targets=None, with_maps=False):
-        if self.training:
-            if targets is None:
-                raise ValueError('targets are needed in training mode')
-            if any('masks' not in target for target in targets):
-                raise UserError('SOLOv2 learns masks, and this data has boxes alone. Use COCO data with segmentations.')
-        original_sizes = [tuple(image.shape[-2:]) for image in images]
-        batch, targets = self.transform(images, targets)
-        maps = self.raw_outputs(batch.tensors)
-        if self.training:
-            return self.losses(maps, targets, batch.tensors.shape[-2:])
-        scores, kernels = self.decode(maps)
+    def detections(self, outputs, sizes, original_sizes, with_maps=False):
+        scores, kernels = self.decode(outputs)
         return [
-            self.finish(self.postprocess(scores[i], kernels[i], maps['mask_feats'][i]), size, original)
-            for i, (size, original) in enumerate(zip(batch.image_sizes, original_sizes, strict=True))
+            self.finish(self.postprocess(scores[i], kernels[i], outputs['mask_feats'][i]), size, original)
+            for i, (size, original) in enumerate(zip(sizes, original_sizes, strict=True))
         ]
 
     def load_pretrained(self, pretrained):
@@ -267,13 +256,14 @@ class SOLOv2(Detector):
         """
         return self.backbone.load_imagenet()
 
-    def losses(self, maps, targets, batch_hw):
+    def losses(self, maps, targets, sizes):
         """Losses of a batch: `loss_category` (focal, Lin et al. 2017, 1708.02002) and `loss_mask` (dice), weighted.
 
         Args:
             maps: of `raw_outputs`. targets: of each image `boxes`, `labels`, `masks` and maybe `ignored`, in pixels of
-                the batch. batch_hw: its height and width.
+                the batch. sizes: not used, padding is background.
         """
+        batch_hw = tuple(side * MASK_STRIDE for side in maps['mask_feats'].shape[-2:])
         device = maps['mask_feats'].device
         logits = torch.cat([maps[f'cate_{i}'].flatten(2).transpose(1, 2) for i in range(len(GRIDS))], dim=1).float()
         kernels = torch.cat([maps[f'kernel_{i}'].flatten(2).transpose(1, 2) for i in range(len(GRIDS))], dim=1)
@@ -405,7 +395,7 @@ def matrix_nms(masks, labels, scores, kernel='gaussian', sigma=2.0):
         raise ValueError(f"kernel={kernel!r}: it is 'gaussian' or 'linear'")
     if len(scores) == 0:
         return scores
-    order = scores.argsort(descending=True, stable=True)
+    order = descending(scores)
     flat, labels = masks[order].flatten(1).float(), labels[order]
     common, areas = flat @ flat.T, flat.sum(dim=1)
     union = areas[:, None] + areas[None, :] - common

@@ -134,17 +134,11 @@ class TorchvisionDetector(Detector):
     def forward(self, images, targets=None, with_maps=False):
         if not self.training:
             return [self._contracted(found) for found in self.model(images)]
-        if targets is None:
-            raise ValueError('targets are needed in training mode')
-        wanted = ('boxes', 'labels', 'masks') if self.wants_masks else ('boxes', 'labels')
-        if any(key not in target for target in targets for key in wanted):
-            raise UserError(
-                f'detector={self.detector!r} learns from masks, and the data has none. Use data with masks (COCO), or '
-                f'a detector of boxes such as fasterrcnn_resnet50_fpn_v2.'
-            )
+        self.check(targets)
         if len(images) == 1 and self.detector.startswith('ssdlite'):
             # Its coarsest maps have a single cell, of which batch norm cannot take a variance.
             raise UserError(f'detector={self.detector!r} cannot train on a single frame: batch_size=2 at the least.')
+        wanted = ('boxes', 'labels', 'masks') if self.wants_masks else ('boxes', 'labels')
         targets = [{key: target[key].as_subclass(torch.Tensor) for key in wanted} for target in targets]
         return self.model(images, targets)
 

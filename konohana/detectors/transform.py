@@ -28,11 +28,15 @@ class FrameTransform(GeneralizedRCNNTransform):
     Args:
         img_hw: (height, width) in pixels.
         size_divisible: the batch's height and width are padded to multiples of it.
-        mean, std: normalisation, RGB.
+        mean, std: normalization, RGB.
+
+    Attributes:
+        resizes: False leaves pictures as they are, because they come at the network's size (see `onnx.export`).
     """
 
     def __init__(self, img_hw, size_divisible, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):
         super().__init__(min(img_hw), max(img_hw), list(mean), list(std), size_divisible=size_divisible)
+        self.resizes = True
 
     def set_size(self, img_hw):
         """Resize to `img_hw` (height, width in pixels) from now on."""
@@ -44,6 +48,8 @@ class FrameTransform(GeneralizedRCNNTransform):
 
     def resize(self, image, target=None):
         """3 x H x W and its target -> the same, resized; also resizes `ignored` boxes and `masks`."""
+        if not self.resizes:
+            return image, target
         height, width = image.shape[-2:]
         size = list(self.size_of(height, width))
         if size == [height, width]:

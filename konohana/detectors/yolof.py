@@ -26,7 +26,7 @@ from torchvision.ops import (
 from konohana import distributed
 from konohana.boxes import intersection, points_in_boxes
 from konohana.detectors.backbones import make_backbone
-from konohana.detectors.base import Detector
+from konohana.detectors.base import Detector, descending
 from konohana.errors import UserError
 
 STRIDE = 32  # of the one map
@@ -213,25 +213,22 @@ class YOLOF(Detector):
             'anchors': torch.cat([centres - sides / 2, centres + sides / 2], dim=-1),
         }
 
-    def forward(self, images, targets=None, with_maps=False):
-        if self.training and targets is None:
-            raise ValueError('targets are needed in training mode')
-        original_sizes = [tuple(image.shape[-2:]) for image in images]
-        batch, targets = self.transform(images, targets)
-        predictions = self.decode(self.raw_outputs(batch.tensors))
-        if self.training:
-            return yolof_losses(predictions, targets, batch.image_sizes)
+    def losses(self, outputs, targets, sizes):
+        return yolof_losses(self.decode(outputs), targets, sizes)
+
+    def detections(self, outputs, sizes, original_sizes, with_maps=False):
+        predictions = self.decode(outputs)
         detections = [
             self.postprocess(names, boxes, size)
-            for names, boxes, size in zip(predictions['names'], predictions['boxes'], batch.image_sizes, strict=True)
+            for names, boxes, size in zip(predictions['names'], predictions['boxes'], sizes, strict=True)
         ]
-        return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+        return self.transform.postprocess(detections, sizes, original_sizes)
 
     def postprocess(self, names, boxes, size):
         """One image's predictions (P anchors) -> its detections: threshold, the surest, NMS for each name."""
         scores = names.sigmoid().flatten()
         kept = (scores > self.score_threshold).nonzero()[:, 0]
-        kept = kept[scores[kept].argsort(descending=True, stable=True)[: self.n_before_nms]]
+        kept = kept[descending(scores[kept])[: self.n_before_nms]]
         scores, labels, boxes = scores[kept], kept % self.n_classes, boxes[kept // self.n_classes]
         boxes = clip_boxes_to_image(boxes, size)
         # Cells in a batch's padding see boxes of which nothing lies in the picture.

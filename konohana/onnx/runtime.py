@@ -1,88 +1,111 @@
 """Detectors from ONNX files, run by onnxruntime."""
 
-import json
+import functools
 from pathlib import Path
 
 import torch
 from torch import nn
 from torchvision.ops import box_iou
 
+from konohana import checkpoint
 from konohana.detectors import build
 from konohana.detectors.base import Detector
-from konohana.errors import UserError
-from konohana.onnx.export import FORMAT, _optional
+from konohana.errors import UserError, printable
+from konohana.onnx import metadata
+
+# A file of a few bytes can ask for any amount of memory. This is what all ONNX files together get on the CPU.
+MEMORY_LIMIT = 4 * 2**30
 
 
 def load(path, device=''):
     """A detector from a file that `export` wrote, under the same contract as the one it was made from.
 
     Args:
-        path: an .onnx file. device: 'cpu', 'cuda', or '' for the fastest there is, of what onnxruntime offers; pictures
-            and detections are on the CPU in any case.
+        path: an .onnx file.
+        device: 'cpu', 'cuda', or '' for the fastest there is, of what onnxruntime offers. Pictures and detections are
+            on the CPU in any case.
 
     Returns:
-        a module in evaluation mode, see `inference.load`. A file without post-processing gives the detector itself, in
-        which onnxruntime computes the `raw_outputs`; one with it gives an `OnnxDetector`.
+        a `Detector` in evaluation mode, see `inference.load`.
 
     Raises:
-        UserError: onnxruntime is absent, there is no such device or file, or it is damaged or of another program.
+        UserError: onnxruntime is not installed, there is no such device or file, or the file is damaged, of another
+            program, has metadata that do not fit its network, holds NaN, or needs more than `MEMORY_LIMIT`.
     """
     path = Path(path)
-    session = _session(path, device)
-    metadata = session.get_modelmeta().custom_metadata_map
+    data = checkpoint.read_bytes(path)
+    session = _Session(data, path, device)
+    about = metadata.read(session.metadata, path)
+    _refuse_nan(data, path)
     try:
-        metadata = {key: json.loads(value) for key, value in metadata.items()}
-        if metadata['format'] != FORMAT:
-            raise UserError(f'{path}: written by another version of this program. Export it again.')
-        img_hw, class_names = tuple(metadata['img_hw']), metadata['class_names']
-        # Only the file with post-processing does without the network: made on 'meta' it takes neither memory nor time.
-        with torch.device('meta' if metadata['post_processing'] else 'cpu'):
-            model = build(metadata['detector'], len(class_names), img_hw, **metadata['options'])
-        model.eval().requires_grad_(False)
-        if metadata['post_processing']:
-            model = OnnxDetector(session, model.transform)
+        if about['post_processing']:
+            # Only its transform is needed: made on 'meta' the network takes neither memory nor time.
+            with torch.device('meta'):
+                model = OnnxDetector(_built(about), session)
         else:
-            for name, p in model.named_parameters():
-                # The others are in the file; here they would only fill memory.
-                kept = metadata['parameters'].get(name)
-                p.data = torch.empty(0) if kept is None else torch.tensor(kept)
-            names = [output.name for output in session.get_outputs()]
-            model.raw_outputs = lambda batch: dict(zip(names, _run(session, batch), strict=True))
+            model = OnnxNetwork(_with_parameters(_built(about), about['parameters']), session)
+        model.class_names, model.img_hw = about['class_names'], tuple(about['img_hw'])
+        _try_out(model.eval().requires_grad_(False))
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f'{path}: {error}') from None
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError):
-        raise UserError(
-            f'{path}: not a file of this program: its metadata do not say which detector it is. '
-            'Write one from a weights file by tools/export_onnx.py.'
-        ) from None
-    model.class_names, model.img_hw = class_names, img_hw
+    except Exception as error:
+        # Whatever comes of a network that does something else than its metadata say.
+        reason = printable(' '.join(str(error).split())[:150]) or type(error).__name__
+        raise UserError(f'{path}: its network does not fit its metadata ({reason}). Export it again.') from None
     return model
 
 
+def _built(about):
+    return build(about['detector'], len(about['class_names']), tuple(about['img_hw']), **about['options'])
+
+
+def _with_parameters(model, parameters):
+    """A detector with the parameters that only its post-processing uses; the others are in the file, here empty."""
+    for name, parameter in model.named_parameters():
+        values = torch.empty(0)
+        if name in parameters:
+            values = torch.tensor(parameters[name], dtype=parameter.dtype)
+            if values.shape != parameter.shape or not values.isfinite().all():
+                raise ValueError(f'{name} has other numbers')
+        parameter.data = values
+    return model
+
+
+@torch.inference_mode()
+def _try_out(model):
+    """Run a detector once on an empty picture; raise an exception where it does not keep the contract."""
+    (found,) = model([torch.zeros(3, 64, 64)])
+    shapes = {'boxes': (4,), 'labels': (), 'scores': (), **({'masks': (64, 64)} if 'masks' in found else {})}
+    for name, shape in shapes.items():
+        values = found[name]
+        if values.shape != (len(found['boxes']), *shape) or not values.isfinite().all():
+            raise ValueError(f'{name} of shape {tuple(values.shape)}')
+    if len(found['labels']) and not 1 <= found['labels'].min() <= found['labels'].max() <= len(model.class_names):
+        raise ValueError('labels that are no classes')
+
+
 class OnnxDetector(Detector):
-    """A detector whose ONNX file includes the post-processing; see `load`.
+    """A detector whose ONNX file includes the post-processing.
 
     Args:
-        session: onnxruntime.InferenceSession. transform: the detector's own, which resizes the pictures.
+        model: the detector it was made from, of which only the `transform` is used. session: a `_Session`.
     """
 
-    def __init__(self, session, transform):
+    def __init__(self, model, session):
         super().__init__()
-        self.session, self.transform = session, transform
-        self.names = [output.name for output in session.get_outputs()]
-        self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)  # says on which device pictures are wanted
-        self.eval()
+        self.session, self.transform = session, model.transform
+        self.nothing = nn.Parameter(torch.empty(0, device='cpu'), requires_grad=False)  # pictures are wanted on the CPU
 
     def backbone_parameters(self):
         return []
 
     def forward(self, images, targets=None, with_maps=False):
-        """List of float 3 x H x W RGB in 0 .. 1 -> list of detections, one picture after the other."""
+        """List of float 3 x H x W, RGB, 0 to 1 -> list of detections, one picture after the other."""
         return [self.detect(image) for image in images]
 
     def detect(self, image):
         resized, _ = self.transform.resize(image)
-        found = dict(zip(self.names, _run(self.session, resized[None]), strict=True))
+        found = self.session.run(resized[None])
         (height, width), (seen_height, seen_width) = image.shape[-2:], resized.shape[-2:]
         found['boxes'] = found['boxes'] * torch.tensor([width / seen_width, height / seen_height] * 2)
         if 'masks' in found and (height, width) != (seen_height, seen_width):
@@ -94,39 +117,106 @@ class OnnxDetector(Detector):
         return found
 
 
-def _run(session, tensor):
-    """The outputs of a session with one input, as tensors on the CPU."""
-    outputs = session.run(None, {session.get_inputs()[0].name: tensor.detach().cpu().contiguous().numpy()})
-    return [torch.from_numpy(output) for output in outputs]
+class OnnxNetwork(Detector):
+    """A detector whose network is in an ONNX file; transform and post-processing are PyTorch's.
+
+    Args:
+        model: the detector it was made from, with the parameters of its post-processing. session: a `_Session`.
+    """
+
+    has_raw_outputs = True
+
+    def __init__(self, model, session):
+        super().__init__()
+        if not model.has_raw_outputs:
+            raise ValueError('this detector has no raw outputs')
+        self.model, self.session = model, session
+        self.transform, self.maps = model.transform, model.maps
+
+    def backbone_parameters(self):
+        return []
+
+    def raw_outputs(self, batch):
+        outputs = self.session.run(batch)
+        if not all(values.isfinite().all() for values in outputs.values()):
+            raise UserError(f'{self.session.path}: its network gives NaN or infinity. Export or copy it again.')
+        return outputs
+
+    def detections(self, outputs, sizes, original_sizes, with_maps=False):
+        return self.model.detections(outputs, sizes, original_sizes, with_maps)
 
 
-def _session(path, device):
-    """onnxruntime's session of a file; UserError as `load` says."""
+class _Session:
+    """onnxruntime with a file's network.
+
+    Args:
+        data: the file's bytes. path: the file, for messages. device: see `load`.
+
+    Raises:
+        UserError: see `load`.
+    """
+
+    def __init__(self, data, path, device):
+        self.path = path
+        onnxruntime = metadata.optional('onnxruntime', f'{path}: an ONNX file')
+        cuda = 'CUDAExecutionProvider' in onnxruntime.get_available_providers()
+        kind = device.partition(':')[0]
+        if kind not in ('', 'cpu', 'cuda') or (kind == 'cuda' and not cuda):
+            raise UserError(
+                f"device={device!r}: onnxruntime does not run there. Use 'cpu', or for CUDA the package "
+                'onnxruntime-gpu.'
+            )
+        providers = ['CUDAExecutionProvider'] if cuda and kind != 'cpu' else []
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.log_severity_level = 4  # nothing: errors come as exceptions
+        # Threads that wait busily for the next picture would slow everything in between: video, another detector.
+        settings.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        _limit_memory()
+        settings.add_session_config_entry('session.use_env_allocators', '1')
+        try:
+            self.session = onnxruntime.InferenceSession(data, settings, providers=[*providers, 'CPUExecutionProvider'])
+            self.entry = self.session.get_inputs()[0].name
+            self.names = [output.name for output in self.session.get_outputs()]
+            self.metadata = self.session.get_modelmeta().custom_metadata_map
+        except Exception as error:
+            # onnxruntime's exceptions have no common class of their own.
+            reason = printable(' '.join(str(error).split())[:150])
+            raise UserError(f'{path}: damaged, or not an ONNX file ({reason}). Export or copy it again.') from None
+
+    def run(self, tensor):
+        """The network's outputs for its input: dict of tensors on the CPU, by name."""
+        try:
+            outputs = self.session.run(None, {self.entry: tensor.detach().cpu().contiguous().numpy()})
+        except Exception as error:
+            reason = ' '.join(str(error).split())
+            if 'Available memory' in reason:
+                reason = f'more memory than {MEMORY_LIMIT / 2**30:g} GiB; a smaller batch_size needs less'
+            raise UserError(
+                f'{self.path}: onnxruntime cannot run it on {tuple(tensor.shape)} ({printable(reason[-200:])}).'
+            ) from None
+        return {name: torch.from_numpy(values) for name, values in zip(self.names, outputs, strict=True)}
+
+
+@functools.cache
+def _limit_memory():
+    """Make onnxruntime's memory on the CPU one pool of `MEMORY_LIMIT`, for all sessions that ask for it."""
+    onnxruntime = metadata.optional('onnxruntime', 'An ONNX file')
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    pool = onnxruntime.OrtArenaCfg({'max_mem': MEMORY_LIMIT})
+    onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo('Cpu', *kind), pool)
+
+
+def _refuse_nan(data, path):
+    """UserError for a weight that is NaN. The package onnx reads weights; without it they are not looked at."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f'{path}: there is no such weights file.') from None
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}).') from None
-    onnxruntime = _optional('onnxruntime', f'{path}: an ONNX file')
-    cuda = 'CUDAExecutionProvider' in onnxruntime.get_available_providers()
-    kind = device.partition(':')[0]
-    if kind not in ('', 'cpu', 'cuda') or (kind == 'cuda' and not cuda):
-        raise UserError(
-            f"device={device!r}: onnxruntime does not run there. Use 'cpu', or for CUDA the package onnxruntime-gpu."
-        )
-    providers = ['CUDAExecutionProvider'] if cuda and kind != 'cpu' else []
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = torch.get_num_threads()
-    settings.log_severity_level = 3  # errors alone
-    # Threads that wait busily for the next picture would slow all that happens in between: video, another detector.
-    settings.add_session_config_entry('session.intra_op.allow_spinning', '0')
-    try:
-        return onnxruntime.InferenceSession(data, settings, providers=[*providers, 'CPUExecutionProvider'])
-    except Exception as error:
-        # onnxruntime's exceptions have no common class of their own.
-        reason = ' '.join(str(error).split())[:150]
-        raise UserError(f'{path}: damaged, or not an ONNX file ({reason}). Export or copy it again.') from None
+        onnx = metadata.optional('onnx', '')
+    except UserError:
+        return
+    for tensor in onnx.load_from_string(data).graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype.kind == 'f' and (values != values).any():
+            raise UserError(f'{path}: its weights {printable(tensor.name[:100])} hold NaN. Export or copy it again.')
 
 
 def differences(expected, found):

@@ -150,22 +150,14 @@ class Konohana(Detector):
             for i, size in enumerate(sizes)
         ]
 
-    def forward(self, images, targets=None, with_maps=False):
-        if self.training and targets is None:
-            raise ValueError('targets are needed in training mode')
-        original_sizes = [tuple(image.shape[-2:]) for image in images]
-        batch, targets = self.transform(images, targets)
-        tensors = batch.tensors
-        if self.channels_last:
-            tensors = tensors.contiguous(memory_format=torch.channels_last)
-        maps = self.raw_outputs(tensors)
-        predictions = self.decode(maps)
-        if self.training:
-            return detection_losses(predictions, targets, self.assigner, batch.image_sizes)
-        detections = self.postprocess(predictions, batch.image_sizes)
+    def losses(self, outputs, targets, sizes):
+        return detection_losses(self.decode(outputs), targets, self.assigner, sizes)
+
+    def detections(self, outputs, sizes, original_sizes, with_maps=False):
+        detections = self.postprocess(self.decode(outputs), sizes)
         if with_maps:
-            for i, (height, width) in enumerate(batch.image_sizes):
+            for i, (height, width) in enumerate(sizes):
                 rows, columns = -(-height // STRIDE), -(-width // STRIDE)
-                shown = maps['find'][i, :2, :rows, :columns].float().sigmoid()
+                shown = outputs['find'][i, :2, :rows, :columns].float().sigmoid()
                 detections[i].update(zip(self.maps, shown, strict=True))
-        return self.transform.postprocess(detections, batch.image_sizes, original_sizes)
+        return self.transform.postprocess(detections, sizes, original_sizes)
