@@ -20,7 +20,7 @@ PAIRS = {'README.md': 'README.zh-CN.md'}
 PAIRS |= {page: page.replace('docs/', 'docs/zh-CN/') for page in ENGLISH if page.startswith('docs/')}
 PAIRS = {english: chinese for english, chinese in PAIRS.items() if english not in ENGLISH_ONLY}
 PAGES = [*ENGLISH, *PAIRS.values()]
-COMMAND = re.compile(r'^(?:torchrun \S+|python) (\S+\.py)(.*)$', re.MULTILINE)
+COMMAND = re.compile(r'^(?:\.venv/bin/torchrun \S+|python) (\S+\.py)(.*)$', re.MULTILINE)
 
 
 def text_of(page):
