@@ -106,7 +106,7 @@ def damage_file(path, rng):
         for _ in range(rng.choice((1, 3, 30))):
             data[rng.randrange(len(data))] = rng.randrange(256)
     elif way == 'twice':
-        data += data
+        data *= 2
     elif way == 'zeros':
         data[start : start + 1000] = bytes(len(data[start : start + 1000]))
     elif way == 'insert':
