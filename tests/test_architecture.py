@@ -35,3 +35,8 @@ def test_every_part_is_in_the_picture_and_arrows_that_others_imply_are_not():
         assert f'>{name}</text>' in picture
     assert picture.count('marker-end') == 2  # _run to a, a to b; not _run to b
     assert draw_architecture.draw(dict(reversed(graph.items()))) == picture
+
+
+def test_the_picture_is_as_the_code_is():
+    picture = (PROJECT / 'docs' / 'architecture.svg').read_text(encoding='utf-8')
+    assert picture == draw_architecture.draw(GRAPH), 'stale: run python tools/draw_architecture.py overwrite=True'

@@ -27,6 +27,14 @@ def test_no_package_is_without_its_init_file():
         assert (file.parent / '__init__.py').is_file(), file
 
 
+def test_files_beside_the_code_are_installed():
+    patterns = SETUPTOOLS['package-data']
+    for file in (ROOT / 'konohana').rglob('*'):
+        package = '.'.join(file.parent.relative_to(ROOT).parts)
+        if file.is_file() and file.suffix not in ('.py', '.pyc'):
+            assert any(file.match(pattern) for pattern in patterns.get(package, [])), file
+
+
 def test_the_shipped_weights_are_installed():
     assert SETUPTOOLS['package-dir'] == {'konohana.weights': 'weights'}
     (pattern,) = SETUPTOOLS['package-data']['konohana.weights']

@@ -151,3 +151,8 @@ def test_a_variable_without_a_chinese_text_is_an_error():
         write_variables.chinese({**scripts, '_test.py': [*scripts['_test.py'], row]})
     with pytest.raises(UserError, match='no such variable as split in'):
         write_variables.chinese({**scripts, '_test.py': [r for r in scripts['_test.py'] if r['name'] != 'split']})
+
+
+def test_the_pages_of_variables_are_as_the_scripts_are():
+    for path, text in write_variables.pages().items():
+        assert path.read_text(encoding='utf-8') == text, f'{path} is stale: run python tools/write_variables.py'
