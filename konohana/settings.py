@@ -130,7 +130,7 @@ class Settings(types.SimpleNamespace):
         Raises:
             UserError: no file can be there: an unknown `~name`, a name too long for a file system, a closed folder.
         """
-        return resolve(self._folder / 'script', path)
+        return _absolute(path, self._folder)
 
 
 def read(script_globals, arguments=None, aliases=None, folder=None):
@@ -168,13 +168,6 @@ def read(script_globals, arguments=None, aliases=None, folder=None):
     return settings
 
 
-def override(script_globals, arguments=None):
-    """Set a script's variables from `name=value` arguments; see `read`. Returns dict of all of them."""
-    values = vars(read({'__file__': '', **script_globals}, arguments))
-    script_globals.update(values)
-    return values
-
-
 def _print_help(script_globals, variables):
     comments = _comments(script_globals['__file__'])
     print(script_globals.get('__doc__') or '')
@@ -195,25 +188,22 @@ def _unknown(argument, name, variables):
 def require(settings, **ranges):
     """Check numbers: `require(settings, batch_size=(1, None), flip=(0, 1))`, ends included, None for no end.
 
-    Args:
-        settings: `Settings`, or a dict of variables.
-
-    Raises UserError naming the first variable that is outside its range.
+    Raises:
+        UserError: naming the first variable that is outside its range.
     """
-    values = settings if isinstance(settings, dict) else vars(settings)
     for name, (low, high) in ranges.items():
-        value = values[name]
+        value = getattr(settings, name)
         # Written so that nan, which compares with nothing, is refused.
         if not (value >= low and (high is None or value <= high)):
             upper = 'up' if high is None else f'to {high}'
             raise UserError(f'{name}={value}: it must be a number from {low} {upper}.')
 
 
-def resolve(script_file, path):
-    """`path` as an absolute Path; a relative one is taken from the script's folder. See `Settings.path`."""
+def _absolute(path, folder):
+    """See `Settings.path`; a relative path starts at `folder`."""
     try:
         given = Path(path).expanduser()
-        absolute = given if given.is_absolute() else (Path(script_file).resolve().parent / given).resolve()
+        absolute = given if given.is_absolute() else (Path(folder).resolve() / given).resolve()
         os.lstat(absolute)
     except (FileNotFoundError, NotADirectoryError):
         pass  # it may be to be made; else who reads it says so

@@ -77,6 +77,7 @@ WORDS += (
 WORDS += ('~nobody-here/x', '/', '/dev/null', '/dev/zero', '/proc/self/mem', '..', 'x' * 300, '花' * 90, 'a/' * 3000)
 WORDS += ('\udcff', '\x1b[31m', 'a\nb', '\u202e', 'meta', 'cuda:99', 'yolof', 'train', '*', '%s', '((((((', 'con', '-')
 # These decide how long a script takes: large values are no mistake.
+OUTPUTS = ('test_out', 'results_json', 'video_out', 'checkpoint_path', 'log_path')
 LONG = ('n_epoch', 'max_minutes', 'pretrained', 'detector', 'backbone', 'img_hw', 'video_in', 'show')
 
 
@@ -182,7 +183,7 @@ def damage_coco(root, rng):
             image['file_name'] = rng.choice(('../../x.jpg', 'a\0b', '', 'no such.jpg', '花' * 100))
         else:
             content['categories'][0]['name'] = content['categories'][1]['name']
-        wrong = True
+        wrong = change < 8 or None  # names that no annotation has may be twice there
     path.write_text(json.dumps(content), encoding='utf-8')
     return path, wrong
 
@@ -242,7 +243,7 @@ def damage_splits(root, rng):
         ([name + ' ' for name in names], False),
     )
     if rng.random() < 0.2:
-        return damage_file(path, rng)
+        return None, damage_file(path, rng)[1]
     lines, wrong = rng.choice(changes)
     path.write_text('\n'.join(lines) + '\n', encoding='utf-8', newline=rng.choice(('\n', '\r\n')))
     return None, wrong  # what is missing is named, not the list
@@ -374,6 +375,7 @@ def damage_video(root, rng):
 
 
 def damage_nothing(root, rng):
+    """For the variables, which are no files."""
     return None, None
 
 
@@ -401,38 +403,35 @@ KINDS = {
 }
 
 
-def make_good_inputs(folder):
-    """A folder for each kind of input, with everything that the scripts read in it."""
+def make_good_inputs(folder, chosen):
+    """A folder for each of the kinds, with everything that the scripts read in it."""
     base = folder / 'base'
     writer.write_voc(base, n_train=3, n_val=2, hw=(90, 160), progress=False)
-    names = sorted(
-        {
-            name
-            for xml in (base / 'anns').iterdir()
-            for name in re.findall('<name>(.*)</name>', xml.read_text(encoding='utf-8'))
-        }
-    )
-    files.write_text(base / 'classes.txt', '\n'.join(names))
-    conftest.make_weights(base / 'net.pt', class_names=list(conftest.CLASS_NAMES))
-    writer.write_coco(folder / 'coco', n_train=2, n_val=2, hw=(90, 160), progress=False)
-    shutil.copy(base / 'net.pt', folder / 'coco')
-    for kind in KINDS:
-        if kind != 'coco':
-            shutil.copytree(base, folder / kind)
+    files.write_text(base / 'classes.txt', '\n'.join(conftest.CLASS_NAMES))
+    conftest.make_weights(base / 'net.pt')
+    if {'video', 'weights', 'arguments'} & set(chosen):
+        writer.write_video(base / 'show.mp4', seconds=0.5, fps=10, hw=(64, 96))
+    for kind in chosen:
+        shutil.copytree(base, folder / kind)
+    if 'coco' in chosen:
+        shutil.rmtree(folder / 'coco')
+        writer.write_coco(folder / 'coco', n_train=2, n_val=2, hw=(90, 160), progress=False)
+        shutil.copy(base / 'net.pt', folder / 'coco')
+    if 'optim' in chosen:
+        optim = folder / 'optim'
+        (optim / 'net.pt').unlink()
+        places = (f'konohana_dataset_path={optim}', f'checkpoint_path={optim}', f'log_path={folder}/logs')
+        make(folder, '_train.py', *places, *TINY)
+    if 'onnx' in chosen:
+        paths = (f'weights={base}/net.pt', f'onnx_out={folder}/onnx/net.onnx')
+        make(folder, 'tools/export_onnx.py', *paths, 'n_pictures=1')
 
-    def make(name, *arguments):
-        status, text = answer((name, *arguments), folder, 300)
-        if status:
-            raise UserError(f'{name} could not make an input: {text}')
 
-    optim = folder / 'optim'
-    (optim / 'net.pt').unlink()
-    places = (f'konohana_dataset_path={optim}', f'checkpoint_path={optim}', f'log_path={folder}/logs')
-    make('_train.py', *places, *TINY)
-    writer.write_video(folder / 'show.mp4', seconds=0.5, fps=10, hw=(64, 96))
-    for kind in ('video', 'weights', 'arguments'):
-        shutil.copy(folder / 'show.mp4', folder / kind)
-    make('tools/export_onnx.py', f'weights={base}/net.pt', f'onnx_out={folder}/onnx/net.onnx', 'n_pictures=1')
+def make(folder, *command):
+    """Run a script that makes a good input."""
+    status, text = answer(command, folder, 300)
+    if status:
+        raise UserError(f'{command[0]} could not make an input: {text}')
 
 
 def cases(chosen, number, start):
@@ -454,9 +453,10 @@ def try_case(kind, rng, good, limit, gib, kept=None):
         named, wrong = damage(root, rng)
         command = [part.format(root=root, out=out) for part in rng.choice(commands)]
         if kind == 'arguments':
-            variables = [name for name in variables_of(command[0]) if name not in LONG]
-            named = rng.choice(variables)
-            command.append(f'{named}={rng.choice(WORDS)}')
+            variable = rng.choice([name for name in variables_of(command[0]) if name not in LONG])
+            word = rng.choice(WORDS)
+            # Nothing is written outside of the folder that is removed afterwards.
+            command.append(f'{variable}={out}/{word}' if variable in OUTPUTS else f'{variable}={word}')
         before = contents(root)
         status, text = answer(command, Path(work), limit, gib)
         after = contents(root)
@@ -536,7 +536,7 @@ def main(arguments=None):
         raise UserError(f'kinds={settings.kinds}: the kinds are {", ".join(KINDS)}.')
     chosen, totals = settings.kinds or list(KINDS), collections.defaultdict(collections.Counter)
     with tempfile.TemporaryDirectory() as folder:
-        make_good_inputs(Path(folder))
+        make_good_inputs(Path(folder), chosen)
         for kind, i, rng in cases(chosen, settings.count, settings.seed):
             kept = settings.path(settings.keep) / f'{kind} {i}' if settings.keep else None
             limits = settings.time_limit, settings.memory_gib

@@ -1,9 +1,11 @@
 """The scripts as a user starts them, from another folder, with wrong settings and wrong files: one line, status 2."""
 
 import json
+import os
 import shutil
 from xml.etree import ElementTree
 
+import mutate_inputs
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +13,8 @@ from PIL import Image
 from konohana import checkpoint
 from konohana.cast import CLASS_NAMES
 
+# Kinds of input of which the good one is made in no time.
+SAMPLED = ('voc', 'coco', 'splits', 'pictures')
 # What makes a training run take seconds.
 SMALL = ('img_hw=64,96', 'batch_size=4', 'num_workers=0', 'n_epoch=1', 'eval_every=1')
 
@@ -196,3 +200,15 @@ def test_train_with_a_file_where_a_folder_should_be(train, toy_dataset, tmp_path
     for name in ('checkpoint_path', 'log_path'):
         overrides = (f'konohana_dataset_path={toy_dataset}', 'skip_bad_files=True', f'{name}={tmp_path / "file"}')
         one_line(train(*overrides), name)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='each input gets a process of its own by os.fork')
+def test_a_sample_of_damaged_inputs(tmp_path):
+    # tests/mutate_inputs.py does hundreds of them.
+    mutate_inputs.make_good_inputs(tmp_path, SAMPLED)
+    bugs = []
+    for kind, i, rng in mutate_inputs.cases(SAMPLED, 2, 0):
+        outcome, command, text = mutate_inputs.try_case(kind, rng, tmp_path, 60, 6)
+        if outcome not in mutate_inputs.GOOD:
+            bugs.append(f'{outcome}: {kind} {i}: {command}\n{text}')
+    assert not bugs, '\n'.join(bugs)

@@ -13,13 +13,13 @@ import torch
 from conftest import PROJECT
 
 from konohana.errors import UserError, printable
-from konohana.settings import override, read, resolve, run
+from konohana.settings import Settings, read, require, run
 
 SCRIPT = '''"""Does things to pictures."""
 from pathlib import Path
 
 from konohana.errors import UserError
-from konohana.settings import override, resolve, run
+from konohana.settings import read, run
 
 folder = ''  # where the pictures are
 img_hw = (360, 640)  # height and width
@@ -30,12 +30,12 @@ lr = 1e-3
 CONSTANT = 5  # no variable
 
 
-def main():
-    override(globals())
-    print(f'{folder!r} {img_hw} {resolve(__file__, folder)}')
-    if folder == 'none':
+def main(arguments=None):
+    settings = read(globals(), arguments)
+    print(f'{settings.folder!r} {settings.img_hw} {settings.path(settings.folder)}')
+    if settings.folder == 'none':
         raise UserError('none: there is no such folder.')
-    if folder == 'ctrl-c':
+    if settings.folder == 'ctrl-c':
         raise KeyboardInterrupt
 
 
@@ -100,18 +100,31 @@ def test_value(argument, value):
     script_globals = variables()
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # Python warns of \U and the like in what it takes for a literal
-        returned = override(script_globals, [argument])
+        settings = read(script_globals, [argument])
     name = argument.lstrip('-').partition('=')[0]
-    assert script_globals[name] == value
-    assert type(script_globals[name]) is type(value)
-    assert returned[name] == value
+    assert getattr(settings, name) == value
+    assert type(getattr(settings, name)) is type(value)
+    assert script_globals == variables()
 
 
 def test_only_what_is_named_changes():
-    script_globals = variables()
-    returned = override(script_globals, ['n_epoch=3', 'lr=0.1'])
-    assert script_globals == {**variables(), 'n_epoch': 3, 'lr': 0.1}
-    assert set(returned) == {'amp', 'n_epoch', 'lr', 'video_in', 'img_hw', 'scale', 'label_names', 'nothing'}
+    names = ('amp', 'n_epoch', 'lr', 'video_in', 'img_hw', 'scale', 'label_names', 'nothing')
+    expected = {name: variables()[name] for name in names}
+    assert vars(read(variables(), ['n_epoch=3', 'lr=0.1'])) == {**expected, 'n_epoch': 3, 'lr': 0.1}
+
+
+def test_a_former_name_still_counts():
+    settings = read(variables(), ['epochs=3'], aliases={'epochs': 'n_epoch'})
+    assert settings.n_epoch == 3 and not hasattr(settings, 'epochs')
+    with pytest.raises(UserError, match='n_epoch=x: n_epoch takes'):
+        read(variables(), ['--epochs=x'], aliases={'epochs': 'n_epoch'})
+
+
+@pytest.mark.parametrize('value', [0, -1, 11, float('nan'), float('inf')])
+def test_require(value):
+    require(Settings(n=1, p=10), n=(1, 10), p=(1, None))
+    with pytest.raises(UserError, match='it must be a number from 1 to 10'):
+        require(Settings(n=value), n=(1, 10))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +162,7 @@ def test_only_what_is_named_changes():
 def test_wrong_type(argument, words):
     script_globals = variables()
     with pytest.raises(UserError) as error:
-        override(script_globals, [argument])
+        read(script_globals, [argument])
     text = str(error.value)
     assert argument in text and '\n' not in text
     assert all(word in text for word in words)
@@ -159,7 +172,7 @@ def test_wrong_type(argument, words):
 @pytest.mark.parametrize('argument', ['n_epoch=1' + 400 * '0', 'lr=1' + 5000 * '0', 'n_epoch=' + '-' * 10_000 + '1'])
 def test_a_wrong_value_that_is_long_is_shown_in_part(argument):
     with pytest.raises(UserError) as error:
-        override(variables(), [argument])
+        read(variables(), [argument])
     assert str(error.value).startswith(argument[:100]) and len(str(error.value)) < 300
 
 
@@ -168,13 +181,13 @@ def test_a_wrong_value_that_is_long_is_shown_in_part(argument):
 )
 def test_an_empty_value_is_no_example(empty, example):
     with pytest.raises(UserError) as error:
-        override({'runs': empty}, ['runs=x'])
+        read({'__file__': 'script.py', 'runs': empty}, ['runs=x'])
     assert str(error.value).endswith(f', like {example}')
 
 
 def test_unknown_name_lists_the_valid_ones_and_guesses():
     with pytest.raises(UserError, match=r"unknown variable 'n_epochs'\. Did you mean n_epoch\?") as error:
-        override(variables(), ['n_epochs=3'])
+        read(variables(), ['n_epochs=3'])
     for name in ('amp', 'n_epoch', 'lr', 'video_in', 'img_hw', 'label_names', 'nothing'):
         assert name in str(error.value).split('Valid names:')[1]
     for name in ('CONSTANT', '_private', 'function'):
@@ -185,14 +198,14 @@ def test_unknown_name_lists_the_valid_ones_and_guesses():
 def test_what_is_no_variable_cannot_be_set(argument):
     script_globals = variables()
     with pytest.raises(UserError, match='unknown variable'):
-        override(script_globals, [argument])
+        read(script_globals, [argument])
     assert script_globals == variables()
 
 
 @pytest.mark.parametrize('argument', ['lr', 'frames/', '--verbose', ''])
 def test_not_of_the_form_name_value(argument):
     with pytest.raises(UserError, match='is not of the form name=value') as error:
-        override(variables(), [argument])
+        read(variables(), [argument])
     assert repr(argument) in str(error.value)
 
 
@@ -203,7 +216,7 @@ def test_help_shows_variables_with_their_comments(tmp_path, capsys, flag):
     script_globals = {'__file__': str(file), '__name__': 'script'}
     exec(compile(SCRIPT, str(file), 'exec'), script_globals)
     with pytest.raises(SystemExit) as ended:
-        override(script_globals, [flag])
+        read(script_globals, [flag])
     assert ended.value.code == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert 'Does things to pictures.' in lines
@@ -221,20 +234,24 @@ def test_every_variable_of_the_scripts_has_a_comment(name, capsys):
     script_globals = {'__file__': str(file), '__name__': 'script'}
     exec(compile(file.read_text(encoding='utf-8'), str(file), 'exec'), script_globals)
     with pytest.raises(SystemExit):
-        override(script_globals, ['--help'])
+        read(script_globals, ['--help'])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('  ')]
     assert len(lines) > 8
     assert [line for line in lines if not line.partition('#')[2].strip()] == []
 
 
-def test_resolve(tmp_path, monkeypatch):
+def absolute(script, path):
+    return read({'__file__': str(script)}, []).path(path)
+
+
+def test_path(tmp_path, monkeypatch):
     script = tmp_path / 'project' / 'script.py'
     monkeypatch.chdir(tmp_path)
-    assert resolve(script, 'data/x') == (tmp_path / 'project' / 'data' / 'x').resolve()
-    assert resolve(script, '../x') == (tmp_path / 'x').resolve()
-    assert resolve(script, '.') == script.parent.resolve()
-    assert resolve(script, tmp_path / 'elsewhere') == tmp_path / 'elsewhere'
-    assert '~' not in str(resolve(script, '~/x'))
+    assert absolute(script, 'data/x') == (tmp_path / 'project' / 'data' / 'x').resolve()
+    assert absolute(script, '../x') == (tmp_path / 'x').resolve()
+    assert absolute(script, '.') == script.parent.resolve()
+    assert absolute(script, tmp_path / 'elsewhere') == tmp_path / 'elsewhere'
+    assert '~' not in str(absolute(script, '~/x'))
 
 
 @pytest.mark.parametrize(
@@ -243,13 +260,13 @@ def test_resolve(tmp_path, monkeypatch):
 )
 def test_a_place_where_no_file_can_be_is_one_line(tmp_path, path):
     with pytest.raises(UserError) as error:
-        resolve(tmp_path / 'script.py', path)
+        absolute(tmp_path / 'script.py', path)
     assert str(error.value).startswith(path) and '\n' not in str(error.value)
 
 
 def test_names_that_are_possible(tmp_path):
     for name in ('花' * 85, 'a' * 255, '\udcff', 'new\nline', ' ', 'a~b'):
-        assert resolve(tmp_path / 'script.py', f'./{name}') == tmp_path / name
+        assert absolute(tmp_path / 'script.py', f'./{name}') == tmp_path / name
 
 
 def start(tmp_path, *arguments):
