@@ -57,6 +57,8 @@ def load_optimizer(optimizer, model, state):
         AttributeError, LookupError, TypeError, ValueError: the state does not fit.
     """
     groups, saved = optimizer.state_dict()['param_groups'], state['param_groups']
+    if not all(isinstance(part, dict) for part in (*saved, state['state'], *state['state'].values())):
+        raise TypeError('its optimizer holds something else')
     parameters = [parameter for group in optimizer.param_groups for parameter in group['params']]
     if [len(group['params']) for group in saved] == [len(group['params']) for group in groups]:
         position = {id(parameter): i for i, parameter in enumerate(parameters)}
