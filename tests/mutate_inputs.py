@@ -230,7 +230,7 @@ def damage_splits(root, rng):
     path = root / 'sets' / 'val.txt'
     names = path.read_text(encoding='utf-8').split()
     changes = (
-        (names + names[:1], True),
+        (names + names[:1], None),
         ([*names, names[0] + '.jpg'], True),
         ([*names, 'no such frame'], True),
         ([*names, '../imgs/' + names[0]], True),
@@ -269,7 +269,7 @@ def damage_pictures(root, rng):
         return path, True
     if way == 3:
         image.resize((rng.choice((1, 5, 160)), rng.choice((1, 7, 91)))).save(path, 'JPEG')
-        return path, True
+        return path, None  # without labels any size will do
     if way in (4, 5, 6):
         form, mode = rng.choice(
             (('TIFF', 'CMYK'), ('PNG', 'P'), ('GIF', 'P'), ('BMP', 'L'), ('ICO', 'RGB'), ('PDF', 'RGB'))
@@ -312,7 +312,8 @@ def damage_weights(root, rng):
         content['model'][name], wrong = rng.choice(changes), None
     else:
         model = content.pop('model')
-        content = {**replace_somewhere(content, rng), 'model': model} if rng.random() < 0.95 else {}
+        content = replace_somewhere(content, rng)
+        content = {**content, 'model': model} if isinstance(content, dict) else content
         wrong = None
     torch.save(content, path)
     return path, wrong
