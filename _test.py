@@ -23,6 +23,7 @@ ignore_class = IGNORE_CLASS  # boxes with this name mark regions that are not co
 skip_bad_files = False  # leave out files that have problems instead of stopping
 batch_size = 8  # pictures in a batch
 device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
+backend = 'auto'  # on the CPU: 'openvino', 'onnxruntime' or 'torch'; 'auto' takes the fastest that is installed
 font = ''  # font file of the labels; '' finds one
 progress = True  # show progress bars
 
@@ -39,8 +40,8 @@ def main(arguments=None):
 
     here = settings.path('.')
     path = settings.path(settings.weights) if settings.weights else default_weights(here, settings.use_res2block)
-    model = load(path, device=settings.device)
-    print(f'Weights: {path}')
+    model = load(path, settings.device, backend=settings.backend)
+    print(f'Weights: {path} (computed by {model.backend})')
 
     samples, folders, inputs = pictures_of(settings)
     inputs.append(path)

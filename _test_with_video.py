@@ -22,6 +22,7 @@ labels_as = 'picture'  # or 'subtitles': a track that players switch on and off,
 find = ''  # list the scenes in which all of these are on screen, like 'Yuzu, Satsuki'
 batch_size = 4  # frames in a batch
 device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
+backend = 'auto'  # on the CPU: 'openvino', 'onnxruntime' or 'torch'; 'auto' takes the fastest that is installed
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
 start = 0.0  # seconds into the video at which to begin
 seconds = 0.0  # length to annotate in seconds; 0 for all
@@ -50,7 +51,8 @@ def main(arguments=None):
     sources, season = (
         ([], False) if camera is not None else episodes(settings.video_in or 'toy_show.mp4', settings.path)
     )
-    model = load(path, device=settings.device)
+    model = load(path, settings.device, backend=settings.backend)
+    print(f'Weights: {path} (computed by {model.backend})')
     if camera is not None:
         record(settings, model, camera)
     elif season:

@@ -76,7 +76,7 @@ def load_models(paths, device):
     from konohana import inference
     from konohana.detectors.konohana.detector import Konohana
 
-    models = [inference.load(path, device) for path in paths]
+    models = [inference.load(path, device, backend='torch') for path in paths]
     for path, model in zip(paths, models, strict=True):
         if not isinstance(model, Konohana):
             raise UserError(f'{path}: not a weights file of the flagship, detector=konohana.')

@@ -1,5 +1,6 @@
 """From a weights file to a detector ready for use."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from konohana import checkpoint
 from konohana.detectors import build
 from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError
-from konohana.onnx import runtime
+from konohana.onnx import backends, runtime
 
 
 def pick_device(device=''):
@@ -67,34 +68,50 @@ def weights_name(use_res2block):
     return 'net_det3.pt' if use_res2block else 'net.pt'
 
 
-def load(path=None, device='', fuse=True):
+def load(path=None, device='', fuse=True, backend='auto'):
     """Load a detector for use.
 
     Args:
         path: a weights file of `_train.py`, or an .onnx file of `tools/export_onnx.py`, which onnxruntime computes
             (see `runtime.load`). None loads the shipped weights.
         device: 'cpu', 'cuda', 'mps', or '' for the fastest there is.
-        fuse: fold batch norms into convolutions (faster, the same results within rounding).
+        fuse: fold batch norms into convolutions (faster, the same results within rounding). False is for torch alone.
+        backend: what computes the network on a CPU: 'openvino', 'onnxruntime' or 'torch'. 'auto' takes the fastest that
+            is installed; it is torch on a GPU, and for what only torch can (masks, two-stage detectors). A runtime
+            needs the network as an ONNX graph, which is made once: see `onnx.backends`. The environment variable
+            KONOHANA_BACKEND says what to take instead of 'auto'.
 
     Returns:
         the detector in evaluation mode, under torchvision's contract: `model([image, ...])` with float tensors
         3 x H x W, RGB, 0 to 1, of any size -> list of dicts of `boxes` (n x 4; x1, y1, x2, y2 in pixels of that image),
         `labels` (n; k names `model.class_names[k - 1]`) and `scores` (n, 0 to 1, descending). Also
-        `model.class_names` and `model.img_hw`.
+        `model.class_names`, `model.img_hw` and `model.backend`.
 
     Raises:
         UserError: see `checkpoint.load`; weights that do not fit their detector; no such device.
     """
     path = default_weights() if path is None else path
+    if backend == 'auto':
+        backend = os.environ.get('KONOHANA_BACKEND', backend)
+    if backend not in backends.NAMES:
+        raise UserError(f'backend={backend!r}: there is no such choice. Known: {", ".join(backends.NAMES)}.')
+    named = backend in ('onnxruntime', 'openvino')
     if Path(path).suffix.lower() == '.onnx':
+        if backend in ('torch', 'openvino'):
+            print(f'{path}: an ONNX file is computed by onnxruntime.')
         return runtime.load(path, device)
-    device = pick_device(device)
+    device = pick_device(device or ('cpu' if named else ''))
     content = checkpoint.load(path)
     model = from_checkpoint(content, path).eval()
     if fuse:
         fuse_batch_norms(model)
     layout = torch.channels_last if model.channels_last else torch.contiguous_format
-    return model.to(device, memory_format=layout).requires_grad_(False)
+    model = model.to(device, memory_format=layout).requires_grad_(False)
+    if device.type == 'cpu' and fuse and backend != 'torch':
+        return backends.accelerate(model, path, backend)
+    if named:
+        print(f'backend={backend!r}: it computes on the CPU alone, so torch does it on {device}.')
+    return model
 
 
 def from_checkpoint(content, path):

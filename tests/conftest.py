@@ -73,6 +73,12 @@ def make_weights(path, **changes):
     return content
 
 
+@pytest.fixture(autouse=True)
+def torch_alone(monkeypatch):
+    """Tests compute detectors by torch: other runtimes take seconds for each new weights file. See test_backends."""
+    monkeypatch.setenv('KONOHANA_BACKEND', 'torch')
+
+
 @pytest.fixture
 def weights_file(tmp_path):
     """A weights file of an untrained flagship for `IMG_HW` and the whole cast, with which there are detections."""

@@ -391,7 +391,7 @@ def test_masks_are_encoded_while_predicting(bright_data):
 @pytest.fixture
 def look(run_script, tmp_path, monkeypatch):
     """Function (*overrides) -> (what _test.py prints, its results file), with `Bright` instead of weights."""
-    monkeypatch.setattr(konohana, 'load', lambda path, device: Bright())
+    monkeypatch.setattr(konohana, 'load', lambda *_, **options: Bright())
 
     def run(*overrides):
         results = tmp_path / 'made' / 'found.json'

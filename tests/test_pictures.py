@@ -40,7 +40,7 @@ class Anything(Detector):
 @pytest.fixture
 def look(run_script, tmp_path, monkeypatch):
     """Function (*overrides) -> CompletedProcess of _test.py with `Anything` instead of weights, to tmp_path / 'out'."""
-    monkeypatch.setattr(konohana, 'load', lambda path, device: Anything())
+    monkeypatch.setattr(konohana, 'load', lambda *_, **options: Anything())
     return lambda *overrides: run_script('_test.py', f'test_out={tmp_path / "out"}', *overrides)
 
 

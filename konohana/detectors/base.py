@@ -25,6 +25,8 @@ class Detector(nn.Module):
         class_layers: prefixes of the weights that start anew for another list of classes.
         maps: names of the maps (h x w, 0 to 1) that `with_maps=True` adds to each detection.
         has_raw_outputs: `raw_outputs` is its network alone: no transform, no post-processing.
+        takes_bytes: pictures may also be uint8, 0 to 255.
+        backend: what computes its network: 'torch', 'onnxruntime' or 'openvino'.
         class_names, img_hw: set when a weights file is loaded.
     """
 
@@ -34,6 +36,8 @@ class Detector(nn.Module):
     class_layers = ()
     maps = ()
     has_raw_outputs = False
+    takes_bytes = False
+    backend = 'torch'
     class_names = ()
     img_hw = None
 

@@ -21,7 +21,8 @@ def predict(model, images, encode=False, with_maps=False):
     """
     device = next(model.parameters()).device
     images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True) for image in images]
-    images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
+    if not model.takes_bytes:
+        images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
     detections = model(images, with_maps=True) if with_maps else model(images)
     if encode:
         detections = [encoded(found) for found in detections]

@@ -55,6 +55,24 @@ class _RawOutputs(nn.Module):
         return tuple(self.model.raw_outputs(batch).values())
 
 
+class _Frames(nn.Module):
+    """Frames as bytes, n x H x W x 3 -> the maps of `raw_outputs`, as a tuple in their order."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.divisor = model, model.transform.size_divisible
+        transform = model.transform
+        mean, std = (torch.tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
+        self.register_buffer('scale', 1 / (255 * std))
+        self.register_buffer('shift', -mean / std)
+
+    def forward(self, frames):
+        batch = frames.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        height, width = batch.shape[-2:]
+        batch = nn.functional.pad(batch, (0, -width % self.divisor, 0, -height % self.divisor))
+        return tuple(self.model.raw_outputs(batch).values())
+
+
 def export(model, path, detector, options, picture, post_processing=True):
     """Write a detector as an ONNX file.
 
@@ -110,6 +128,42 @@ def _traced(model, detector, picture, post_processing):
         entry, names = 'batch', list(model.raw_outputs(example[:1]))
         dynamic = {name: {0: 'n', 2: f'{name}_height', 3: f'{name}_width'} for name in names}
         dynamic[entry] = {0: 'n', 2: 'height', 3: 'width'}
+    try:
+        return _exported(network, example, entry, names, dynamic)
+    except UserError as error:
+        raise UserError(f'detector={detector!r}: {error}') from None
+
+
+@torch.no_grad()
+def export_frames(model):
+    """The network of a detector as an ONNX graph that takes frames as bytes: what `backends` runs.
+
+    Its input `frames` is uint8 n x height x width x 3, RGB, at the network's size (`transform.size_of`). It normalizes
+    and pads them as the detector's transform does. The outputs are the maps of `raw_outputs`.
+
+    Args:
+        model: a detector on the CPU in evaluation mode, with `has_raw_outputs`.
+
+    Returns:
+        the file's content, as bytes.
+
+    Raises:
+        UserError: the package onnx is not installed, or PyTorch cannot export the detector.
+    """
+    onnx = optional('onnx', 'Computing a network without PyTorch')
+    # Two frames with sides that need padding: a number that holds for these alone would be taken for a constant.
+    twice = 2 * model.transform.size_divisible
+    example = torch.zeros(2, twice - 3, twice - 5, 3, dtype=torch.uint8)
+    names = list(model.raw_outputs(torch.zeros(1, 3, twice, twice)))
+    dynamic = {name: {0: 'n', 2: f'{name}_height', 3: f'{name}_width'} for name in names}
+    dynamic['frames'] = {0: 'n', 1: 'height', 2: 'width'}
+    content = onnx.load_from_string(_exported(_Frames(model).eval(), example, 'frames', names, dynamic))
+    del content.graph.value_info[:]  # see `export`
+    return content.SerializeToString()
+
+
+def _exported(network, example, entry, names, dynamic):
+    """What PyTorch's exporter makes of what a network does with `example`, as bytes."""
     file = io.BytesIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # about the exporter's age, and about numbers that it takes for constants
@@ -124,7 +178,7 @@ def _traced(model, detector, picture, post_processing):
             )
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
             reason = ' '.join(str(error).split())[:300]
-            raise UserError(f'detector={detector!r}: PyTorch cannot export it to ONNX ({reason}).') from None
+            raise UserError(f'PyTorch cannot export it to ONNX ({reason}).') from None
     return file.getvalue()
 
 

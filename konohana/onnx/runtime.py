@@ -34,7 +34,7 @@ def load(path, device=''):
     """
     path = Path(path)
     data = checkpoint.read_bytes(path)
-    session = _Session(data, path, device)
+    session = Session(data, path, device)
     about = metadata.read(session.metadata, path)
     _refuse_nan(data, path)
     try:
@@ -45,6 +45,7 @@ def load(path, device=''):
         else:
             model = OnnxNetwork(_with_parameters(_built(about), about['parameters']), session)
         model.class_names, model.img_hw = about['class_names'], tuple(about['img_hw'])
+        model.backend = 'onnxruntime'
         _try_out(model.eval().requires_grad_(False))
     except UserError as error:
         raise error if str(path) in str(error) else UserError(f'{path}: {error}') from None
@@ -88,7 +89,7 @@ class OnnxDetector(Detector):
     """A detector whose ONNX file includes the post-processing.
 
     Args:
-        model: the detector it was made from, of which only the `transform` is used. session: a `_Session`.
+        model: the detector it was made from, of which only the `transform` is used. session: a `Session`.
     """
 
     def __init__(self, model, session):
@@ -121,7 +122,7 @@ class OnnxNetwork(Detector):
     """A detector whose network is in an ONNX file; transform and post-processing are PyTorch's.
 
     Args:
-        model: the detector it was made from, with the parameters of its post-processing. session: a `_Session`.
+        model: the detector it was made from, with the parameters of its post-processing. session: a `Session`.
     """
 
     has_raw_outputs = True
@@ -146,7 +147,7 @@ class OnnxNetwork(Detector):
         return self.model.detections(outputs, sizes, original_sizes, with_maps)
 
 
-class _Session:
+class Session:
     """onnxruntime with a file's network.
 
     Args:

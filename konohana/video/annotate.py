@@ -40,7 +40,8 @@ def detect(model, frames, hw, device, threshold):
     h, w = frames[0].shape[:2]
     with torch.inference_mode():
         # To the device as bytes, a quarter of the floats.
-        found = model([torch.from_numpy(frame).to(device).permute(2, 0, 1).float().div(255) for frame in frames])
+        images = [torch.from_numpy(frame).to(device).permute(2, 0, 1) for frame in frames]
+        found = model(images if getattr(model, 'takes_bytes', False) else [image.float().div(255) for image in images])
     scale = np.array([hw[1] / w, hw[0] / h] * 2, np.float32)
     detections = []
     for d in found:

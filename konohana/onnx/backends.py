@@ -1,0 +1,219 @@
+"""Detectors on the CPU by faster runtimes than PyTorch: the same detections from the same weights file.
+
+The runtime computes the network, from the frame as bytes to the maps of `raw_outputs`; the detector itself makes
+detections of them. The graph is written once, as `.<weights>.<key>.onnx` beside the weights, or in the user's cache
+folder where it cannot be written there. The key is a hash of the weights and of what writes the graph.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import re
+import threading
+from pathlib import Path
+
+import torch
+from torchvision.transforms.v2 import functional as TF
+
+from konohana import files
+from konohana.detectors.base import Detector
+from konohana.errors import UserError, printable
+from konohana.onnx import export, metadata, runtime
+
+VERSION = 1  # of the graph: another number, and graphs written before are written again
+NAMES = ('auto', 'torch', 'onnxruntime', 'openvino')
+
+
+def accelerate(model, path, backend='auto'):
+    """A detector whose network another runtime computes, on the CPU.
+
+    Args:
+        model: the detector, on the CPU in evaluation mode. path: its weights file.
+        backend: 'onnxruntime' or 'openvino'; 'auto' takes the fastest that is installed and works.
+
+    Returns:
+        an `Accelerated` detector; `model` itself where it gives masks or cannot be exported, or 'auto' finds nothing
+        faster. One line says so if `backend` names a runtime.
+
+    Raises:
+        UserError: the runtime that `backend` names is not installed, or does not take the graph.
+    """
+    wanted = [name for name in RUNTIMES if backend in ('auto', name) and installed(name)]
+    if not wanted and backend != 'auto':
+        raise UserError(
+            f"backend={backend!r}: it is not installed: pip install {backend} onnx. Or take backend='auto'."
+        )
+    if not wanted:
+        return model
+    if model.wants_masks or not model.has_raw_outputs:
+        _say(backend, f'{path}: this detector is computed by torch, it cannot be exported for other runtimes.')
+        return model
+    for name in wanted:
+        try:
+            return Accelerated(model, name, _opened(model, Path(path), name))
+        except UserError as error:
+            if backend != 'auto':
+                raise UserError(f'backend={backend!r}: {error}') from None
+    return model
+
+
+def installed(name):
+    """Whether a runtime can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:  # it is known not to be there
+        return False
+
+
+def _say(backend, line):
+    """Print a line for who has named a runtime and does not get it."""
+    if backend != 'auto':
+        print(line)
+
+
+class Accelerated(Detector):
+    """A detector whose network another runtime computes, picture by picture; the contract is the detector's own.
+
+    Pictures may be uint8, and float ones are rounded to 8 bits: the graph takes bytes.
+
+    Args:
+        model: the detector, on the CPU. backend: the runtime's name. run: function of a uint8 tensor 1 x h x w x 3 ->
+            dict of the maps of `raw_outputs`.
+    """
+
+    takes_bytes = True
+
+    def __init__(self, model, backend, run):
+        super().__init__()
+        self.model, self.backend, self.run = model, backend, run
+        self.transform, self.maps = model.transform, model.maps
+        self.class_names, self.img_hw = model.class_names, model.img_hw
+        self.lock = threading.Lock()  # a runtime's request is for one thread at a time
+        self.eval().requires_grad_(False)
+
+    def backbone_parameters(self):
+        return self.model.backbone_parameters()
+
+    @torch.inference_mode()
+    def forward(self, images, targets=None, with_maps=False):
+        """List of 3 x H x W RGB, uint8 or float 0 to 1 -> list of detections."""
+        if self.training:
+            raise ValueError(f"{self.backend} does not train: load the weights with backend='torch'")
+        return [self.detect(image, with_maps) for image in images]
+
+    def detect(self, image, with_maps=False):
+        """One picture -> its detections."""
+        original, size = tuple(image.shape[-2:]), list(self.transform.size_of(*image.shape[-2:]))
+        if size != list(original):
+            image = TF.resize(image, size, antialias=True)
+        if image.dtype != torch.uint8:
+            image = (image * 255).round().clamp(0, 255).byte()
+        frame = image.cpu().permute(1, 2, 0).contiguous()[None]
+        with self.lock:
+            outputs = self.run(frame)
+        return self.model.detections(outputs, [tuple(size)], [original], with_maps)[0]
+
+
+def _opened(model, path, name):
+    """A runtime's function that computes a detector's network; a graph that is kept and damaged is written again."""
+    kept = _kept(path)
+    if kept:
+        with contextlib.suppress(UserError):
+            return RUNTIMES[name](files.read_bytes(kept), model)
+    data = export.export_frames(model)
+    run = RUNTIMES[name](data, model)
+    _keep(data, path)
+    return run
+
+
+def _name_of(path):
+    """The name of the graph of a weights file."""
+    made_by = f'{VERSION} {torch.__version__}'.encode()
+    return f'.{path.stem}.{hashlib.sha256(made_by + files.read_bytes(path)).hexdigest()[:16]}.onnx'
+
+
+def _folders(path):
+    """Folders in which the graph of a weights file may be, the preferred one first."""
+    cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+    return path.parent, Path(cache).expanduser() / 'konohana'
+
+
+def _kept(path):
+    """The graph of a weights file that was written before, or None."""
+    candidates = (folder / _name_of(path) for folder in _folders(path))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _keep(data, path):
+    """Write the graph of a weights file where it can be written; without such a place it is made again next time."""
+    beside, cache = _folders(path)
+    name = _name_of(path)
+    try:
+        files.write_bytes(beside / name, data)
+    except UserError:
+        with contextlib.suppress(UserError):
+            files.write_bytes(cache / name, data)
+        return
+    # Those of weights that were here before.
+    for old in beside.iterdir():
+        if old.name != name and re.fullmatch(re.escape(f'.{path.stem}.') + r'[0-9a-f]{16}\.onnx', old.name):
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def _onnxruntime(data, model):
+    """See `Accelerated.run`; UserError if onnxruntime cannot."""
+    run = runtime.Session(data, 'the exported network', 'cpu').run
+    _check(run, model)
+    return run
+
+
+def _openvino(data, model):
+    """See `Accelerated.run`; UserError if OpenVINO cannot."""
+    openvino = metadata.optional('openvino', "backend='openvino'")
+    config = {
+        'INFERENCE_PRECISION_HINT': 'f32',  # bfloat16 is slower where there are no AMX units, and less exact
+        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+        'PERFORMANCE_HINT': 'LATENCY',
+        'ENABLE_CPU_PINNING': False,  # other programs have a right to the cores
+    }
+    usual, requests = tuple(model.transform.size_of(*model.img_hw)), {}
+
+    def request_for(size):
+        if size not in requests:
+            core = openvino.Core()
+            network = core.read_model(data)
+            network.reshape([1, *(size or (-1, -1)), 3])
+            requests[size] = core.compile_model(network, 'CPU', config).create_infer_request()
+        return requests[size]
+
+    def run(frame):
+        # Of a known size it is a tenth faster; one that takes any size serves all the others.
+        request = request_for(usual if frame.shape[1:3] == usual else None)
+        request.infer([frame.numpy()], share_inputs=True)
+        outputs = request.model_outputs
+        return {output.get_any_name(): torch.tensor(request.get_tensor(output).data) for output in outputs}
+
+    _check(run, model)
+    return run
+
+
+def _check(run, model):
+    """Compute one empty frame, the first of which takes longer; UserError if the runtime cannot, or the maps differ."""
+    size = tuple(model.transform.size_of(*model.img_hw))
+    try:
+        outputs = run(torch.zeros(1, *size, 3, dtype=torch.uint8))
+        model.detections(outputs, [size], [size])
+        finite = all(values.isfinite().all() for values in outputs.values())
+    except UserError:
+        raise
+    except Exception as error:
+        # Each runtime has exceptions of its own.
+        reason = printable(' '.join(str(error).split())[:150])
+        raise UserError(f'the exported network cannot be computed ({reason}).') from None
+    if not finite:
+        raise UserError('the exported network gives NaN or infinity.')
+
+
+RUNTIMES = {'openvino': _openvino, 'onnxruntime': _onnxruntime}  # the fastest first, see docs/speed.md

@@ -1,0 +1,194 @@
+"""Faster runtimes than PyTorch: the same detections, one graph for each weights file, and one line where there is none."""
+
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import PROJECT, make_weights
+from test_onnx import lively
+
+import konohana
+from konohana import checkpoint, files
+from konohana.data.images import list_pictures, load_image
+from konohana.detectors import yolof
+from konohana.errors import UserError
+from konohana.evaluation.predict import predict
+from konohana.onnx import backends, export, runtime
+from konohana.toy.writer import draw_frame
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+REAL = PROJECT.parent.parent / 'shared' / 'konohana_dataset' / 'imgs'
+RUNTIMES = ('onnxruntime', 'openvino')
+
+
+@pytest.fixture(autouse=True)
+def any_backend(monkeypatch, tmp_path):
+    """'auto' is what users have, and their cache folder is the test's."""
+    monkeypatch.delenv('KONOHANA_BACKEND', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+@pytest.fixture(scope='module')
+def graph(tmp_path_factory):
+    """The graph of the weights of `weights_file`, as bytes."""
+    path = tmp_path_factory.mktemp('graph') / 'net.pt'
+    make_weights(path)
+    return export.export_frames(konohana.load(path, 'cpu', backend='torch'))
+
+
+@pytest.fixture
+def exports(monkeypatch, graph):
+    """List that grows with each detector whose graph is made; they all get the same one, which takes no time."""
+    made = []
+    monkeypatch.setattr(export, 'export_frames', lambda model: made.append(model) or graph)
+    return made
+
+
+def toy(*sizes):
+    return [torch.from_numpy(draw_frame(seed, hw)['image']).permute(2, 0, 1) for seed, hw in enumerate(sizes, 1)]
+
+
+def graphs(folder):
+    return sorted(folder.glob('.*.onnx'))
+
+
+def check_same(expected, found, box=0.05, score=1e-3):
+    far = runtime.differences(expected, found)
+    assert far['box'] < box and far['score'] < score and far['unmatched'] <= 1, far
+
+
+@pytest.mark.parametrize('name', RUNTIMES)
+def test_same_detections_as_torch(name, weights_file):
+    pytest.importorskip(name)
+    model, fast = (konohana.load(weights_file, 'cpu', backend=backend) for backend in ('torch', name))
+    assert (model.backend, fast.backend, model.takes_bytes, fast.takes_bytes) == ('torch', name, False, True)
+    assert (fast.class_names, fast.img_hw, fast.maps) == (model.class_names, model.img_hw, model.maps)
+    images = toy(model.img_hw, (41, 71), model.img_hw)  # the usual size; smaller, and no multiple of 8
+    for image in images:
+        (expected,), (found,) = predict(model, [image], with_maps=True), predict(fast, [image], with_maps=True)
+        assert found.keys() == expected.keys() and found['probabilities'].shape == expected['probabilities'].shape
+        assert torch.allclose(found['objectness'], expected['objectness'], atol=0.02)
+        same_size = tuple(image.shape[1:]) == tuple(model.img_hw)
+        check_same(expected, found, **({} if same_size else {'box': 2, 'score': 0.05}))  # resized as bytes
+    together = fast([image.float() / 255 for image in images])
+    assert len(together) == 3 and fast([]) == []
+    check_same(predict(fast, images[:1])[0], together[0])
+
+
+def test_shipped_weights_on_real_frames(tmp_path):
+    if not REAL.is_dir():
+        pytest.skip('needs the real frames')
+    path = shutil.copy(PROJECT / 'weights' / 'net.pt', tmp_path)
+    model = konohana.load(path, 'cpu', backend='torch')
+    images = [torch.from_numpy(load_image(path)).permute(2, 0, 1) for path in list_pictures(REAL)[::500]]
+    for name in filter(backends.installed, RUNTIMES):
+        fast = konohana.load(path, 'cpu', backend=name)
+        for expected, found in zip(predict(model, images), predict(fast, images), strict=True):
+            check_same(expected, found, box=0.02, score=1e-4)
+            assert torch.equal(expected['labels'], found['labels'])
+
+
+def test_yolof_too(monkeypatch):
+    # Narrower than the real one, for the time.
+    monkeypatch.setattr(yolof, 'CHANNELS', 64)
+    monkeypatch.setattr(yolof, 'MIDDLE_CHANNELS', 32)
+    model = lively('yolof', ('decoder.name_layer.',), 20, backbone='resnet18')
+    run = backends.RUNTIMES['onnxruntime'](export.export_frames(model), model)
+    (image,) = toy((60, 96))
+    check_same(predict(model, [image])[0], predict(backends.Accelerated(model, 'onnxruntime', run), [image])[0])
+
+
+def test_the_graph_is_made_once_and_again_when_the_weights_change(weights_file, exports):
+    for _ in range(2):
+        assert konohana.load(weights_file, 'cpu', backend='onnxruntime').backend == 'onnxruntime'
+    assert len(exports) == 1 and len(graphs(weights_file.parent)) == 1
+    old, state = graphs(weights_file.parent), checkpoint.load(weights_file)['model']
+    make_weights(weights_file, model={**state, 'distance_scale': torch.tensor(2.0)})
+    konohana.load(weights_file, 'cpu', backend='onnxruntime')
+    assert len(exports) == 2 and exports[1].distance_scale == 2
+    # The one of the weights that were there before is gone.
+    assert len(graphs(weights_file.parent)) == 1 and graphs(weights_file.parent) != old
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'empty', 'of another detector'])
+def test_a_damaged_graph_is_made_again(damage, weights_file, exports, graph):
+    konohana.load(weights_file, 'cpu', backend='onnxruntime')
+    (path,) = graphs(weights_file.parent)
+    other = onnx.load_from_string(graph)
+    del other.graph.output[0]
+    parts = {'truncated': graph[: len(graph) // 2], 'empty': b'', 'of another detector': other.SerializeToString()}
+    path.write_bytes(parts[damage])
+    assert konohana.load(weights_file, 'cpu', backend='onnxruntime').backend == 'onnxruntime'
+    assert len(exports) == 2 and path.read_bytes() == graph
+
+
+def test_weights_in_a_folder_that_cannot_be_written(weights_file, exports, monkeypatch, tmp_path):
+    original = files.write_bytes
+
+    def write(path, data, remember=False):
+        if path.parent == weights_file.parent or len(exports) > 1:
+            raise UserError(f'{path}: cannot be written (Read-only file system).')
+        original(path, data, remember)
+
+    monkeypatch.setattr(files, 'write_bytes', write)
+    for _ in range(2):
+        konohana.load(weights_file, 'cpu', backend='onnxruntime')
+        assert len(exports) == 1 and not graphs(weights_file.parent)
+    (kept,) = graphs(tmp_path / 'cache' / 'konohana')
+    # Nowhere at all: it is made each time.
+    kept.unlink()
+    for count in (2, 3):
+        konohana.load(weights_file, 'cpu', backend='onnxruntime')
+        assert len(exports) == count
+
+
+def test_what_only_torch_can_compute(tmp_path, capsys):
+    model = lively('solov2_light_r18', ('cate_layer.',), 1)
+    assert backends.accelerate(model, tmp_path / 'net.pt') is model
+    assert capsys.readouterr().out == ''
+    assert backends.accelerate(model, tmp_path / 'net.pt', 'onnxruntime') is model
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_without_runtimes(weights_file, monkeypatch):
+    for name in RUNTIMES:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert konohana.load(weights_file, 'cpu').backend == 'torch'
+    for name in RUNTIMES:
+        with pytest.raises(UserError, match=f'pip install {name}'):
+            konohana.load(weights_file, 'cpu', backend=name)
+
+
+def test_runtimes_that_fail(weights_file, exports, monkeypatch):
+    def fail(data, model):
+        raise UserError('out of order')
+
+    monkeypatch.setattr(backends, 'RUNTIMES', {**backends.RUNTIMES, 'openvino': fail})
+    monkeypatch.setattr(backends, 'installed', lambda name: True)
+    assert konohana.load(weights_file, 'cpu').backend == 'onnxruntime'
+    with pytest.raises(UserError, match="'openvino': out of order"):
+        konohana.load(weights_file, 'cpu', backend='openvino')
+    # Nor does an export that fails stop anybody who has not asked for it.
+    (kept,) = graphs(weights_file.parent)
+    kept.unlink()
+    monkeypatch.setattr(export, 'export_frames', lambda model: fail(b'', model))
+    assert konohana.load(weights_file, 'cpu').backend == 'torch'
+
+
+def test_unknown_backend(weights_file, run_script):
+    with pytest.raises(UserError, match=r'no such choice.* auto, torch, onnxruntime, openvino'):
+        konohana.load(weights_file, 'cpu', backend='tensorrt')
+    assert run_script('_test.py', f'weights={weights_file}', 'backend=tensorrt').returncode == 2
+
+
+def test_scripts_say_what_computes(weights_file, exports, run_script, tmp_path):
+    from konohana.data.images import save_image
+
+    save_image(tmp_path / 'in' / 'a.png', draw_frame(0, (64, 96))['image'])
+    options = (f'weights={weights_file}', f'pictures_in={tmp_path / "in"}', f'test_out={tmp_path / "out"}')
+    done = run_script('_test.py', *options)
+    fastest = next(name for name in backends.RUNTIMES if backends.installed(name))
+    assert done.returncode == 0 and f'(computed by {fastest})' in done.stdout, done.stderr
+    assert (tmp_path / 'out' / 'a.jpg').is_file()
