@@ -91,27 +91,27 @@ def load(path=None, device='', fuse=True, backend='auto'):
         UserError: see `checkpoint.load`; weights that do not fit their detector; no such device.
     """
     path = default_weights() if path is None else path
-    if backend == 'auto':
-        backend = os.environ.get('KONOHANA_BACKEND', backend)
-    if backend not in backends.NAMES:
-        raise UserError(f'backend={backend!r}: there is no such choice. Known: {", ".join(backends.NAMES)}.')
-    named = backend in ('onnxruntime', 'openvino')
+    backends.check(backend)
     if Path(path).suffix.lower() == '.onnx':
         if backend in ('torch', 'openvino'):
-            print(f'{path}: an ONNX file is computed by onnxruntime.')
+            print(f'backend={backend!r}: {path} is an ONNX file, so onnxruntime computes it.')
         return runtime.load(path, device)
+    if backend == 'auto':
+        backend = backends.check(os.environ.get('KONOHANA_BACKEND', 'auto'))
+    named = backend in backends.RUNTIMES
     device = pick_device(device or ('cpu' if named else ''))
     content = checkpoint.load(path)
     model = from_checkpoint(content, path).eval()
+    if device.type == 'cpu' and fuse and backend != 'torch':
+        fast = backends.accelerate(model, path, backend)
+        if fast is not model:
+            return fast
+    elif named:
+        print(f'backend={backend!r}: it computes on the CPU alone, and as fuse=True; torch does it on {device}.')
     if fuse:
         fuse_batch_norms(model)
     layout = torch.channels_last if model.channels_last else torch.contiguous_format
-    model = model.to(device, memory_format=layout).requires_grad_(False)
-    if device.type == 'cpu' and fuse and backend != 'torch':
-        return backends.accelerate(model, path, backend)
-    if named:
-        print(f'backend={backend!r}: it computes on the CPU alone, so torch does it on {device}.')
-    return model
+    return model.to(device, memory_format=layout).requires_grad_(False)
 
 
 def from_checkpoint(content, path):

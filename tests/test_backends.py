@@ -1,4 +1,4 @@
-"""Faster runtimes than PyTorch: the same detections, one graph for each weights file, and one line where there is none."""
+"""Faster runtimes than PyTorch: the same detections, one graph for each weights file, one line where there is none."""
 
 import shutil
 import sys

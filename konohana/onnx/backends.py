@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from konohana import files
 from konohana.detectors.base import Detector
+from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError, printable
 from konohana.onnx import export, metadata, runtime
 
@@ -25,11 +26,19 @@ VERSION = 1  # of the graph: another number, and graphs written before are writt
 NAMES = ('auto', 'torch', 'onnxruntime', 'openvino')
 
 
+def check(backend):
+    """UserError if there is no such backend; else its name."""
+    if backend not in NAMES:
+        raise UserError(f'backend={backend!r}: there is no such choice. Known: {", ".join(NAMES)}.')
+    return backend
+
+
 def accelerate(model, path, backend='auto'):
     """A detector whose network another runtime computes, on the CPU.
 
     Args:
-        model: the detector, on the CPU in evaluation mode. path: its weights file.
+        model: the detector, on the CPU in evaluation mode; its batch norms may be folded in place.
+        path: its weights file.
         backend: 'onnxruntime' or 'openvino'; 'auto' takes the fastest that is installed and works.
 
     Returns:
@@ -121,7 +130,7 @@ def _opened(model, path, name):
     if kept:
         with contextlib.suppress(UserError):
             return RUNTIMES[name](files.read_bytes(kept), model)
-    data = export.export_frames(model)
+    data = export.export_frames(fuse_batch_norms(model))
     run = RUNTIMES[name](data, model)
     _keep(data, path)
     return run
