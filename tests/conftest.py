@@ -27,6 +27,10 @@ TOY_HW = (90, 160)
 IMG_HW = (64, 96)
 HANDLED = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 
+for number in HANDLED[1:]:
+    if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, where no test could send it
+        signal.signal(number, signal.SIG_DFL)
+
 torch.set_num_threads(1)  # the networks here are tiny: more threads would only wait for one another
 
 
