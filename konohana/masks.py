@@ -130,6 +130,55 @@ def from_segmentation(segmentation, hw):
     return polygons[0] if len(polygons) == 1 else coco_mask.merge(polygons)
 
 
+def to_polygon(rle):
+    """Compressed RLE -> [x1, y1, x2, y2, ...]: one polygon along the pixels' edges, which holds the same pixels.
+
+    Holes and further parts hang on it by seams of no width, as in ultralytics' `merge_multi_segment`: tools that hold
+    one polygon for each object lose none of them. An empty mask gives [].
+    """
+    loops = _outlines(decode([rle], rle['size'])[0].numpy())
+    if not loops:
+        return []
+    loops.sort(key=len, reverse=True)
+    joined = loops[0]
+    for loop in loops[1:]:
+        distance = np.abs(joined[:, None] - loop).sum(axis=-1)
+        here, there = np.unravel_index(distance.argmin(), distance.shape)
+        seam = [joined[: here + 1], loop[there:], loop[: there + 1], joined[here:]]
+        joined = np.concatenate(seam)
+    return joined.ravel().tolist()
+
+
+def _outlines(mask):
+    """uint8 H x W -> list of closed outlines along pixels' edges, int n x 2 (x, y), holes the other way round."""
+    padded = np.pad(mask.astype(np.int8), 1)
+    across, down = np.diff(padded, axis=0)[:, 1:-1], np.diff(padded, axis=1)[1:-1]
+    follows = {}
+    # The mask is on the right hand: its upper edges run to the right, its right edges down, and so on.
+    for edges, sign, start, stop in (
+        (across, 1, (0, 0), (1, 0)), (across, -1, (1, 0), (0, 0)),
+        (down, 1, (0, 1), (0, 0)), (down, -1, (0, 0), (0, 1)),
+    ):  # fmt: skip
+        for y, x in zip(*(axis.tolist() for axis in np.nonzero(edges == sign)), strict=True):
+            follows.setdefault((x + start[0], y + start[1]), []).append((x + stop[0], y + stop[1]))
+    loops = []
+    while follows:
+        first = point = next(iter(follows))
+        loop, step = [], None
+        while True:
+            point_after = follows[point].pop()
+            if not follows[point]:
+                del follows[point]
+            turn = point_after[0] - point[0], point_after[1] - point[1]
+            if turn != step:
+                loop.append(point)
+            point, step = point_after, turn
+            if point == first:
+                break
+        loops.append(np.array(loop))
+    return loops
+
+
 def _check_counts(counts, n_pixels):
     if not isinstance(counts, list) or not all(type(value) is int and value >= 0 for value in counts):
         raise ValueError("its RLE's counts are not whole numbers from 0 on")

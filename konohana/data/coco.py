@@ -1,4 +1,4 @@
-"""Reading data labelled as COCO instances: boxes, masks, crowds.
+"""Reading and writing data labelled as COCO instances: boxes, masks, crowds.
 
 annotations/instances_<split>.json (or instances_<split>2017.json), pictures in <split>/ or <split>2017/ (or images/, or
 wherever `file_name` leads from the dataset's folder). The format: https://cocodataset.org/#format-data
@@ -13,18 +13,17 @@ import numpy as np
 from konohana import files, masks
 from konohana.data.images import load_image
 from konohana.data.sample import Sample, check_name, clipped, fits
+from konohana.data.shapes import shapes_of
 from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
 KEYS = ('bbox', 'segmentation', 'iscrowd')  # of an annotation; in capitals they would pass for missing
 
 
-def is_coco(root):
-    """Whether a folder holds COCO instances."""
-    return bool(_splits(root))
+HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')
 
 
-def _splits(root):
+def splits(root):
     """Names of the splits that a folder has as COCO instances, sorted; UserError where it cannot be read."""
     folder = Path(root, 'annotations')
     with files.reading(folder):
@@ -38,7 +37,7 @@ def _splits(root):
 
 def find_split(root, split):
     """The annotation file of a split; UserError naming the splits that are there if this one is not."""
-    folder, there = Path(root, 'annotations'), _splits(root)
+    folder, there = Path(root, 'annotations'), splits(root)
     for name in (split, f'{split}2017'):
         if name in there:
             return folder / f'instances_{name}.json'
@@ -122,6 +121,12 @@ def read_object(annotation, hw):
     return _read_box(annotation.get('bbox'), mask, hw), mask, bool(crowd)
 
 
+def _is_difficult(annotation):
+    """COCO has no such flag; CVAT and Datumaro write it under `attributes`."""
+    attributes = annotation.get('attributes')
+    return isinstance(attributes, dict) and attributes.get('difficult') in (True, 'true')
+
+
 def _read_mask(segmentation, hw):
     """Compressed RLE of what stands under `segmentation`, None for nothing; see `read_object`."""
     if segmentation in (None, [], [[]], {}):
@@ -169,7 +174,7 @@ def _read_frame(path, image, picture, annotations, names, ignore_class):
             f'{picture}: the picture is {frame.width} x {frame.height}, but {path.name} says {_shown(says[0])} x '
             f'{_shown(says[1])}. Label it again at its present size.'
         ]
-    boxes, ignored = [], []
+    boxes, ignored, difficult = [], [], []
     frame.masks, frame.ignored_names, frame.ignored_masks = [], [], []
     for annotation in annotations:
         category = annotation.get('category_id')
@@ -192,8 +197,9 @@ def _read_frame(path, image, picture, annotations, names, ignore_class):
             boxes.append(box)
             frame.names.append(name)
             frame.masks.append(mask)
+            difficult.append(_is_difficult(annotation))
     frame.boxes, frame.ignored = clipped(boxes, frame), clipped(ignored, frame)
-    frame.difficult = np.zeros(len(boxes), bool)
+    frame.difficult = np.array(difficult, bool)
     return frame, problems
 
 
@@ -284,3 +290,48 @@ def read_split(root, split, ignore_class=None, progress=True):
                 frames.append(frame)
             bar.update(done)
     return frames, problems
+
+
+def label_files(root, split):
+    """The files that hold the labels of a split."""
+    return [find_split(root, split)]
+
+
+def picture_folder(root, split):
+    """Where the pictures of a split lie in the layout that `write` writes."""
+    return Path(root) / split
+
+
+def write(root, samples, class_names, ignore_class):
+    """The label files of a dataset in this form; see `yolo.write`."""
+    names, result = list(class_names), {}
+    for split, frames in samples.items():
+        images, annotations = [], []
+        for number, frame in enumerate(frames, start=1):
+            size = {'height': frame.height, 'width': frame.width}
+            images.append({'id': number, 'file_name': frame.path.name, **size})
+            for shape in shapes_of(frame, ignore_class):
+                if shape.name not in names:
+                    names.append(shape.name)
+                ids = {'id': len(annotations) + 1, 'image_id': number, 'category_id': names.index(shape.name) + 1}
+                annotations.append({**ids, **_annotation(shape)})
+        result[Path(root) / 'annotations' / f'instances_{split}.json'] = images, annotations
+    categories = [{'id': number, 'name': name} for number, name in enumerate(names, start=1)]
+    return {
+        path: json.dumps({'images': images, 'annotations': annotations, 'categories': categories}, ensure_ascii=False)
+        for path, (images, annotations) in result.items()
+    }
+
+
+def _annotation(shape):
+    """`Shape` -> a row of `annotations`, without ids."""
+    x1, y1, x2, y2 = (round(value, 3) for value in shape.box)
+    row = {'bbox': [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)], 'iscrowd': int(shape.crowd)}
+    if shape.mask is None:
+        row.update(area=round((x2 - x1) * (y2 - y1), 3), segmentation=[])
+    else:
+        counts = shape.mask['counts'].decode('ascii')
+        row.update(area=masks.area([shape.mask])[0], segmentation={'size': shape.mask['size'], 'counts': counts})
+    if shape.difficult:
+        row['attributes'] = {'difficult': True}
+    return row

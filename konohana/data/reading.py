@@ -4,18 +4,36 @@ from collections import Counter
 from pathlib import Path
 
 from konohana import files
-from konohana.data import coco, voc
+from konohana.data import coco, voc, yolo
 from konohana.data.sample import check_name
 from konohana.errors import UserError, printable
 
+# By the names that users give; the first that recognises a folder reads it.
+FORMS = {'coco': coco, 'voc': voc, 'yolo': yolo}
+
 MOST_SHOWN = 1000  # lines about problems
+
+
+def form_of(path):
+    """The name in `FORMS` of the form in which a folder is labelled, or None."""
+    return next((name for name, form in FORMS.items() if form.splits(path)), None)
+
+
+def splits_of(path):
+    """Names of the splits that a folder has, none where its form is not known."""
+    return _reader(path).splits(path)
+
+
+def _reader(path):
+    """The module that reads a folder: voc for one of no known form, whose `find_split` says what is missing."""
+    return FORMS[form_of(path) or 'voc']
 
 
 def read_frames(path, splits, ignore_class, progress=True):
     """The frames of several splits of a dataset, and all that is wrong with them.
 
     Args:
-        path: dataset folder, of Pascal VOC or COCO as its content says.
+        path: dataset folder, in any of `FORMS` as its content says.
         splits: names of splits.
         ignore_class: name of boxes that mark regions not to be counted.
 
@@ -23,10 +41,10 @@ def read_frames(path, splits, ignore_class, progress=True):
         (list of lists of `Sample`, one for each split, without the frames that have problems; list of problems).
 
     Raises:
-        UserError: see `voc.find_split` and `coco.read_split`.
+        UserError: see `find_split` and `read_split` of the form.
     """
     path = Path(path)
-    kind = coco if coco.is_coco(path) else voc
+    kind = _reader(path)
     # Splits that are not there are known at once, before thousands of pictures are checked.
     for split in splits:
         kind.find_split(path, split)
@@ -39,10 +57,8 @@ def read_frames(path, splits, ignore_class, progress=True):
 
 
 def label_files(path, split):
-    """The label files of a split: one JSON, or an XML for each picture. UserError as `read_frames` says."""
-    if coco.is_coco(path):
-        return [coco.find_split(path, split)]
-    return [xml for _, xml in voc.find_split(path, split)]
+    """The label files of a split. UserError as `read_frames` says."""
+    return _reader(path).label_files(path, split)
 
 
 def report(problems, skip):

@@ -1,4 +1,4 @@
-"""Reading data labelled in Pascal VOC XML (by X-AnyLabeling, CVAT, Label Studio), in the three layouts people have.
+"""Reading and writing Pascal VOC XML (of X-AnyLabeling, CVAT, Label Studio), in the three layouts people have.
 
 imgs/  anns/  sets/<split>.txt
 JPEGImages/  Annotations/  ImageSets/Main/<split>.txt        (VOCdevkit)
@@ -7,6 +7,7 @@ train/  val/ (or valid/ or test/)                            (pictures and XML s
 
 import math
 import re
+import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -18,20 +19,35 @@ from defusedxml import DefusedXmlException
 from konohana import files
 from konohana.data.images import OTHER_ENDINGS, PICTURE_ENDINGS, list_pictures, load_image
 from konohana.data.sample import Sample, check_name, clipped, fits
+from konohana.data.shapes import SAME_SPLIT, shapes_of, to_number
 from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
 # (folder of pictures, folder of annotations, folder of <split>.txt)
 LISTED_LAYOUTS = (('imgs', 'anns', 'sets'), ('JPEGImages', 'Annotations', 'ImageSets/Main'))
 
-SAME_SPLIT = {'val': ('val', 'valid', 'test'), 'valid': ('valid', 'val', 'test')}
-
 MAX_XML = 4_000_000  # bytes, some ten thousand objects
 CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 SHAPES = (*CORNERS, 'bndbox', 'bbox', 'box', 'robndbox', 'polygon')  # what an object holds, whatever it is called
-# float() would take 1_0, nan, full-width digits and a no-break space too.
-NUMBER = re.compile(r'[ \t\r\n]*([+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?)[ \t\r\n]*', re.ASCII)
 DIFFICULT = {'': False, '0': False, 'false': False, 'unspecified': False, '1': True, 'true': True}
+HOLDS = ('difficult',)  # of what not every form can hold, see shapes.lost
+
+
+def splits(root):
+    """Names of the splits that a folder has in this form, sorted; none where it is not labelled in this form."""
+    root = Path(root)
+    with files.reading(root):
+        for _, _, sets in LISTED_LAYOUTS:
+            if (root / sets).is_dir():
+                return sorted(path.stem for path in (root / sets).iterdir() if path.suffix == '.txt')
+        folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+        return sorted(folder.name for folder in folders if _holds_pairs(folder))
+
+
+def _holds_pairs(folder):
+    """Whether pictures and XML files lie in a folder; annotations.xml is CVAT's."""
+    endings = {path.suffix.lower() for path in folder.iterdir() if path.name != 'annotations.xml'}
+    return '.xml' in endings and bool(endings & set(PICTURE_ENDINGS))
 
 
 def find_split(root, split):
@@ -54,13 +70,13 @@ def find_split(root, split):
         for name in SAME_SPLIT.get(split, (split,)):
             if (root / name).is_dir():
                 return _side_by_side(root / name)
-        folders = {path: {file.suffix.lower() for file in path.iterdir()} for path in root.iterdir() if path.is_dir()}
-    there = sorted(p.name for p, endings in folders.items() if '.xml' in endings and endings & set(PICTURE_ENDINGS))
+    there = splits(root)
     if there:
         raise UserError(f'{root}: there is no split {split!r}. Splits there: {", ".join(there)}.')
     raise UserError(
         f'{root}: no dataset found there. It needs imgs/ anns/ sets/{split}.txt, or JPEGImages/ Annotations/ '
-        f'ImageSets/Main/{split}.txt, or a folder {split}/ with pictures and XML files side by side.'
+        f'ImageSets/Main/{split}.txt, or a folder {split}/ with pictures and XML files side by side; '
+        'or labels of COCO, YOLO, Label Studio, CVAT or LabelMe as docs/training.md shows.'
     )
 
 
@@ -162,18 +178,11 @@ def _text(element, tag):
     return found[0].text or '' if found else ''
 
 
-def _number(text):
-    """The number that a text is; nan where it is none, or none that is finite."""
-    match = NUMBER.fullmatch(text)
-    value = float(match[1]) if match else math.nan
-    return value if math.isfinite(value) else math.nan
-
-
 def _read_size(root):
     """(height, width) that the file says, 0 for a side that it does not say. Raises ValueError: what is wrong."""
     _text(root, 'size')
     size = root.find('size')
-    sides = [_number(_text(size, key).strip() or '0') if size is not None else 0 for key in ('height', 'width')]
+    sides = [to_number(_text(size, key).strip() or '0') if size is not None else 0 for key in ('height', 'width')]
     if any(map(math.isnan, sides)):
         raise ValueError('the size is not made of numbers')
     return tuple(map(int, sides))
@@ -191,7 +200,7 @@ def _read_object(item, height, width):
     if box is None:
         raise ValueError('it has no <bndbox>')
     texts = [_text(box, key) for key in CORNERS]
-    x1, y1, x2, y2 = map(_number, texts)
+    x1, y1, x2, y2 = map(to_number, texts)
     shown = 'box ' + ', '.join(f'{k} {printable(text.strip()[:20])}' for k, text in zip(CORNERS, texts, strict=True))
     if any(map(math.isnan, (x1, y1, x2, y2))):
         raise ValueError(f'{shown} is not made of four plain numbers')
@@ -302,3 +311,52 @@ def read_split(root, split, ignore_class=None, progress=True):
                 frames.append(frame)
             bar.update(done)
     return frames, problems
+
+
+def label_files(root, split):
+    """The files that hold the labels of a split."""
+    return [xml for _, xml in find_split(root, split)]
+
+
+def picture_folder(root, split):
+    """Where the pictures of a split lie in the layout that `write` writes."""
+    return Path(root) / 'JPEGImages'
+
+
+def write(root, samples, class_names, ignore_class):
+    """The label files of a dataset in this form; see `yolo.write`."""
+    root = Path(root)
+    result = {}
+    for split, frames in samples.items():
+        names = [frame.path.name for frame in frames]
+        result[root / 'ImageSets/Main' / f'{split}.txt'] = ''.join(f'{_listed_name(name)}\n' for name in names)
+        for frame in frames:
+            result[root / 'Annotations' / f'{frame.path.stem}.xml'] = _xml(frame, ignore_class)
+    result[root / 'classes.txt'] = ''.join(f'{name}\n' for name in class_names)
+    return result
+
+
+def _listed_name(name):
+    """A picture's name without its ending, but with it where the rest would pass for a whole name: a.jpg.png."""
+    stem = Path(name).stem
+    return name if Path(stem).suffix.lower() in PICTURE_ENDINGS else stem
+
+
+def _xml(frame, ignore_class):
+    root = ET.Element('annotation')
+    for tag, value in (('folder', frame.path.parent.name), ('filename', frame.path.name)):
+        ET.SubElement(root, tag).text = value
+    size = ET.SubElement(root, 'size')
+    for tag, value in (('width', frame.width), ('height', frame.height), ('depth', 3)):
+        ET.SubElement(size, tag).text = str(value)
+    ET.SubElement(root, 'segmented').text = '0'
+    for shape in shapes_of(frame, ignore_class, crowds=False):
+        item = ET.SubElement(root, 'object')
+        for tag, value in (('name', shape.name), ('truncated', 0), ('difficult', int(shape.difficult))):
+            ET.SubElement(item, tag).text = str(value)
+        box = ET.SubElement(item, 'bndbox')
+        x1, y1, x2, y2 = shape.box
+        for tag, value in zip(CORNERS, (x1 + 1, y1 + 1, x2, y2), strict=True):
+            ET.SubElement(box, tag).text = f'{round(value, 2):.10g}'
+    ET.indent(root, '\t')
+    return ET.tostring(root, encoding='unicode') + '\n'
