@@ -50,6 +50,21 @@ class Yolo(Detector):
         return [{'boxes': f[:, :4], 'scores': f[:, 4], 'labels': f[:, 5].long() + 1} for f in found]
 
 
+class BytesYolo(nn.Module):
+    """The network of a `Yolo` for other runtimes: uint8 n x H x W x 3 -> what its post-processing takes."""
+
+    def __init__(self, yolo):
+        super().__init__()
+        self.network, self.stride = yolo.network, yolo.stride
+
+    def forward(self, frames):
+        batch = frames.permute(0, 3, 1, 2).float() / 255
+        height, width = batch.shape[-2:]
+        padding = (0, -width % self.stride, 0, -height % self.stride)
+        found = self.network(nn.functional.pad(batch, padding, value=114 / 255))
+        return found if isinstance(found, torch.Tensor) else found[0]
+
+
 class TrainedYolo(Yolo):
     """A YOLO with trained weights. It gives as many and as unsure boxes as the other detectors.
 

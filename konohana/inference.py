@@ -98,7 +98,7 @@ def load(path=None, device='', fuse=True, backend='auto'):
         return runtime.load(path, device)
     if backend == 'auto':
         backend = backends.check(os.environ.get('KONOHANA_BACKEND', 'auto'))
-    named = backend in backends.RUNTIMES
+    named = backend in backends.OPENERS
     device = pick_device(device or ('cpu' if named else ''))
     content = checkpoint.load(path)
     model = from_checkpoint(content, path).eval()

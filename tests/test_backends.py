@@ -95,7 +95,7 @@ def test_yolof_too(monkeypatch):
     monkeypatch.setattr(yolof, 'CHANNELS', 64)
     monkeypatch.setattr(yolof, 'MIDDLE_CHANNELS', 32)
     model = lively('yolof', ('decoder.name_layer.',), 20, backbone='resnet18')
-    run = backends.RUNTIMES['onnxruntime'](export.export_frames(model), model)
+    run = backends.OPENERS['onnxruntime'](export.export_frames(model), None)
     (image,) = toy((60, 96))
     check_same(predict(model, [image])[0], predict(backends.Accelerated(model, 'onnxruntime', run), [image])[0])
 
@@ -162,10 +162,10 @@ def test_without_runtimes(weights_file, monkeypatch):
 
 
 def test_runtimes_that_fail(weights_file, exports, monkeypatch):
-    def fail(data, model):
+    def fail(graph, usual):
         raise UserError('out of order')
 
-    monkeypatch.setattr(backends, 'RUNTIMES', {**backends.RUNTIMES, 'openvino': fail})
+    monkeypatch.setattr(backends, 'OPENERS', {**backends.OPENERS, 'openvino': fail})
     monkeypatch.setattr(backends, 'installed', lambda name: True)
     assert konohana.load(weights_file, 'cpu').backend == 'onnxruntime'
     with pytest.raises(UserError, match="'openvino': out of order"):
@@ -189,6 +189,6 @@ def test_scripts_say_what_computes(weights_file, exports, run_script, tmp_path):
     save_image(tmp_path / 'in' / 'a.png', draw_frame(0, (64, 96))['image'])
     options = (f'weights={weights_file}', f'pictures_in={tmp_path / "in"}', f'test_out={tmp_path / "out"}')
     done = run_script('_test.py', *options)
-    fastest = next(name for name in backends.RUNTIMES if backends.installed(name))
+    fastest = next(name for name in backends.OPENERS if backends.installed(name))
     assert done.returncode == 0 and f'(computed by {fastest})' in done.stdout, done.stderr
     assert (tmp_path / 'out' / 'a.jpg').is_file()

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import speed
+from benchmarks import latency, speed
 from konohana.detectors import build, solov2
 from konohana.errors import UserError
 from konohana.evaluation.cost import count_macs, count_parameters
@@ -105,3 +105,31 @@ def test_steps_in_both_precisions_side_by_side(run_script, monkeypatch):
     for wrong, said in (('detector=nothing', 'nothing'), ('detector=,', 'at least one'), ('n_runs=0', 'n_runs')):
         done = run_script(script, wrong)
         assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_latency_of_each_runtime(weights_file, tmp_path, capsys):
+    latency.main([f'weights={weights_file}', 'peer=', 'n_rounds=1', f'table_out={tmp_path / "t.md"}', 'progress=False'])
+    text = (tmp_path / 't.md').read_text(encoding='utf-8')
+    assert '1 rounds' in text and text.splitlines()[-1] in capsys.readouterr().out
+    rows = [line.strip('| ').split(' | ') for line in text.splitlines() if line.startswith('| ours')]
+    assert rows[0][1] == 'torch' and rows[0][3] == '1.00' and all(float(row[2]) > 0 for row in rows)
+    # Nothing is said of what was not measured.
+    assert all(row[4:] == ['–'] * 4 for row in rows)
+
+
+def test_latency_against_a_peer():
+    times = {('ours', 'torch'): [0.02, 0.02], ('ours', 'openvino'): [0.01, 0.03], ('yolo', 'torch'): [0.04, 0.08]}
+    lines = latency.table(times, {'torch': (0.48, 0.923)}).splitlines()[2:]
+    assert lines == [
+        '| ours | torch | 20.0 | 1.00 | 0.38 | 0.38 | 0.480 | 0.923 |',
+        '| ours | openvino | 20.0 | 1.00 | – | 0.31 | – | – |',
+        '| yolo | torch | 60.0 | 3.00 | 1.00 | 1.00 | – | – |',
+    ]
+
+
+def test_latency_of_a_dataset(weights_file, toy_dataset, monkeypatch, capsys):
+    monkeypatch.setattr(latency, 'RUNTIMES', ('torch',))
+    options = (f'konohana_dataset_path={toy_dataset}', f'weights={weights_file}', 'peer=', 'n_rounds=1', 'progress=False')
+    latency.main(list(options))
+    last = capsys.readouterr().out.splitlines()[-1].strip('| ').split(' | ')
+    assert 0 <= float(last[6]) <= 1 and 0 <= float(last[7]) <= 1

@@ -48,7 +48,7 @@ def accelerate(model, path, backend='auto'):
     Raises:
         UserError: the runtime that `backend` names is not installed, or does not take the graph.
     """
-    wanted = [name for name in RUNTIMES if backend in ('auto', name) and installed(name)]
+    wanted = [name for name in OPENERS if backend in ('auto', name) and installed(name)]
     if not wanted and backend != 'auto':
         raise UserError(
             f"backend={backend!r}: it is not installed: pip install {backend} onnx. Or take backend='auto'."
@@ -129,9 +129,9 @@ def _opened(model, path, name):
     kept = _kept(path)
     if kept:
         with contextlib.suppress(UserError):
-            return RUNTIMES[name](files.read_bytes(kept), model)
+            return _started(name, files.read_bytes(kept), model)
     data = export.export_frames(fuse_batch_norms(model))
-    run = RUNTIMES[name](data, model)
+    run = _started(name, data, model)
     _keep(data, path)
     return run
 
@@ -171,15 +171,13 @@ def _keep(data, path):
                 old.unlink()
 
 
-def _onnxruntime(data, model):
-    """See `Accelerated.run`; UserError if onnxruntime cannot."""
-    run = runtime.Session(data, 'the exported network', 'cpu').run
-    _check(run, model)
-    return run
+def _onnxruntime(graph, usual):
+    """onnxruntime's function of a graph: uint8 1 x h x w x 3 -> dict of its outputs, all tensors."""
+    return runtime.Session(graph, 'the exported network', 'cpu').run
 
 
-def _openvino(data, model):
-    """See `Accelerated.run`; UserError if OpenVINO cannot."""
+def _openvino(graph, usual):
+    """OpenVINO's function of a graph, see `_onnxruntime`. usual: (height, width) of most frames."""
     openvino = metadata.optional('openvino', "backend='openvino'")
     config = {
         'INFERENCE_PRECISION_HINT': 'f32',  # bfloat16 is slower where there are no AMX units, and less exact
@@ -187,12 +185,12 @@ def _openvino(data, model):
         'PERFORMANCE_HINT': 'LATENCY',
         'ENABLE_CPU_PINNING': False,  # other programs have a right to the cores
     }
-    usual, requests = tuple(model.transform.size_of(*model.img_hw)), {}
+    requests = {}
 
     def request_for(size):
         if size not in requests:
             core = openvino.Core()
-            network = core.read_model(data)
+            network = core.read_model(graph)
             network.reshape([1, *(size or (-1, -1)), 3])
             requests[size] = core.compile_model(network, 'CPU', config).create_infer_request()
         return requests[size]
@@ -204,14 +202,14 @@ def _openvino(data, model):
         outputs = request.model_outputs
         return {output.get_any_name(): torch.tensor(request.get_tensor(output).data) for output in outputs}
 
-    _check(run, model)
     return run
 
 
-def _check(run, model):
-    """Compute one empty frame, the first of which takes longer; UserError if the runtime cannot, or the maps differ."""
+def _started(name, graph, model):
+    """A runtime's function of a detector's graph, after the first frame; UserError if it cannot, or the maps differ."""
     size = tuple(model.transform.size_of(*model.img_hw))
     try:
+        run = OPENERS[name](graph, size)
         outputs = run(torch.zeros(1, *size, 3, dtype=torch.uint8))
         model.detections(outputs, [size], [size])
         finite = all(values.isfinite().all() for values in outputs.values())
@@ -223,6 +221,7 @@ def _check(run, model):
         raise UserError(f'the exported network cannot be computed ({reason}).') from None
     if not finite:
         raise UserError('the exported network gives NaN or infinity.')
+    return run
 
 
-RUNTIMES = {'openvino': _openvino, 'onnxruntime': _onnxruntime}  # the fastest first, see docs/speed.md
+OPENERS = {'openvino': _openvino, 'onnxruntime': _onnxruntime}  # the fastest first, see docs/speed.md

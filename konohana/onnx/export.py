@@ -150,14 +150,26 @@ def export_frames(model):
     Raises:
         UserError: the package onnx is not installed, or PyTorch cannot export the detector.
     """
-    onnx = optional('onnx', 'Computing a network without PyTorch')
     # Two frames with sides that need padding: a number that holds for these alone would be taken for a constant.
     twice = 2 * model.transform.size_divisible
     example = torch.zeros(2, twice - 3, twice - 5, 3, dtype=torch.uint8)
     names = list(model.raw_outputs(torch.zeros(1, 3, twice, twice)))
     dynamic = {name: {0: 'n', 2: f'{name}_height', 3: f'{name}_width'} for name in names}
     dynamic['frames'] = {0: 'n', 1: 'height', 2: 'width'}
-    content = onnx.load_from_string(_exported(_Frames(model).eval(), example, 'frames', names, dynamic))
+    return export_graph(_Frames(model).eval(), example, names, dynamic)
+
+
+def export_graph(network, frames, names, dynamic=None):
+    """Any network of frames as bytes as an ONNX graph.
+
+    Args:
+        network: a module in evaluation mode of uint8 n x H x W x 3. frames: an example.
+        names: of the network's outputs. dynamic: sizes that vary, as torch.onnx.export wants them.
+
+    Returns, raises: see `export_frames`.
+    """
+    onnx = optional('onnx', 'Computing a network without PyTorch')
+    content = onnx.load_from_string(_exported(network, frames, 'frames', names, dynamic or {}))
     del content.graph.value_info[:]  # see `export`
     return content.SerializeToString()
 
