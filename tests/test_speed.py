@@ -129,7 +129,13 @@ def test_latency_against_a_peer():
 
 def test_latency_of_a_dataset(weights_file, toy_dataset, monkeypatch, capsys):
     monkeypatch.setattr(latency, 'RUNTIMES', ('torch',))
-    options = (f'konohana_dataset_path={toy_dataset}', f'weights={weights_file}', 'peer=', 'n_rounds=1', 'progress=False')
+    options = (
+        f'konohana_dataset_path={toy_dataset}',
+        f'weights={weights_file}',
+        'peer=',
+        'n_rounds=1',
+        'progress=False',
+    )
     latency.main(list(options))
     last = capsys.readouterr().out.splitlines()[-1].strip('| ').split(' | ')
     assert 0 <= float(last[6]) <= 1 and 0 <= float(last[7]) <= 1
