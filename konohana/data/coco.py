@@ -13,7 +13,7 @@ import numpy as np
 from konohana import files, masks
 from konohana.data.images import load_image
 from konohana.data.sample import Sample, check_name, clipped, fits
-from konohana.data.shapes import shapes_of
+from konohana.data.shapes import read_json, shapes_of
 from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
@@ -49,11 +49,7 @@ def find_split(root, split):
 
 def _load(path):
     """The JSON as a dict whose `images`, `annotations` and `categories` are lists of dicts."""
-    text = files.read_text(path)
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{path}: broken JSON ({error}). Export or copy it again.') from None
+    content = read_json(path)
     for key in ('images', 'annotations', 'categories'):
         rows = content.get(key) if isinstance(content, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

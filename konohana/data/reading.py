@@ -4,12 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 from konohana import files
-from konohana.data import coco, voc, yolo
+from konohana.data import coco, cvat, label_studio, labelme, voc, yolo
 from konohana.data.sample import check_name
 from konohana.errors import UserError, printable
 
 # By the names that users give; the first that recognises a folder reads it.
-FORMS = {'coco': coco, 'voc': voc, 'yolo': yolo}
+FORMS = {'coco': coco, 'voc': voc, 'yolo': yolo, 'cvat': cvat, 'label_studio': label_studio, 'labelme': labelme}
 
 MOST_SHOWN = 1000  # lines about problems
 

@@ -1,5 +1,6 @@
 """What the readers and writers of label files share: from the shapes that people draw to a `Sample` and back."""
 
+import json
 import math
 import re
 from collections import Counter
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from konohana import masks
+from konohana import files, masks
 from konohana.data.images import load_image
 from konohana.data.sample import Sample, check_name, clipped, fits
 from konohana.errors import UserError, printable
@@ -42,6 +43,15 @@ class Shape:
 def shown(value):
     """Any value of a label file, as a short text for a message."""
     return printable(str(value))[:40]
+
+
+def read_json(path):
+    """The content of a JSON file; UserError: it cannot be read, or is none."""
+    text = files.read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: broken JSON ({error}). Export or copy it again.') from None
 
 
 def to_number(text):

@@ -121,6 +121,23 @@ def _side_by_side(folder):
     return pairs + [(xml.with_suffix('.jpg'), xml) for xml in alone]
 
 
+def parse_xml(path, limit):
+    """The root of an XML file.
+
+    Raises:
+        UserError: missing, not readable, larger than `limit` bytes, not well-formed, with entities (bombs and external
+            ones are refused by defusedxml).
+    """
+    try:
+        return defusedxml.ElementTree.fromstring(files.read_bytes(path, limit))
+    except ParseError as error:
+        raise UserError(f'{path}: broken XML ({error}). Label the picture again or remove it from the split.') from None
+    except DefusedXmlException as error:
+        raise UserError(
+            f'{path}: the XML defines entities ({type(error).__name__}), which no labelling tool does; refused.'
+        ) from None
+
+
 def _parse(path):
     """The root of a VOC XML file.
 
@@ -133,16 +150,7 @@ def _parse(path):
             raise UserError(
                 f'{path}: the annotation is missing. A frame without characters needs an XML without objects.'
             )
-        try:
-            root = defusedxml.ElementTree.fromstring(files.read_bytes(path, MAX_XML))
-        except ParseError as error:
-            raise UserError(
-                f'{path}: broken XML ({error}). Label the picture again or remove it from the split.'
-            ) from None
-        except DefusedXmlException as error:
-            raise UserError(
-                f'{path}: the XML defines entities ({type(error).__name__}), which no labelling tool does; refused.'
-            ) from None
+        root = parse_xml(path, MAX_XML)
     if root.tag != 'annotation':
         raise UserError(f'{path}: not Pascal VOC: it starts with <{root.tag[:40]}>, not with <annotation>.')
     stray = _stray_object(root)
