@@ -57,7 +57,11 @@ def main(arguments=None):
         record(settings, model, camera)
     elif season:
         folder = settings.path(settings.video_out or 'test_out')
-        annotate_season(sources, folder, lambda *paths: annotate(settings, model, path, *paths), settings.overwrite)
+        again = settings.overwrite or settings.index_only  # an index is quickly made from its stored detections
+        if settings.find and not again:
+            print('find: episodes that are skipped are not searched; index_only=True searches all of them.')
+        ending = '.mkv' if settings.labels_as == 'subtitles' else ''
+        annotate_season(sources, folder, lambda *paths: annotate(settings, model, path, *paths), again, ending)
     else:
         (source,) = sources
         if not settings.video_in and not source.is_file():

@@ -121,6 +121,7 @@ def test_a_season_of_indexes(run_script, episode, tmp_path):
         read_or_watch(model, WEIGHTS, episode, tmp_path / f'{name}.detections.jsonl.gz', progress=False, seconds=1)
     done = run_script('tools/season.py', f'indexes_in={tmp_path}', 'find=yuzu', 'title=花')
     assert done.returncode == 0 and '2 episodes' in done.stdout, done.stderr
+    assert '柚: ' in done.stdout and ' together' in done.stdout  # also where they have no scene
     assert '花' in (tmp_path / 'season.html').read_text(encoding='utf-8')
     empty = run_script('tools/season.py', f'indexes_in={tmp_path / "none"}')
     assert empty.returncode == 2 and 'no index there' in empty.stderr

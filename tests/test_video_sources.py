@@ -314,6 +314,12 @@ def test_what_a_season_is(tmp_path):
     assert season.target_of(both[0], tmp_path) == season.target_of(both[1], tmp_path)
     first = season.target_of(both[0], tmp_path)
     assert season.target_of(both[1], tmp_path, {first}) == tmp_path / 'b.mkv_annotated.mkv'
+    # The index beside a video is called by its stem, so no two episodes share one, whatever their endings.
+    taken = set()
+    for path in (tmp_path / 'a' / 'E.mkv', tmp_path / 'e.mp4', tmp_path / 'b' / 'E.mkv', tmp_path / 'c' / 'E.mkv'):
+        taken.add(season.target_of(path, tmp_path, taken))
+    assert len({path.stem.casefold() for path in taken}) == 4
+    assert season.target_of(tmp_path / 'e.mp4', tmp_path, ending='.mkv') == tmp_path / 'e_annotated.mkv'
     for bad in ('*.webm', '[1]', '[]'):
         with pytest.raises(UserError) as caught:
             season.episodes(bad, resolve)

@@ -45,7 +45,7 @@ def main(arguments=None):
     labels = writer.write(target, samples, class_names, settings.ignore_class)
     _claim([*copies, *labels], settings.overwrite)
     _refuse_others({writer.picture_folder(target, split) for split in names}, [*copies, *labels])
-    with progress_bar('Writing', len(copies) + len(labels), settings.progress) as bar:
+    with progress_bar('Writing', len(copies) + len(labels), settings.progress, 'files') as bar:
         for done, (path, picture) in enumerate(copies.items(), start=1):
             files.write_bytes(path, files.read_bytes(picture), remember=True)
             bar.update(done)

@@ -60,9 +60,11 @@ def list_scenes(indexes, text, spell):
 
     known = list(dict.fromkeys(name for index in indexes for name in index.class_names))
     names = wanted_names(text, known, spell)
-    for index in indexes:
-        for begin, end in scenes_with(index, names):
-            print(f'{printable(index.video)}: {clock(begin)} to {clock(end)}')
+    scenes = [(printable(index.video), *scene) for index in indexes for scene in scenes_with(index, names)]
+    total = sum(end - begin for _, begin, end in scenes)
+    print(f'{", ".join(names)}: {len(scenes)} scenes, {clock(total)} together')
+    for video, begin, end in scenes:
+        print(f'  {video}: {clock(begin)} to {clock(end)}')
 
 
 if __name__ == '__main__':

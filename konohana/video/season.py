@@ -2,6 +2,7 @@
 
 import ast
 import glob
+import itertools
 import re
 from pathlib import Path
 
@@ -71,14 +72,20 @@ def in_order(path):
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)]
 
 
-def target_of(source, folder, taken=()):
-    """The result's path in `folder`: the name with _annotated, .mkv where the source's kind is only read."""
+def target_of(source, folder, taken=(), ending=''):
+    """The result's path in `folder`: the name with _annotated, .mkv where the source's kind is only read.
+
+    taken: results of other episodes. No two share a stem: the index beside a video is called by it. ending: '' takes
+    the source's.
+    """
     name = str(source).rstrip('/').rpartition('/')[2] if is_url(source) else source.name
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f]', '_', name) if is_url(source) else name
-    stem, ending = Path(name).stem, Path(name).suffix
+    stem, ending = Path(name).stem, ending or Path(name).suffix
     ending = ending if ending.lower() in CONTAINERS else '.mkv'
-    target = folder / f'{stem}_annotated{ending}'
-    return folder / f'{name}_annotated{ending}' if target in taken else target
+    used = {path.stem.casefold() for path in taken}
+    stems = itertools.chain([stem, name], (f'{name}_{number}' for number in itertools.count(2)))
+    free = next(stem for stem in stems if f'{stem}_annotated'.casefold() not in used)
+    return folder / f'{free}_annotated{ending}'
 
 
 def is_done(source, target):
@@ -89,16 +96,16 @@ def is_done(source, target):
         return False
 
 
-def annotate_season(sources, folder, annotate, overwrite):
-    """Annotate each of `sources` into `folder`. Skip what is done, unless `overwrite`; tell failures at the end.
+def annotate_season(sources, folder, annotate, again, ending=''):
+    """Annotate each of `sources` into `folder`. Skip what is done, unless `again`; tell failures at the end.
 
-    annotate: function (source, target). Raises UserError in the end where something failed.
+    annotate: function (source, target). ending: see `target_of`. Raises UserError in the end where something failed.
     """
     failed, taken = [], set()
     for number, source in enumerate(sources, 1):
-        target = target_of(source, folder, taken)
+        target = target_of(source, folder, taken, ending)
         taken.add(target)
-        if not overwrite and not is_url(source) and is_done(source, target):
+        if not again and not is_url(source) and is_done(source, target):
             print(f'{number}/{len(sources)} {printable(source.name)}: done before, skipped ({target})')
             continue
         print(f'{number}/{len(sources)} {printable(source)}')
