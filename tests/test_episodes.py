@@ -98,6 +98,12 @@ def test_what_flashes_up_is_no_track():
     assert link_shot(np.zeros(0, int), nobody, np.zeros(0), np.zeros((0, 3))) == []
 
 
+@pytest.mark.parametrize('n_frames', [1, 2])
+def test_a_video_shorter_than_a_track_shows_people_too(n_frames):
+    index = episode([[(box_at(10), 0.9, sure_of('Yuzu'))]] * n_frames)
+    assert [(track['name'], len(track['frames'])) for track in index.tracks] == [('Yuzu', n_frames)]
+
+
 def test_a_cut_ends_every_track():
     frames = [[(box_at(10), 0.9, sure_of('Yuzu'))] for _ in range(20)]
     assert [track['frames'].tolist() for track in episode(frames, shots=(0, 12)).tracks] == [

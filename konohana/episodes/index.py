@@ -19,7 +19,7 @@ import numpy as np
 
 from konohana import files
 from konohana.episodes.names import choose_names, track_probabilities
-from konohana.episodes.tracks import link_shot
+from konohana.episodes.tracks import MIN_FRAMES, link_shot
 from konohana.errors import UserError
 
 FORMAT = 'konohana.index.1'
@@ -114,7 +114,8 @@ def link(index):
 def _tracks_of_shot(index, shot, begin, end, shared):
     """The tracks, as `Index.tracks` holds them, of the detections `begin` to `end` (not included)."""
     part = slice(begin, end)
-    found = link_shot(index.frame[part], index.box[part], index.score[part], index.names[part])
+    shortest = min(MIN_FRAMES, len(index.times))  # a video of one frame has tracks too
+    found = link_shot(index.frame[part], index.box[part], index.score[part], index.names[part], shortest)
     found = [(track, begin + track.rows[track.rows >= 0]) for track in found]
     found = [(track, rows) for track, rows in found if index.score[rows].mean() >= UNSURE_TRACK]
     probabilities = [track_probabilities(index.names[rows], index.score[rows] ** 2) for _, rows in found]

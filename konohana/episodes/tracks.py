@@ -82,18 +82,19 @@ def pairs(scores, lowest):
     return [(i, j) for i, j in zip(*linear_sum_assignment(-allowed), strict=True) if scores[i, j] >= lowest]
 
 
-def link_shot(frames, boxes, scores, names):
+def link_shot(frames, boxes, scores, names, shortest=MIN_FRAMES):
     """Link the detections of one shot.
 
     Args:
         frames: n frame numbers, ascending. boxes: n x 4. scores: n. names: n x c probabilities of the class names.
+        shortest: detections that make a track.
 
     Returns:
         list of `Track`.
     """
     pieces = _link_frames(frames, boxes, scores, names)
     pieces = _join(pieces, frames, boxes, names)
-    return [_finished(frames[rows], boxes[rows], rows) for rows in pieces if len(rows) >= MIN_FRAMES]
+    return [_finished(frames[rows], boxes[rows], rows) for rows in pieces if len(rows) >= shortest]
 
 
 def _link_frames(frames, boxes, scores, names):
