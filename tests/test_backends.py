@@ -1,6 +1,8 @@
 """Faster runtimes than PyTorch: the same detections, one graph for each weights file, one line where there is none."""
 
 import shutil
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -192,3 +194,23 @@ def test_scripts_say_what_computes(weights_file, exports, run_script, tmp_path):
     fastest = next(name for name in backends.OPENERS if backends.installed(name))
     assert done.returncode == 0 and f'(computed by {fastest})' in done.stdout, done.stderr
     assert (tmp_path / 'out' / 'a.jpg').is_file()
+
+
+def test_a_signal_after_openvino_was_let_go_in_another_thread(weights_file):
+    """OpenVINO frees the signal stack that it gave a thread; the process used to end by a segmentation fault."""
+    pytest.importorskip('openvino')
+    if not hasattr(signal, 'SIGUSR1'):
+        pytest.skip('Windows has no such signals')
+    code = (
+        'import faulthandler, gc, os, signal, sys, threading, torch, konohana\n'
+        'faulthandler.enable()\n'
+        'heard = []\n'
+        'signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))\n'
+        'models = [konohana.load(sys.argv[1], "cpu", backend="openvino")]\n'
+        'let_go = threading.Thread(target=lambda: (models.clear(), gc.collect()))\n'
+        'let_go.start(); let_go.join()\n'
+        'os.kill(os.getpid(), signal.SIGUSR1)\n'
+        'print("heard", len(heard))\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code, weights_file], capture_output=True, text=True, cwd=PROJECT)
+    assert done.returncode == 0 and 'heard 1' in done.stdout, (done.returncode, done.stderr)

@@ -6,6 +6,7 @@ folder where it cannot be written there. The key is a hash of the weights and of
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
@@ -176,6 +177,16 @@ def _onnxruntime(graph, usual):
     return runtime.Session(graph, 'the exported network', 'cpu').run
 
 
+@functools.cache
+def _core(openvino):
+    """OpenVINO's core, one for the process and never let go.
+
+    Its CPU plug-in gives the thread that loads it a stack for signal handlers and frees it with the last core, in
+    whatever thread that happens: then the next signal, a Ctrl-C say, ends the process by a segmentation fault.
+    """
+    return openvino.Core()
+
+
 def _openvino(graph, usual):
     """OpenVINO's function of a graph, see `_onnxruntime`. usual: (height, width) of most frames."""
     openvino = metadata.optional('openvino', "backend='openvino'")
@@ -189,7 +200,7 @@ def _openvino(graph, usual):
 
     def request_for(size):
         if size not in requests:
-            core = openvino.Core()
+            core = _core(openvino)
             network = core.read_model(graph)
             network.reshape([1, *(size or (-1, -1)), 3])
             requests[size] = core.compile_model(network, 'CPU', config).create_infer_request()
