@@ -15,7 +15,7 @@ video_out = ''  # .mkv, .mp4 or .mov, of several a folder; '' is test_out/<name 
 index_only = False  # write no video: only who is on screen when
 weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weights/net.pt
 use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
-threshold = 0.5  # lowest score that is drawn, 0 to 1; with smooth=True tracks decide
+threshold = 0.5  # lowest score that is drawn, or that begins a track (smooth=True), 0 to 1
 smooth = True  # link detections to people with steady names; False draws them as they are, frame by frame
 detect_every = 'auto'  # 'auto' looks at frames that differ from the one before, 1 at every frame, 3 at every third
 labels_as = 'picture'  # or 'subtitles': a track that players switch on and off, the video copied as it is

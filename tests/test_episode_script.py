@@ -125,3 +125,11 @@ def test_a_season_of_indexes(run_script, episode, tmp_path):
     assert '花' in (tmp_path / 'season.html').read_text(encoding='utf-8')
     empty = run_script('tools/season.py', f'indexes_in={tmp_path / "none"}')
     assert empty.returncode == 2 and 'no index there' in empty.stderr
+
+
+def test_a_threshold_decides_who_has_a_track(episode, tmp_path):
+    model, path = load(WEIGHTS, device='cpu'), tmp_path / 'a.gz'
+    strict, _ = read_or_watch(model, WEIGHTS, episode, path, 0.999, progress=False)
+    assert len(strict.frame) and not strict.tracks and not load_index(path).tracks
+    usual, line = read_or_watch(model, WEIGHTS, episode, path, 0.5, progress=False)
+    assert 'taken from' in line and usual.tracks and len(load_index(path).tracks) == len(usual.tracks)

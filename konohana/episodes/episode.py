@@ -15,7 +15,7 @@ from konohana import files
 from konohana.cast import SHARED_NAMES
 from konohana.episodes import find as find_scenes
 from konohana.episodes import page, subtitles, timeline
-from konohana.episodes.index import detections_of, load_index, save_index, write_appearances
+from konohana.episodes.index import detections_of, link, load_index, save_index, write_appearances
 from konohana.episodes.watch import watch
 from konohana.errors import UserError, printable
 from konohana.fonts import find_font
@@ -68,7 +68,7 @@ def annotate_episode(model, weights, video_in, target, smooth, detect_every, lab
     for path in [*paths.values(), *([] if index_only else [target])]:
         files.claim(path, [video_in], options['overwrite'], 'video_out')
     start = options['start']
-    index, line = read_or_watch(model, weights, video_in, paths['detections'], **watching)
+    index, line = read_or_watch(model, weights, video_in, paths['detections'], options['threshold'], **watching)
     print(line)
     shown = video_in
     if labels_as == 'subtitles' and not index_only:
@@ -120,12 +120,12 @@ def index_files(target):
     return {what: target.with_name(target.stem + ending) for what, ending in ENDINGS.items()}
 
 
-def read_or_watch(model, weights, video_in, path, **options):
+def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
     """The index of an episode: read from `path` where it is of this video, part and weights; else made, and kept there.
 
     Args:
         model: a detector. weights: path of its file. video_in: file or URL. path: of the index.
-        options: see `watch`.
+        threshold: score from which a detection begins a track. options: see `watch`.
 
     Returns:
         (`Index`, line that says how it came about).
@@ -135,21 +135,27 @@ def read_or_watch(model, weights, video_in, path, **options):
         'weights': hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16],
         **{key: options.get(key) for key in ('start', 'seconds', 'detect_every')},
     }
-    known = []
-    if files.written_here(path):
-        index = load_index(path)
-        if index.made_from == made_from and index.complete:
-            return index, f'Detections are taken from {path}'
-        known = detections_of(index) if index.made_from == made_from else []
 
     def keep(index):
         index.made_from = made_from
+        if index.threshold != threshold:
+            index.threshold = threshold
+            link(index)
         save_index(path, index)
 
     def keep_part(index):
         index.complete = False
         keep(index)
         print(f'{len(index.times)} frames are kept in {path}: the next run goes on from there.')
+
+    known = []
+    if files.written_here(path):
+        index = load_index(path)
+        if index.made_from == made_from and index.complete:
+            if index.threshold != threshold:
+                keep(index)
+            return index, f'Detections are taken from {path}'
+        known = detections_of(index) if index.made_from == made_from else []
 
     index, done = watch(model, video_in, shared=SHARED_NAMES, known=known, keep=keep_part, **options)
     keep(index)

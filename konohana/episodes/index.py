@@ -27,7 +27,7 @@ KEPT_NAMES = 5  # of each detection's names, the most probable
 LARGEST_FILE = 1 << 30  # bytes, unpacked
 PAUSE = 1.0  # seconds: an appearance goes on over a pause no longer than this
 FEWEST_SECONDS = 0.1  # a shorter appearance is not listed
-UNSURE_TRACK = 0.4  # a track of a lower mean score is not counted
+UNSURE_TRACK = 0.8  # of the threshold: a track of a lower mean score is not counted
 
 COLUMNS = ('who', 'from', 'to', 'seconds', 'largest_size', 'mean_probability', 'tracks')
 
@@ -48,6 +48,7 @@ class Index:
             `second`, `second_probability`, `shot`.
         made_from: what it was made from (video, weights, part of it), to know whether it still holds.
         complete: False where watching was ended before the episode did.
+        threshold: score from which a detection begins a track, 0 to 1.
     """
 
     video: str
@@ -64,6 +65,7 @@ class Index:
     tracks: list = field(default_factory=list)
     made_from: dict | None = None
     complete: bool = True
+    threshold: float = 0.5
 
     @property
     def frame_seconds(self):
@@ -115,9 +117,10 @@ def _tracks_of_shot(index, shot, begin, end, shared):
     """The tracks, as `Index.tracks` holds them, of the detections `begin` to `end` (not included)."""
     part = slice(begin, end)
     shortest = min(MIN_FRAMES, len(index.times))  # a video of one frame has tracks too
-    found = link_shot(index.frame[part], index.box[part], index.score[part], index.names[part], shortest)
+    columns = (index.frame[part], index.box[part], index.score[part], index.names[part])
+    found = link_shot(*columns, shortest, index.threshold)
     found = [(track, begin + track.rows[track.rows >= 0]) for track in found]
-    found = [(track, rows) for track, rows in found if index.score[rows].mean() >= UNSURE_TRACK]
+    found = [(track, rows) for track, rows in found if index.score[rows].mean() >= UNSURE_TRACK * index.threshold]
     probabilities = [track_probabilities(index.names[rows], index.score[rows] ** 2) for _, rows in found]
     chosen, second = choose_names(probabilities, [(t.frames[0], t.frames[-1]) for t, _ in found], shared)
     return [
@@ -235,6 +238,7 @@ def save_index(path, index):
             **{'times': [round(float(t), 6) for t in index.times], 'n_detections': len(index.frame)},
             'made_from': index.made_from,
             'complete': index.complete,
+            'threshold': index.threshold,
         }
     ]
     for row in range(len(index.frame)):
@@ -299,4 +303,5 @@ def _from_lines(header, rows):
         names,
         made_from=header.get('made_from'),
         complete=bool(header.get('complete', True)),
+        threshold=float(header.get('threshold', 0.5)),
     )

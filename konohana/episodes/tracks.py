@@ -13,11 +13,13 @@ assume the even motion of photographs; drawings stand still for two or three fra
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import linear_sum_assignment
+from torchvision import ops
 
 SURE = 0.5  # detections of this score or more begin tracks and are linked first
-UNSURE = 0.2  # weaker ones only continue a track; below this they are not looked at
+UNSURE = 0.4  # of that: weaker ones only continue a track; below this part they are not looked at
 MIN_FRAMES = 3  # detections that make a track
 MAX_MISSED = 3  # frames that a track may miss while it is linked frame by frame
 MAX_GAP = 24  # frames over which two pieces are joined
@@ -41,12 +43,9 @@ class Track:
 
 
 def box_iou(a, b):
-    """IoU of each of n boxes with each of m, float n x m."""
-    low = np.maximum(a[:, None, :2], b[:, :2])
-    high = np.minimum(a[:, None, 2:], b[:, 2:])
-    common = (high - low).clip(0).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
-    return common / (areas[0][:, None] + areas[1] - common).clip(1e-6)
+    """IoU of each of n boxes with each of m, as arrays: float n x m."""
+    a, b = (torch.from_numpy(np.asarray(boxes, np.float64)) for boxes in (a, b))
+    return np.nan_to_num(ops.box_iou(a, b).numpy())
 
 
 def likeness(boxes_a, names_a, boxes_b, names_b):
@@ -82,28 +81,30 @@ def pairs(scores, lowest):
     return [(i, j) for i, j in zip(*linear_sum_assignment(-allowed), strict=True) if scores[i, j] >= lowest]
 
 
-def link_shot(frames, boxes, scores, names, shortest=MIN_FRAMES):
+def link_shot(frames, boxes, scores, names, shortest=MIN_FRAMES, threshold=SURE):
     """Link the detections of one shot.
 
     Args:
         frames: n frame numbers, ascending. boxes: n x 4. scores: n. names: n x c probabilities of the class names.
+        threshold: score from which a detection begins a track, 0 to 1.
         shortest: detections that make a track.
 
     Returns:
         list of `Track`.
     """
-    pieces = _link_frames(frames, boxes, scores, names)
+    pieces = _link_frames(frames, boxes, scores, names, threshold)
     pieces = _join(pieces, frames, boxes, names)
     return [_finished(frames[rows], boxes[rows], rows) for rows in pieces if len(rows) >= shortest]
 
 
-def _link_frames(frames, boxes, scores, names):
+def _link_frames(frames, boxes, scores, names, threshold):
     """Step 1 -> list of lists of rows."""
     pieces, alive = [], []
     for frame in np.unique(frames):
         alive = [rows for rows in alive if frame - frames[rows[-1]] <= MAX_MISSED]
         here = np.flatnonzero(frames == frame)
-        sure, unsure = here[scores[here] >= SURE], here[(scores[here] < SURE) & (scores[here] >= UNSURE)]
+        certain = scores[here] >= threshold
+        sure, unsure = here[certain], here[~certain & (scores[here] >= UNSURE * threshold)]
         waiting, new = _continue(alive, sure, boxes, names)
         _continue(waiting, unsure, boxes, names)  # those that nobody continues are dropped
         pieces += new
