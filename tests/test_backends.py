@@ -21,7 +21,7 @@ from konohana.toy.writer import draw_frame
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-REAL = PROJECT.parent.parent / 'shared' / 'konohana_dataset' / 'imgs'
+REAL = PROJECT.parent / 'shared' / 'konohana_dataset' / 'imgs'
 RUNTIMES = ('onnxruntime', 'openvino')
 
 
