@@ -116,6 +116,7 @@ def tool(server, tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, 'argv', ['download_voc07.py'])
     # No proxy of this machine between the tool and the local server.
+    monkeypatch.setattr('urllib.request._opener', None)  # another test's may remember a proxy
     for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
         monkeypatch.delenv(name, raising=False)
     module.folder, module.progress, module.retries, module.timeout = str(tmp_path / 'voc 花'), False, 0, 5.0
