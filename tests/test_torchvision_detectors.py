@@ -309,6 +309,7 @@ def test_damaged_and_dangerous_weight_files(no_network, tmp_path):
 
 
 def test_the_script_without_network(run_script, toy_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr('urllib.request._opener', None)  # it remembers the proxies that it was made with
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY', 'all_proxy'):
         monkeypatch.setenv(name, 'http://127.0.0.1:9')  # nobody listens there
