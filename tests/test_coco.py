@@ -328,6 +328,10 @@ def test_what_may_not_be_read_has_one_line(tmp_path, monkeypatch):
         ('[' + '9' * 5000 + ']', 'broken JSON'),
         ('{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "\\u001b[2J"}]}', 'control characters'),
         ('{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "\\ud800"}]}', 'control characters'),
+        (
+            '{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "' + 'a' * 5000 + '"}]}',
+            f'category 1 ({"a" * 40}): its name has 5000 characters',
+        ),
         ('{"images": [{}], "annotations": [], "categories": [{"id": NaN, "name": "a"}]}', 'category 1 lacks'),
         ('', 'broken JSON'),
         ('{"images": [', 'broken JSON'),

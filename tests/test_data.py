@@ -277,6 +277,8 @@ NO_NUMBERS = ('nine', 'nan', '1_0', '１', '0x10', '1e400', '9' * 400, '1 0', '\
         (xml_of([('a&#x9b;31m', 1, 1, 9, 9)]), ('object 1', 'control characters')),
         (xml_of([('a\nb', 1, 1, 9, 9)]), ('object 1', 'control characters')),
         (xml_of([('a&#x202e;b', 1, 1, 9, 9)]), ('object 1', 'control characters')),
+        (xml_of([('柚' * 5000, 1, 1, 9, 9)]), (f'object 1 ({"柚" * 40})', '5000 characters')),
+        (xml_of([('a' * 201, 1, 1, 9, 9)]), (f'object 1 ({"a" * 40})', '201 characters')),
         ('<annotation>' + '<a>' * 50_000 + '<bndbox/>' + '</a>' * 50_000 + '</annotation>', ('<a>', 'holds a box')),
         ('<annotation>' + ' ' * 5_000_000 + '</annotation>', ('larger than 4 MB',)),
     ],
@@ -527,6 +529,12 @@ def test_ignored_regions_are_no_objects(maker):
     assert read_annotation(annotation)[0].names == ['柚', IGNORE_CLASS]
 
 
+def test_a_name_of_200_characters_is_read(maker):
+    maker.frame('train', 'a', xml_of([('柚' * 200, 1, 1, 9, 9)]))
+    (frame,), problems = problems_of(maker.root)
+    assert problems == [] and frame.names == ['柚' * 200]
+
+
 def test_class_names_come_from_the_data_or_from_classes_txt(maker):
     maker.frame('train', 'a', xml_of([('柚', 1, 1, 9, 9), ('Anna', 1, 1, 9, 9), ('柚', 1, 1, 20, 9)]))
     frames, _ = problems_of(maker.root)
@@ -537,7 +545,12 @@ def test_class_names_come_from_the_data_or_from_classes_txt(maker):
     listed.write_text('柚\nAnna\n柚\n', encoding='utf-8')
     with pytest.raises(UserError, match=r'classes\.txt: the name 柚 is duplicated'):
         class_names_of(maker.root, frames)
-    for text, words in (('柚\n不计算\n', 'ignored regions'), ('\n', 'empty'), ('a\x1b[31m', 'control characters')):
+    for text, words in (
+        ('柚\n不计算\n', 'ignored regions'),
+        ('\n', 'empty'),
+        ('a\x1b[31m', 'control characters'),
+        ('a' * 5000, rf'classes\.txt: {"a" * 40}: its name has 5000 characters'),
+    ):
         listed.write_text(text, encoding='utf-8')
         with pytest.raises(UserError, match=words) as error:
             class_names_of(maker.root, frames, IGNORE_CLASS)

@@ -74,7 +74,7 @@ def read_categories(path, categories):
     Exporters write a class and its supercategory under one name: such ids are one class.
 
     Raises:
-        UserError: a category without id or name, a name with control characters, an id that is duplicated.
+        UserError: a category without id or name, a name that is too long or has control characters, a duplicated id.
     """
     names = {}
     for number, category in enumerate(categories, start=1):

@@ -97,7 +97,7 @@ def class_names_of(path, frames, ignore_class=None):
         try:
             check_name(name)
         except ValueError as error:
-            raise UserError(f'{listed}: {printable(name)}: {error}.') from None
+            raise UserError(f'{listed}: {printable(name[:40])}: {error}.') from None
         if count > 1:
             raise UserError(f'{listed}: the name {name} is duplicated. List it once.')
         if name == ignore_class:

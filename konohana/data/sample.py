@@ -11,6 +11,8 @@ from torchvision.ops import clip_boxes_to_image
 from konohana.boxes import EDGE_TOLERANCE
 from konohana.errors import printable
 
+MAX_NAME = 200  # characters of a class name; longer ones make the lines that show them unreadable
+
 
 @dataclass
 class Sample:
@@ -42,9 +44,11 @@ class Sample:
 
 
 def check_name(name):
-    """Raise ValueError where a class name is empty or has control characters; the text says what is wrong."""
+    """Raise ValueError if a class name is empty, too long or has control characters; the text says what is wrong."""
     if not name:
         raise ValueError('give it a name')
+    if len(name) > MAX_NAME:
+        raise ValueError(f'its name has {len(name)} characters; shorten it to {MAX_NAME} at most')
     if printable(name) != name:
         raise ValueError('its name has control characters; rename it')
 
