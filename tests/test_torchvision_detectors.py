@@ -167,7 +167,7 @@ def test_ssd300_keeps_its_anchors_at_300_and_says_what_is_too_small(quick_start)
 
 
 def test_wrong_names_are_one_line():
-    with pytest.raises(UserError, match='key points'):
+    with pytest.raises(UserError, match='keypoints'):
         detectors.build('keypointrcnn_resnet50_fpn', 2, HW)
     with pytest.raises(UserError, match='no such detector') as caught:
         detectors.build('fasterrcnn', 2, HW)

@@ -1,15 +1,15 @@
 """SOLOv2: instance masks without boxes (Wang et al. 2020, https://arxiv.org/abs/2003.10152).
 
-The picture is cut into grids of 40, 36, 24, 16 and 12 cells a side, the fine ones for small objects. Each cell says
-what object has its centre there (`cate`) and gives the 1x1 convolution (`kernel`) that turns one map of features,
-shared by all (`mask_feats`, stride 4), into that object's mask:
+The picture is divided into grids of 40, 36, 24, 16 and 12 cells a side, the fine ones for small objects. Each cell
+classifies the object whose centre lies in it (`cate`) and predicts the 1x1 convolution (`kernel`) that turns the shared
+map of features (`mask_feats`, stride 4) into that object's mask:
 
     pyramid, five levels -> resized to the five grids -> towers of convolutions -> categories, kernels
-    pyramid, four levels -> brought to stride 4, summed                         -> mask features
+    pyramid, four levels -> upsampled to stride 4, summed                       -> mask features
     mask features convolved with the kernels of the likely cells -> masks -> matrix NMS
 
-Layers and numbers are MMDetection's (https://github.com/open-mmlab/mmdetection, 3.x), so that its weights can be used:
-see tools/convert_mmdet.py. "Light" has smaller pictures, half of the depth and half of the channels.
+Layers and hyperparameters are those of MMDetection 3.x (https://github.com/open-mmlab/mmdetection), so you can convert
+its weights with tools/convert_mmdet.py. "Light" takes smaller pictures and has half the depth and half the channels.
 """
 
 import math
@@ -28,15 +28,15 @@ from konohana.detectors.backbones import make_backbone
 from konohana.detectors.base import Detector, descending
 
 GRIDS = (40, 36, 24, 16, 12)  # cells a side
-LEAST_AREAS = (8, 8, 16, 32, 32)  # a mask of a grid must have more pixels than this, at stride 4
-MASK_STRIDE = 4  # pixels a side that a pixel of the mask features stands for
+LEAST_AREAS = (8, 8, 16, 32, 32)  # a mask of each grid must have more pixels than this, at stride 4
+MASK_STRIDE = 4  # pixels of the batch per pixel of the mask features, a side
 PYRAMID_CHANNELS = 256
 SIZE_DIVISIBLE = 32  # what the batch's height and width are padded to
 
-# Which grids learn an object, by the square root of its box's area in pixels of the batch: small objects the first.
+# Which grids learn an object, by the square root of its box's area in pixels of the batch: small objects in the first.
 SCALES = ((0, 96), (48, 192), (96, 384), (192, 768), (384, math.inf))
 SCALES_LIGHT = ((0, 56), (28, 112), (56, 224), (112, 448), (224, math.inf))
-CENTRE = 0.2  # the part of an object's box, around its centre of mass, whose cells learn it
+CENTRE = 0.2  # share of a box's sides: the cells in this part around the centre of mass learn the object
 
 WEIGHTS = {'loss_category': 1.0, 'loss_mask': 3.0}
 
@@ -72,7 +72,7 @@ class MaskBranch(nn.Module):
     """Four levels of the pyramid (strides 4 to 32) -> mask features N x c_out x H/4 x W/4.
 
     Level k goes through k convolutions, each followed by doubling (the first level through one, without); their sum
-    through a last one. The coarsest level knows its coordinates, so that two alike objects get different masks.
+    through a last one. The coarsest level also gets coordinates, so that objects that look alike get different masks.
     """
 
     def __init__(self, c_out, width=128):
@@ -95,11 +95,11 @@ class MaskBranch(nn.Module):
 
 
 class SOLOv2(Detector):
-    """SOLOv2, under torchvision's contract.
+    """SOLOv2, called like torchvision's detectors.
 
     Args:
-        n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
-        img_hw: (height, width) that pictures are resized to inside (short and long side, aspect ratio kept).
+        n_classes: number of classes without the background; labels are 1 .. n_classes, 0 is the background.
+        img_hw: (height, width) in pixels to which pictures are resized (short and long side, aspect ratio kept).
         backbone: see `backbones.make_backbone`. depth, width: convolutions and channels of the two towers.
         mask_channels: of the mask features. scales: see `SCALES`.
         frozen_stages: 1 keeps a ResNet's stem and first stage as they are while training, 2 the second stage too,
@@ -108,8 +108,8 @@ class SOLOv2(Detector):
 
     Training: `model(images, targets)` -> dict of scalar losses `loss_category` and `loss_mask`. `images` is a list of
     float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes` (n x 4; x1, y1, x2, y2 in pixels),
-    `labels` (n, int64), `masks` (n x H x W, 0 or 1) and maybe `ignored` (m x 4: no category is learned there).
-    UserError for a target without masks.
+    `labels` (n, int64), `masks` (n x H x W, 0 or 1) and optionally `ignored` (m x 4; no category is learned there).
+    A target without masks raises UserError.
 
     Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, the masks' boxes, in pixels of the image given),
     `labels` (n), `scores` (n, 0 to 1, descending) and `masks` (n x H x W bool, of the size of the image given).
@@ -119,12 +119,12 @@ class SOLOv2(Detector):
     class_layers = ('cate_layer.',)
     has_raw_outputs = True
 
-    score_threshold = 0.1  # cells less sure of their category are dropped before anything else
-    mask_threshold = 0.5  # a pixel likelier than this belongs to the mask
-    n_candidates = 2000  # so many cells at most have their masks computed, the surest first
-    n_before_nms = 500  # and so many of these, by score, take part in NMS
+    score_threshold = 0.1  # cells must score higher in a category to have their masks computed
+    mask_threshold = 0.5  # pixels with a higher probability belong to the mask
+    n_candidates = 2000  # the highest-scoring cells have their masks computed, at most this many
+    n_before_nms = 500  # the highest-scoring masks that take part in NMS
     nms_kernel, nms_sigma = 'gaussian', 2.0  # see `matrix_nms`
-    final_threshold = 0.05  # after NMS
+    final_threshold = 0.05  # lowest score after NMS
     max_detections = 100
 
     def __init__(
@@ -159,7 +159,7 @@ class SOLOv2(Detector):
         nn.init.constant_(self.cate_layer.bias, -math.log(99))  # 1 %: nearly every cell is background (RetinaNet)
 
     def raw_outputs(self, batch):
-        """Normalised N x 3 x H x W, both sides multiples of 32 -> dict of what the network says.
+        """Normalised N x 3 x H x W, both sides multiples of 32 -> dict of the network's outputs.
 
         `mask_feats` (N x mask_channels x H/4 x W/4), and for grid i of S = `GRIDS[i]` cells a side `kernel_i`
         (N x mask_channels x S x S) and `cate_i` (N x n_classes x S x S, logits).
@@ -167,11 +167,11 @@ class SOLOv2(Detector):
         levels = OrderedDict((str(i), x) for i, x in enumerate(self.backbone(batch)))
         pyramid = list(self.neck(levels).values())
         maps = {'mask_feats': self.mask_branch(pyramid)}
-        # The ends of the pyramid take their neighbours' sizes before the grid's: the finest would skip pixels.
+        # Resize both ends of the pyramid to their neighbours first: straight to its grid, the finest would skip pixels.
         pyramid[0] = resize(pyramid[0], pyramid[1].shape[-2:])
         pyramid[4] = resize(pyramid[4], pyramid[3].shape[-2:])
         for i, (x, cells) in enumerate(zip(pyramid, GRIDS, strict=True)):
-            # Coordinates are put on before resizing: resized ones no longer reach -1 and 1.
+            # Add coordinates before resizing: resized ones no longer reach -1 and 1.
             x = resize(with_coordinates(x), (cells, cells))
             maps[f'kernel_{i}'] = self.kernel_layer(self.kernel_tower(x))
             maps[f'cate_{i}'] = self.cate_layer(self.cate_tower(x[:, :-2]))
@@ -180,8 +180,8 @@ class SOLOv2(Detector):
     def decode(self, maps):
         """Maps of `raw_outputs` -> (scores, kernels) per cell, grid after grid and row by row (P cells).
 
-        `scores` is N x P x n_classes, 0 to 1, and 0 for a cell with a surer one among its upper and left neighbours;
-        `kernels` is N x P x mask_channels.
+        `scores` is N x P x n_classes, 0 to 1, and 0 for a cell if an upper or left neighbour scores higher; `kernels`
+        is N x P x mask_channels.
         """
         scores, kernels = [], []
         for i in range(len(GRIDS)):
@@ -194,8 +194,8 @@ class SOLOv2(Detector):
     def postprocess(self, scores, kernels, mask_feats):
         """One image's cells (P x n_classes, P x c) and mask features (c x h x w) -> its instances after NMS.
 
-        Returns dict of `labels` (n), `scores` (n, descending) and `soft_masks` (n x h x w, 0 to 1). A score is the
-        category's, times how sure the mask is of its pixels, times what matrix NMS leaves of it.
+        Returns dict of `labels` (n), `scores` (n, descending) and `soft_masks` (n x h x w, 0 to 1). A score is
+        the category's, times the mean probability of the mask's pixels, times the decay of matrix NMS.
         """
         cells, labels = (scores > self.score_threshold).nonzero(as_tuple=True)
         chosen = descending(scores[cells, labels])[: self.n_candidates]
@@ -224,7 +224,7 @@ class SOLOv2(Detector):
         """
         soft = found.pop('soft_masks')
         batch_hw = (soft.shape[1] * MASK_STRIDE, soft.shape[2] * MASK_STRIDE)
-        # As floats, all masks of a large picture would fill the memory. A traced network (ONNX) has no open loop.
+        # All masks of a large picture as floats would fill the memory. A traced network (ONNX) cannot loop over them.
         parts = [soft] if torch.jit.is_tracing() else soft.split(16)
         masks = [
             resize(resize(part[None], batch_hw)[:, :, : size[0], : size[1]], original_size)[0] > self.mask_threshold
@@ -232,7 +232,7 @@ class SOLOv2(Detector):
             if len(part)
         ]
         masks = torch.cat(masks) if masks else soft.new_zeros((0, *original_size), dtype=torch.bool)
-        # What lies in the batch's padding, or is lost in a smaller picture, is nothing.
+        # Drop masks that lie in the batch's padding or vanish when the picture is reduced.
         there = masks.flatten(1).any(dim=1)
         masks = masks[there]
         return {'boxes': mask_boxes(masks), **{key: value[there] for key, value in found.items()}, 'masks': masks}
@@ -248,8 +248,8 @@ class SOLOv2(Detector):
         """Start from published weights; returns what was done, as one line of text.
 
         Args:
-            pretrained: 'backbone' or True: ImageNet's weights of the backbone. (Those of the whole network come from
-                MMDetection, by tools/convert_mmdet.py.)
+            pretrained: 'backbone' or True: ImageNet weights of the backbone. For weights of the whole network, convert
+                MMDetection's with tools/convert_mmdet.py.
 
         Raises:
             UserError: see `Backbone.load_imagenet`.
@@ -260,29 +260,29 @@ class SOLOv2(Detector):
         """Losses of a batch: `loss_category` (focal, Lin et al. 2017, 1708.02002) and `loss_mask` (dice), weighted.
 
         Args:
-            maps: of `raw_outputs`. targets: of each image `boxes`, `labels`, `masks` and maybe `ignored`, in pixels of
-                the batch. sizes: not used, padding is background.
+            maps: of `raw_outputs`. targets: of each image `boxes`, `labels`, `masks` and optionally `ignored`, in
+                pixels of the batch. sizes: not used, since padding is background.
         """
         batch_hw = tuple(side * MASK_STRIDE for side in maps['mask_feats'].shape[-2:])
         device = maps['mask_feats'].device
         logits = torch.cat([maps[f'cate_{i}'].flatten(2).transpose(1, 2) for i in range(len(GRIDS))], dim=1).float()
         kernels = torch.cat([maps[f'kernel_{i}'].flatten(2).transpose(1, 2) for i in range(len(GRIDS))], dim=1)
         centres = cell_centres(batch_hw, device)
-        aims, counted = torch.zeros_like(logits), torch.ones(logits.shape[:2], dtype=torch.bool, device=device)
+        wanted, counted = torch.zeros_like(logits), torch.ones(logits.shape[:2], dtype=torch.bool, device=device)
         dice = []
         for i, target in enumerate(targets):
             cells, objects = self.assign(target, batch_hw)
             counted[i] = ~points_in_boxes(centres, target.get('ignored', target['boxes'][:0]))
             counted[i, cells] = True
-            aims[i, cells, target['labels'][objects] - 1] = 1.0
+            wanted[i, cells, target['labels'][objects] - 1] = 1.0
             if len(cells):
                 features = maps['mask_feats'][i]
                 true = shrink_masks(target['masks'], features.shape[-2:])[objects]
                 dice.append(dice_loss(torch.matmul(kernels[i, cells], features.flatten(1)), true.flatten(1)))
-        category = sigmoid_focal_loss(logits, aims, alpha=0.25, gamma=2.0) * counted[..., None]
+        category = sigmoid_focal_loss(logits, wanted, alpha=0.25, gamma=2.0) * counted[..., None]
         # Without any object there is no mask to learn, but every parameter still has a gradient (of zero).
         dice = torch.cat(dice) if dice else (maps['mask_feats'].sum() + kernels.sum()).float()[None] * 0.0
-        n_cells = distributed.normaliser(aims.sum(), len(targets))
+        n_cells = distributed.normaliser(wanted.sum(), len(targets))
         return {
             'loss_category': WEIGHTS['loss_category'] * category.sum() / n_cells,
             'loss_mask': WEIGHTS['loss_mask'] * dice.sum() / n_cells,
@@ -292,14 +292,15 @@ class SOLOv2(Detector):
     def assign(self, target, batch_hw):
         """Which cells of one image learn which object.
 
-        An object is learned by the grids of its scale, in the cells that the middle of its box touches, moved to the
-        mask's centre of mass; at most three by three. A cell wanted by several learns the smallest.
+        The grids of an object's scale learn it, in the cells that the middle part of its box touches once that is
+        moved to the mask's centre of mass; at most three by three. A cell that several objects claim learns the
+        smallest.
 
         Args:
             target: `boxes` (n x 4) and `masks` (n x H x W), in pixels of the batch. batch_hw: its (height, width).
 
         Returns:
-            cells: k int64, numbers of cells, counted as in `decode`, ascending. objects: k int64, what each learns.
+            cells: k int64, indices of cells in the order of `decode`, ascending. objects: k int64, what each learns.
         """
         boxes, masks = target['boxes'], target['masks']
         owner, first = {}, 0
@@ -307,7 +308,7 @@ class SOLOv2(Detector):
             sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
             scales = sides.prod(dim=1).sqrt().tolist()
             centres = centres_of_mass(masks)
-            # In parts of the batch, so that a grid of S cells takes them times S.
+            # As fractions of the batch's sides: times S they are in cells of a grid of S.
             whole = torch.tensor([batch_hw[1], batch_hw[0]], device=boxes.device)
             middle = (centres / whole).tolist()
             half = (sides / 2 * CENTRE / whole).tolist()
@@ -355,7 +356,7 @@ def centres_of_mass(masks):
 def shrink_masks(masks, size):
     """n x H x W masks of a picture -> n x size at a quarter, float 0 or 1: whether half of the pixels or more are set.
 
-    A mask so thin that nothing would be left keeps every pixel that it touches. A picture that is smaller than the
+    A mask too thin to keep any pixel that way keeps every pixel that it touches. A picture that is smaller than the
     batch (`size` times four) is padded at the right and at the bottom.
     """
     height, width = (side * MASK_STRIDE for side in size)
@@ -377,11 +378,11 @@ def dice_loss(logits, masks):
 
 
 def matrix_nms(masks, labels, scores, kernel='gaussian', sigma=2.0):
-    """Matrix NMS (SOLOv2, section 3.5): lowers the score of what a better mask of the same label covers, all at once.
+    """Matrix NMS (SOLOv2, section 3.5): lowers the scores of masks that better masks of the same label cover.
 
     The decay of mask j is the least, over the better masks i of its label, of f(iou of i and j) / f(the largest iou of
-    i with masks better than itself): what is itself covered has little say. f(u) is exp(-sigma * u^2) for the gaussian
-    kernel and 1 - u for the linear one.
+    i with masks better than itself), so a mask that is itself covered counts little. f(u) is
+    exp(-sigma * u^2) for the gaussian kernel and 1 - u for the linear one.
 
     Args:
         masks: n x ... bool, of one picture. labels: n. scores: n, 0 to 1, in any order; of equal ones the first counts

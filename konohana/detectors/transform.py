@@ -1,4 +1,4 @@
-"""From a list of pictures of any size to a batch and back, for the detectors of our own."""
+"""From a list of pictures of any size to a batch and back, for all PyTorch detectors."""
 
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -8,7 +8,7 @@ from konohana import masks
 
 
 def fit_size(height, width, img_hw):
-    """Height and width in pixels of a picture once it is resized for a network, aspect ratio kept.
+    """Height and width in pixels to which a picture is resized for a network, aspect ratio kept.
 
     The short side becomes min(img_hw), unless the long side would then exceed max(img_hw).
     """
@@ -19,11 +19,11 @@ def fit_size(height, width, img_hw):
 class FrameTransform(GeneralizedRCNNTransform):
     """torchvision's transform, resizing with antialiasing.
 
-    The size is that of `fit_size`; a picture that has it already is not touched. Values go from 0 .. 1 to -1 .. 1;
-    smaller pictures of a batch are padded at the right and at the bottom. `postprocess` takes boxes (and masks) back
-    to the picture's pixels.
+    Pictures are resized to `fit_size`, unless they have that size already. By default values go from 0 .. 1 to
+    -1 .. 1. The smaller pictures of a batch are padded at the right and at the bottom. `postprocess` scales boxes and
+    masks back to the picture's pixels.
 
-    Without antialiasing (torchvision's own resize) a 1080p frame turns into 360 rows by skipping two of three.
+    Without antialiasing, as in torchvision, a 1080p frame becomes 360 rows by skipping two of three.
 
     Args:
         img_hw: (height, width) in pixels.
@@ -31,7 +31,7 @@ class FrameTransform(GeneralizedRCNNTransform):
         mean, std: normalization, RGB.
 
     Attributes:
-        resizes: False leaves pictures as they are, because they come at the network's size (see `onnx.export`).
+        resizes: False leaves pictures as they are, for callers that resize them first (see `onnx.export`).
     """
 
     def __init__(self, img_hw, size_divisible, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)):

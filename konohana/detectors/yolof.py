@@ -1,11 +1,11 @@
 """YOLOF: one map of stride 32 and no pyramid (Chen et al. 2021, You Only Look One-level Feature, 2103.09460).
 
-    backbone's last map -> dilated encoder, which widens what a cell sees -> two towers -> names, boxes, objectness
+    backbone's last map -> dilated encoder (a wider receptive field) -> two towers -> classes, boxes, objectness
 
-Each cell has five square anchors of 32 to 512 pixels. What is missing without a pyramid is made up for by dilated
-convolutions (objects of all sizes in one map) and by uniform matching (each object, large or small, teaches the same
-number of anchors). Layers and numbers are MMDetection's (https://github.com/open-mmlab/mmdetection, 3.x), so that its
-weights can be used: see tools/convert_mmdet.py.
+Each cell has five square anchors of 32 to 512 pixels. Two things replace the pyramid: dilated convolutions put objects
+of all sizes into one map, and uniform matching gives each object, large or small, the same number of anchors. Layers
+and hyperparameters are those of MMDetection 3.x (https://github.com/open-mmlab/mmdetection), so you can convert its
+weights with tools/convert_mmdet.py.
 """
 
 import math
@@ -36,12 +36,12 @@ DILATIONS = (2, 4, 6, 8)
 TOWERS = {'name': 2, 'box': 4}  # convolutions
 CENTRE_CLAMP = 32  # pixels that a box's centre may be away from its anchor's
 LARGEST_SCALE = math.log(1000 / 16)  # of a box's side to its anchor's, as a logarithm (Faster R-CNN's)
-LARGEST_LOGIT = math.log(1e8)  # of names and objectness where they are multiplied
+LARGEST_LOGIT = math.log(1e8)  # of classes and objectness where they are multiplied
 
-MATCHED = 4  # so many nearest anchors, and so many nearest predictions, learn an object
-TOO_FAR = 0.15  # those of them whose anchor overlaps the object less (IoU) learn nothing
-CLOSE_ENOUGH = 0.7  # a prediction that overlaps an object more (IoU) is not background, whoever learns the object
-MOSTLY = 0.5  # a prediction of which more lies in one ignored region learns nothing
+MATCHED = 4  # nearest anchors, and nearest predictions, that learn an object
+TOO_FAR = 0.15  # IoU; a matched anchor that overlaps its object less learns nothing
+CLOSE_ENOUGH = 0.7  # IoU; a prediction that overlaps any object more is not background
+MOSTLY = 0.5  # a prediction with more than this share of its area in one ignored region learns nothing
 
 
 class ConvNorm(nn.Sequential):
@@ -89,10 +89,10 @@ class DilatedEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Two towers; N x CHANNELS x H x W -> names N x (5 * n_classes) x H x W, boxes N x (5 * 4) x H x W.
+    """Two towers; N x CHANNELS x H x W -> class logits N x (5 * n_classes) x H x W, boxes N x (5 * 4) x H x W.
 
-    Objectness comes from the boxes' tower and has no label of its own: it is multiplied into the names' probabilities,
-    here as logits, and learns what makes these right.
+    Objectness comes from the box tower and has no label of its own: it is multiplied into the class probabilities, as
+    logits, and learns from their loss.
     """
 
     def __init__(self, n_classes):
@@ -114,28 +114,28 @@ class Decoder(nn.Module):
 
     def forward(self, x):
         seen = self.box_tower(x)
-        # Half precision has not the range for what follows.
+        # In float32: the exponentials below overflow in half precision.
         names, objectness = self.name_layer(self.name_tower(x)).float(), self.object_layer(seen).float()
         names = names.unflatten(1, (len(ANCHORS), self.n_classes))
         objectness = objectness[:, :, None]
-        # The logit of sigmoid(names) * sigmoid(objectness); beyond the clamp its values are MMDetection's, too high.
+        # The logit of sigmoid(names) * sigmoid(objectness); beyond the clamp it is too high, as in MMDetection.
         either = (1 + names.clamp(max=LARGEST_LOGIT).exp() + objectness.clamp(max=LARGEST_LOGIT).exp()).log()
         return (names + objectness - either).flatten(1, 2), self.box_layer(seen)
 
 
 class YOLOF(Detector):
-    """The detector, under torchvision's contract.
+    """YOLOF, called like torchvision's detectors.
 
     Args:
-        n_classes: number of names; label 0 is background, labels 1 .. n_classes are names.
-        img_hw: (height, width) that frames are resized to inside (short and long side, aspect ratio kept).
-        backbone: a network of torchvision or timm that has a map of stride 32, see `backbones.make_backbone`.
+        n_classes: number of classes without the background; labels are 1 .. n_classes, 0 is the background.
+        img_hw: (height, width) in pixels to which frames are resized (short and long side, aspect ratio kept).
+        backbone: a network of torchvision or timm with a map of stride 32, see `backbones.make_backbone`.
 
     Training: `model(images, targets)` -> dict of scalar losses `loss_name` (focal, Lin et al. 2017, 1708.02002) and
     `loss_box` (GIoU, Rezatofighi et al. 2019, 1902.09630). `images` is a list of float tensors 3 x H x W, RGB, 0 to 1,
-    of any size; each target has `boxes` (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and maybe `ignored`
-    (m x 4: nothing is learned there). Boxes of less than about a third of the smallest anchor's side (32 pixels inside
-    the network) match no anchor and are not learned.
+    of any size; each target has `boxes` (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and optionally
+    `ignored` (m x 4; nothing is learned there). A box with a side of less than about a third of the smallest anchor's
+    (32 pixels after resizing) matches no anchor and is not learned.
 
     Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, in pixels of the image given), `labels` (n), `scores`
     (n, 0 to 1, descending).
@@ -145,9 +145,9 @@ class YOLOF(Detector):
     class_layers = ('decoder.name_layer.',)
     has_raw_outputs = True
 
-    score_threshold = 0.05  # names less sure are dropped before NMS
-    n_before_nms = 1000  # and so many, the surest, take part in it
-    nms_threshold = 0.6  # IoU from which two boxes of one name are one object
+    score_threshold = 0.05  # detections must score higher to take part in NMS
+    n_before_nms = 1000  # the highest-scoring detections that take part in NMS
+    nms_threshold = 0.6  # two boxes of one class with a higher IoU are one object
     max_detections = 100
 
     def __init__(self, n_classes, img_hw=(360, 640), backbone='resnet50'):
@@ -165,12 +165,13 @@ class YOLOF(Detector):
             pretrained: 'backbone': ImageNet's weights of the backbone.
 
         Raises:
-            UserError: True (weights of the whole are only had by converting), and see `Backbone.load_imagenet`.
+            UserError: `pretrained` is True (weights of the whole network come only from tools/convert_mmdet.py); see
+                `Backbone.load_imagenet`.
         """
         if pretrained != 'backbone':
             raise UserError(
-                "pretrained=True: no weights of the whole YOLOF are fetched. Take pretrained='backbone', or convert "
-                "MMDetection's with tools/convert_mmdet.py and start by init_from='...'."
+                'pretrained=True: there are no weights of the whole YOLOF to download. Set '
+                "pretrained='backbone', or convert MMDetection's with tools/convert_mmdet.py and set init_from='...'."
             )
         return self.backbone.load_imagenet()
 
@@ -178,9 +179,9 @@ class YOLOF(Detector):
         """Normalised N x 3 x H x W, both sides multiples of 32 -> the two maps N x c x H/32 x W/32.
 
         Returns:
-            dict of `cls` (c = 5 * n_classes, anchor by anchor: logits of the names, objectness multiplied in) and
-            `reg` (c = 5 * 4, anchor by anchor: x and y of the centre in anchor's sides from the anchor's centre,
-            logarithm of width and height in anchor's sides).
+            dict of `cls` (c = 5 * n_classes, anchor by anchor: class logits, objectness multiplied in) and `reg`
+            (c = 5 * 4, anchor by anchor: offset of the centre from the anchor's, in sides of the anchor; logarithm of
+            width and height, in sides of the anchor).
         """
         (features,) = self.backbone(batch)
         names, boxes = self.decoder(self.encoder(features))
@@ -225,13 +226,13 @@ class YOLOF(Detector):
         return self.transform.postprocess(detections, sizes, original_sizes)
 
     def postprocess(self, names, boxes, size):
-        """One image's predictions (P anchors) -> its detections: threshold, the surest, NMS for each name."""
+        """One image's predictions (P anchors) -> its detections: threshold, highest scores, NMS per class."""
         scores = names.sigmoid().flatten()
         kept = (scores > self.score_threshold).nonzero()[:, 0]
         kept = kept[descending(scores[kept])[: self.n_before_nms]]
         scores, labels, boxes = scores[kept], kept % self.n_classes, boxes[kept // self.n_classes]
         boxes = clip_boxes_to_image(boxes, size)
-        # Cells in a batch's padding see boxes of which nothing lies in the picture.
+        # Cells in a batch's padding may predict boxes that lie outside the picture.
         inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         scores, labels, boxes = scores[inside], labels[inside], boxes[inside]
         kept = batched_nms(boxes, scores, labels, self.nms_threshold)[: self.max_detections]
@@ -250,8 +251,8 @@ def uniform_matching(boxes, anchors, targets):
 
     Returns:
         index, owner: pairs of anchor and object (both int64, of equal length, at most 2 * MATCHED * n).
-        owner_of: P int64; the object whose name the anchor learns, -1 for background, -2 for nothing: it was matched
-            and is too far away, or its prediction is close to an object that others learn.
+        owner_of: P int64; the object whose class the anchor learns, -1 for background, -2 for nothing: the anchor is
+            matched but too far away, or its prediction is close to an object that other anchors learn.
     """
     owner_of = torch.full((len(anchors),), -1, dtype=torch.int64, device=anchors.device)
     if not len(targets):
@@ -271,7 +272,7 @@ def uniform_matching(boxes, anchors, targets):
     owner_of[index] = -2
     near = overlap >= TOO_FAR
     index, owner, overlap = index[near], owner[near], overlap[near]
-    # An anchor has one name to learn: of the object that it overlaps the most.
+    # An anchor learns one class: that of the object it overlaps most.
     most = overlap.new_zeros(len(anchors)).scatter_reduce(0, index, overlap, 'amax')
     best = overlap == most[index]
     owner_of.scatter_reduce_(0, index[best], owner[best], 'amax')
@@ -283,12 +284,12 @@ def yolof_losses(predictions, targets, sizes):
 
     Args:
         predictions: `YOLOF.decode`'s dict for N images and P anchors.
-        targets: N dicts of `boxes` (n x 4), `labels` (n; 1 is the first name) and maybe `ignored` (m x 4), in pixels
-            of the batch. sizes: N (height, width) of the pictures without padding.
+        targets: N dicts of `boxes` (n x 4), `labels` (n; 1 is the first class) and optionally `ignored` (m x 4), in
+            pixels of the batch. sizes: N (height, width) of the pictures without padding.
 
     Returns:
-        dict of scalars: `loss_name` over all anchors but those that learn nothing, `loss_box` over the matched pairs;
-        both divided by the batch's number of anchors that learn an object.
+        dict of scalars: `loss_name` over all anchors except those that learn nothing, `loss_box` over the matched
+        pairs; both divided by the number of anchors in the batch that learn an object.
     """
     anchors = predictions['anchors']
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
@@ -296,7 +297,7 @@ def yolof_losses(predictions, targets, sizes):
     for names, boxes, target, (height, width) in zip(
         predictions['names'], predictions['boxes'], targets, sizes, strict=True
     ):
-        # Cells in the padding are left out of everything.
+        # Cells in the padding do not count.
         inside = ((centres[:, 0] < width) & (centres[:, 1] < height)).nonzero()[:, 0]
         index, owner, owner_of = uniform_matching(boxes[inside], anchors[inside], target['boxes'])
         ignored = target.get('ignored', target['boxes'][:0])
