@@ -1,8 +1,8 @@
 """Training in several processes, on several graphics cards or machines: torchrun --nproc_per_node=2 _train.py
 
-torchrun starts the script once for each card; the processes are numbered by their rank. Each takes its share of every
-batch, DistributedDataParallel averages the gradients (Li et al. 2020, 2006.15704), and rank 0 alone writes, prints and
-evaluates. Without torchrun there is one process of rank 0, and every function here gives back what it is given.
+torchrun starts the script once per graphics card; each process has a rank. Each takes its share of every batch,
+DistributedDataParallel averages the gradients (Li et al. 2020, 2006.15704), and only rank 0 writes, prints and
+evaluates. Without torchrun there is one process, of rank 0, and every function here returns its input unchanged.
 """
 
 import atexit
@@ -20,7 +20,7 @@ from torch import nn
 
 from konohana.errors import UserError
 
-# Others wait while rank 0 evaluates, which takes as long as it takes; torchrun itself ends them if rank 0 dies.
+# The other ranks wait while rank 0 evaluates, however long that takes; torchrun ends them if rank 0 dies.
 TIMEOUT = datetime.timedelta(days=7)
 
 
@@ -34,13 +34,15 @@ def start(device):
         torch.device of this process. Ranks other than 0 print nothing from here on.
 
     Raises:
-        UserError: more processes than graphics cards on this machine; a device that cannot do it.
+        UserError: more processes than graphics cards on this machine; a device other than cuda and cpu.
     """
     if 'WORLD_SIZE' not in os.environ or 'RANK' not in os.environ or dist.is_initialized():
         return device
     local_rank, n_local = (int(os.environ.get(key, 0)) for key in ('LOCAL_RANK', 'LOCAL_WORLD_SIZE'))
     if device.type not in ('cuda', 'cpu'):
-        raise UserError(f'device={device}: several processes train on cuda or cpu only. Leave torchrun out.')
+        raise UserError(
+            f'device={device}: several processes train on cuda or cpu only. Start the script without torchrun.'
+        )
     if device.type == 'cuda':
         if n_local > torch.cuda.device_count():
             raise UserError(
@@ -58,16 +60,16 @@ def start(device):
 
 
 def _explain_later(*error):
-    """Show a traceback only if this process is still there a while later.
+    """Show a traceback only if this process still runs a few seconds later.
 
-    Where one process fails the others lose their connection to it, and torchrun ends them: theirs says nothing.
+    When one process fails, the others lose their connection to it and torchrun ends them; their tracebacks say nothing.
     """
     time.sleep(5)
     sys.__excepthook__(*error)
 
 
 def rank():
-    """This process's number; 0 is the one that writes and prints."""
+    """This process's rank, 0 .. world_size - 1; rank 0 writes and prints."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
@@ -82,10 +84,10 @@ def share(batch):
 
 
 def wrap(model):
-    """The model as it is called in training: on several processes its gradients are averaged over them.
+    """The model to call in training; with several processes it averages the gradients over them.
 
-    On CUDA batch norm sees the whole batch (SyncBatchNorm, in place; the names of the weights stay). On the CPU, where
-    PyTorch has none, each process normalises by its own share, and rank 0's running averages count.
+    On CUDA batch norm sees the whole batch (SyncBatchNorm, in place; the names of the weights stay). PyTorch has none
+    for the CPU: there each process normalises by its own share, and rank 0's running averages are kept.
     """
     if world_size() == 1:
         return model
@@ -96,16 +98,16 @@ def wrap(model):
             # timm's batch norm may carry an activation, which PyTorch's own function would lose.
             from timm.layers import convert_sync_batchnorm as convert
         convert(model)
-    # Said of layers whose gradients come channels_last: the result is the same.
+    # PyTorch warns about layers whose gradients are channels_last; the result is the same.
     warnings.filterwarnings('ignore', message='Grad strides do not match bucket view strides')
     return nn.parallel.DistributedDataParallel(model)
 
 
 def zero_of(model):
-    """0, as a function of all weights that learn.
+    """0, as a function of all trainable weights.
 
-    Added to the loss, it gives each weight a gradient in every process, which is what DistributedDataParallel waits
-    for: pictures that show nobody may leave some weights unused.
+    Added to the loss, it gives each weight a gradient in every process. DistributedDataParallel waits for all of them,
+    and pictures without characters may leave some weights unused.
     """
     if world_size() == 1:
         return 0.0
@@ -113,7 +115,7 @@ def zero_of(model):
 
 
 def summed(values):
-    """Tensor -> its sum over all processes, without gradient; the tensor given stays as it is."""
+    """Tensor -> its sum over all processes, without gradient; `values` is not changed."""
     values = values.detach()
     if world_size() == 1:
         return values
@@ -123,13 +125,13 @@ def summed(values):
 
 
 def normaliser(total, n_images, minimum=1.0):
-    """What a loss that is divided by a total over the batch is to be divided by in this process.
+    """The divisor, in this process, of a loss that is divided by a total over the batch.
 
-    It makes the losses of the processes, weighted by `weight` and averaged, the loss of the whole batch.
+    With it the losses of the processes, weighted by `weight` and averaged, are the loss of the whole batch.
 
     Args:
         total: scalar tensor, this process's part of the total. n_images: number of its images.
-        minimum: the whole batch's total counts as no less.
+        minimum: lower bound of the whole batch's total.
 
     Returns:
         scalar tensor without gradient.
@@ -141,7 +143,7 @@ def normaliser(total, n_images, minimum=1.0):
 
 
 def weight(n_images, device):
-    """What a loss that is a mean over this process's `n_images` is multiplied by before the processes are averaged."""
+    """The factor of a loss that is a mean over this process's `n_images`, before the processes are averaged."""
     if world_size() == 1:
         return 1.0
     return n_images * world_size() / float(summed(torch.tensor(float(n_images), device=device)))
@@ -158,7 +160,7 @@ def means(losses):
 def highest(values, device):
     """List of numbers -> the list of their highest values over the processes, as floats.
 
-    What was decided by one process, or by its clock, is so decided for all of them at the same iteration.
+    So a decision of one process, or of its clock, holds for all of them at the same iteration.
     """
     if world_size() == 1:
         return values
@@ -183,7 +185,7 @@ def gathered(values):
 
 @contextlib.contextmanager
 def first_rank_first():
-    """Rank 0 goes through the block alone, then the others: what it makes they find, what it reports they need not."""
+    """Rank 0 runs the block first, then the others: they find the files that it made and need not report again."""
     if world_size() > 1 and rank():
         dist.barrier()
     yield

@@ -1,7 +1,7 @@
-"""Masks of objects in run-length encoding (RLE), as COCO keeps them: a few hundred bytes for a mask of any size.
+"""Masks of objects in run-length encoding (RLE), as COCO stores them: a few hundred bytes for a mask of any size.
 
-A RLE is a dict of `size` (height, width) and `counts`: lengths of runs of 0s and 1s in turn, down the columns, as bytes
-that pycocotools' C library writes and reads ("compressed") or as a list of ints ("uncompressed").
+An RLE is a dict of `size` (height, width) and `counts`: lengths of runs of 0s and 1s in turn, down the columns, as the
+bytes of pycocotools' C library ("compressed") or as a list of ints ("uncompressed").
 """
 
 import sys
@@ -16,7 +16,7 @@ from konohana.boxes import EDGE_TOLERANCE
 
 
 def encode(masks):
-    """Masks -> list of n compressed RLEs, those of pycocotools to the byte but several times as fast.
+    """Masks -> list of n compressed RLEs, byte for byte those of pycocotools, but several times as fast.
 
     Args:
         masks: n x H x W, or n x 1 x H x W; torch tensor of any device or numpy array; bool, uint8 (0 is outside), or
@@ -33,7 +33,7 @@ def encode(masks):
 
 
 def _runs(mask):
-    """Lengths of the runs of one uint8 mask, column by column; only the columns that hold any of it are looked at."""
+    """Lengths of the runs of one uint8 mask, column by column; reads only the columns between the mask's edges."""
     height, width = mask.shape
     x, _, w, _ = cv2.boundingRect(mask)
     if w == 0:
@@ -46,7 +46,7 @@ def _runs(mask):
 
 
 def _runs_on_device(masks):
-    """The same for all masks at once on their device, so that only the ends of the runs need to leave it."""
+    """`_runs` for all masks at once on their device, so that only the ends of the runs are copied from it."""
     n, height, width = masks.shape
     pixels = masks.transpose(1, 2).reshape(n, -1)
     before = torch.nn.functional.pad(pixels[:, :-1], (1, 0))
@@ -75,9 +75,9 @@ def bounding_box(rle):
 
 
 def resize(masks, hw):
-    """Masks as a tensor n x H x W, uint8 -> the same at `hw` (height, width), each pixel that of the nearest centre.
+    """Masks as a tensor n x H x W, uint8 -> the same at `hw` (height, width), each pixel from the nearest centre.
 
-    One rule for all that resizes masks beside their picture. Plain 'nearest', which torchvision takes for a `Mask`,
+    Everything that resizes masks with their picture uses this. Plain 'nearest', torchvision's choice for a `Mask`,
     shifts them by up to half a pixel.
     """
     masks = masks.as_subclass(torch.Tensor)
@@ -87,7 +87,7 @@ def resize(masks, hw):
 def box_mask(box, hw):
     """The mask of all pixels of a box (x1, y1, x2, y2), compressed."""
     x1, y1, x2, y2 = (float(value) for value in box)
-    # Of a list pycocotools would make a polygon.
+    # pycocotools takes a list for a polygon, an array for boxes.
     return coco_mask.frPyObjects(np.array([[x1, y1, x2 - x1, y2 - y1]]), *hw)[0]
 
 
@@ -97,15 +97,15 @@ def is_number(value):
 
 
 def from_segmentation(segmentation, hw):
-    """What COCO files hold under `segmentation` -> compressed RLE.
+    """The value of `segmentation` in a COCO file -> compressed RLE.
 
     Args:
-        segmentation: list of polygons [x1, y1, x2, y2, ...], their union being the mask; or a RLE of either form.
+        segmentation: list of polygons [x1, y1, x2, y2, ...], whose union is the mask; or an RLE of either form.
         hw: (height, width) of the picture.
 
     Raises:
-        ValueError: it is none of these or does not fit the picture; the text says what is wrong. pycocotools itself
-            reads and writes beyond its memory for some such input.
+        ValueError: it is neither, or does not fit the picture; the text says what is wrong. Without this check
+            pycocotools accesses memory out of bounds for some such input.
     """
     height, width = hw
     if isinstance(segmentation, dict):
@@ -133,8 +133,8 @@ def from_segmentation(segmentation, hw):
 def to_polygon(rle):
     """Compressed RLE -> [x1, y1, x2, y2, ...]: one polygon along the pixels' edges, which holds the same pixels.
 
-    Holes and further parts hang on it by seams of no width, as in ultralytics' `merge_multi_segment`: tools that hold
-    one polygon for each object lose none of them. An empty mask gives [].
+    Seams of no width join holes and further parts to it, as in ultralytics' `merge_multi_segment`, so that tools with
+    one polygon per object lose none of them. An empty mask gives [].
     """
     loops = _outlines(decode([rle], rle['size'])[0].numpy())
     if not loops:
@@ -187,10 +187,10 @@ def _check_counts(counts, n_pixels):
 
 
 def _uncompressed(counts):
-    """The runs in a compressed RLE's `counts`: pycocotools' rleFrString, which trusts what it reads.
+    """The runs in a compressed RLE's `counts`: pycocotools' rleFrString, but with checks.
 
-    A number stands in characters of six bits from '0' on, the lowest five first, the sixth saying that more follow;
-    from the fourth number on it is the difference from the number two before.
+    Each character, from '0' on, holds six bits: five of a number, the lowest first, and one that says whether more
+    follow. From the fourth number on, a number is the difference from the one two before it.
     """
     try:
         codes = np.frombuffer(counts.encode('ascii') if isinstance(counts, str) else counts, np.uint8).astype(np.int64)

@@ -27,7 +27,7 @@ ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONIOENCODING': 'utf-8'}
 
 @pytest.fixture(scope='module')
 def dataset(tmp_path_factory):
-    """Twelve toy frames to learn, two to judge by, small."""
+    """Twelve toy frames to train on, two to evaluate on, small."""
     folder = tmp_path_factory.mktemp('data') / 'a show 花'
     writer.write_voc(folder, n_train=12, n_val=2, hw=(90, 160))
     return folder
@@ -90,7 +90,7 @@ def test_one_ctrl_c_stops_all_and_a_single_process_goes_on(run_script, dataset, 
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert out.count('Stopped at iteration') == 1 and out.count('frames to learn from') == 1, out + err
+    assert out.count('Stopped at iteration') == 1 and out.count('frames to train on') == 1, out + err
     state = checkpoint.load(tmp_path / 'optim.pt', needed=('iteration', 'epoch', 'batches_done'))
     assert f'Stopped at iteration {state["iteration"]} ' in out
     assert state['iteration'] == 3 * state['epoch'] + state['batches_done']

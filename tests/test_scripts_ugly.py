@@ -87,7 +87,7 @@ def test_train_goes_on_without_bad_files_when_told_to(train, broken_dataset, tmp
     result = train(f'konohana_dataset_path={root}', 'skip_bad_files=True')
     assert result.returncode == 0, result.stderr
     assert all(name in result.stdout for name in names)
-    assert '4 frames to learn from, 3 to judge by' in result.stdout
+    assert '4 frames to train on, 3 to evaluate on' in result.stdout
     assert (tmp_path / 'run' / 'iter.txt').read_text(encoding='utf-8').strip() == '1'
     content = checkpoint.load(tmp_path / 'run' / 'net.pt')
     assert content['epoch'] == 1 and content['img_hw'] == [64, 96]

@@ -40,7 +40,7 @@ posix_signals = pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGIN
 
 @pytest.fixture(scope='module')
 def dataset(tmp_path_factory):
-    """Twelve toy frames to learn, four to judge by, small."""
+    """Twelve toy frames to train on, four to evaluate on, small."""
     folder = tmp_path_factory.mktemp('data') / 'show'
     writer.write_voc(folder, n_train=12, n_val=4, hw=(90, 160))
     return folder
@@ -72,7 +72,7 @@ def test_learns_writes_its_files_and_finishes(train, dataset, tmp_path):
     done = train(dataset, tmp_path, 'n_epoch=2', 'eval_every=1')
     assert done.returncode == 0, done.stderr
     assert 'Epoch 2/2' in done.stdout and 'val AP' in done.stdout
-    assert 'n_epoch=2 makes only 6 steps of so few frames; n_epoch=667 makes 2000.' in done.stdout
+    assert 'n_epoch=2 makes only 6 steps with so few frames; n_epoch=667 makes 2000.' in done.stdout
     for name in ('net.pt', 'optim.pt', 'iter.txt', 'net_best.pt'):
         assert (tmp_path / name).is_file()
     assert (tmp_path / 'iter.txt').read_text().strip() == '6'
@@ -168,8 +168,8 @@ def test_another_class_list_makes_only_the_class_layer_anew(train, dataset, tmp_
         xml.write_text(text, encoding='utf-8')
     done = train(fewer, tmp_path / 'b', 'n_epoch=1', 'lr=0.0', f'init_from={tmp_path / "a" / "net.pt"}')
     assert done.returncode == 0, done.stderr
-    assert 'the class layer starts anew' in done.stdout
-    assert 'Not taken from there: name_layer.bias, name_layer.weight.' in done.stdout
+    assert 'the class layer starts from scratch' in done.stdout
+    assert 'Not taken from it: name_layer.bias, name_layer.weight.' in done.stdout
     old, new = (checkpoint.load(tmp_path / k / 'net.pt') for k in 'ab')
     assert new['class_names'] == ['raccoon'] and new['model']['name_layer.bias'].shape == (1,)
     key = 'find_layer.weight'

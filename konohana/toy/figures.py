@@ -1,7 +1,7 @@
 """The figures of the toy show: how the cast looks, the pen, and how a figure is drawn from its look and pose.
 
 Figures are filled curves in head units: 1 = half a head's width, origin at the head's centre, y down. Colours are RGB
-in 0 .. 255. What a look may say stands at `PLAIN`, what a pose says in `toy_scenes._plan_actor`.
+in 0 .. 255. `PLAIN` lists the keys of a look, `scenes._plan_actor` those of a pose.
 """
 
 import math
@@ -28,8 +28,8 @@ def _outfit(top, skirt=None, obi=DARK_RED, cord=GOLD, collar=WHITE, form='kimono
 WORK = _outfit(DARK_RED, obi=(128, 30, 40), cord=(150, 60, 66), sleeve=0.45)  # the inn's plain working dress
 MIKO = _outfit(WHITE, (198, 40, 38), obi=(206, 48, 44), cord=(170, 28, 30), form='hakama', sleeve=0.85)
 
-# What a look leaves out is taken from here. `length`: hair down the back, 0 = chin, 1 = the feet. `tall`: height in
-# heads. `extras`: what is worn or grows besides.
+# Defaults of a look. `length`: hair down the back, 0 = chin, 1 = the feet. `tall`: height in heads. `extras`: what is
+# worn or grows besides.
 PLAIN = {
     'kind': 'person', 'hair': (70, 56, 52), 'eye': (120, 84, 60), 'skin': SKIN, 'ears': None, 'fringe': 'spiky',
     'length': 0.0, 'wavy': 0.0, 'locks': 0.9, 'extras': (), 'ribbon': PINK, 'tail': None, 'tall': 3.4, 'broad': 1.0,
@@ -124,7 +124,7 @@ FUR = ((128, 96, 72), (150, 150, 150), (96, 84, 84), (122, 160, 104), (240, 240,
 
 
 def _other_look(rng):
-    """A random somebody: hair with ears never comes in a cast colour, and the cast's extras stay the cast's own."""
+    """A random character: hair with ears never has a colour of the cast, and only the cast has the cast's extras."""
 
     def pick(values):
         return values[int(rng.integers(len(values)))]
@@ -156,11 +156,12 @@ def _other_look(rng):
 
 
 def choose_look(rng, name):
-    """Decide what somebody looks like.
+    """Choose what a character looks like.
 
     Args:
         rng: numpy Generator.
-        name: one of cast.CLASS_NAMES. 其他 gets a new look each time; who has a second look wears it one time in five.
+        name: one of cast.CLASS_NAMES. 其他 gets a new look each time. Some characters have a second look, which they
+            get one time in five.
 
     Returns:
         dict with the keys of `PLAIN`.
@@ -191,11 +192,11 @@ def _curve(points, closed):
 
 
 class Pen:
-    """Draws shapes given in the figure's own units into the picture, and keeps the silhouette in `mask`.
+    """Draws shapes, given in the figure's own units, into the picture, and the silhouette into `mask`.
 
-    `image` (uint8, H x W x 3, RGB) and `mask` (uint8, H x W) are drawn into. `matrix` (2 x 3) leads from the figure's
+    `image` (uint8, H x W x 3, RGB) and `mask` (uint8, H x W) are drawn into. `matrix` (2 x 3) maps the figure's
     units to pixels; `gain` (a number or 3) multiplies colours; `value` is what a shape writes into the mask: 1 for the
-    figure, 0 for what stands in front of it without belonging to it. Colours are RGB in 0 .. 255.
+    figure, 0 for things in front of it that are not part of it. Colours are RGB in 0 .. 255.
     """
 
     def __init__(self, image, mask, matrix, gain=1.0, value=1):
@@ -784,7 +785,7 @@ def draw_figure(pen, actor, pose):
         pen: its origin is the centre of the head, its unit half a head's width.
         actor: dict of `look` (as `choose_look`'s), `outfit` (one of the look's), `held` (what is in the hand, or None)
             and `held_colour`.
-        pose: dict of what the planning of actors in toy_scenes sets, from `back` to `ear`.
+        pose: dict with the keys that `scenes._plan_actor` sets, from `back` to `ear`.
     """
     look, outfit = actor['look'], actor['outfit']
     if look['kind'] == 'boar':
@@ -818,7 +819,7 @@ def _neck(tilt):
 
 
 def head_to_floor(look, sit):
-    """y of the soles (or of the floor under somebody sitting, `sit` True) below the head's centre, in head units."""
+    """y of the soles (or of the floor under a sitting figure, `sit` True) below the head's centre, in head units."""
     if look['kind'] == 'boar':
         return 2.3
     full = 2 * look['tall'] - 1

@@ -1,7 +1,7 @@
 """The scenes of the toy show: backgrounds, clutter, things in front, and shots of figures before them.
 
-Everything random about a shot is decided first (`_plan_shot`) and then drawn at a time t in seconds (`draw_shot`), so
-that the same code makes still frames and moving shots. Pictures are drawn at twice the size and reduced. Scenes are
+`_plan_shot` makes all random choices of a shot; `draw_shot` then draws it at a time t in seconds. So the same code
+makes still frames and moving shots. Pictures are drawn at twice the size and reduced. Scenes are
 drawn in frame heights: x from 0 to `w`, the width in heights, y from 0 at the top to 1.
 """
 
@@ -218,7 +218,7 @@ def _steam(rng, pen, w):
 
 
 def _clutter(rng, pen, w):
-    """One thing that could be taken for somebody: lantern, umbrella, doll, vase, fox statue, lucky daruma."""
+    """One thing that could be mistaken for a character: lantern, umbrella, doll, vase, fox statue, lucky daruma."""
     x, y, s, kind = rng.uniform(0, w), rng.uniform(.7, 1.05), rng.uniform(.05, .13), int(rng.integers(7))
     y = (rng.uniform(.1, .4) if rng.random() < .7 else y) if kind == 0 else y - (1.1, 2.1, 2.5, 1.2, 1.9, .9,
         2.1)[kind] * s
@@ -348,7 +348,7 @@ MOODS = ('open',) * 12 + ('happy',) * 3 + ('shut',) * 2 + ('dots', 'shock', 'sle
 
 
 def _plan_actor(rng, name):
-    """Decide who somebody is: look and outfit, pose, what is in the hand, how it moves."""
+    """Choose a character's look and outfit, pose, what is in the hand, and movement."""
     look = choose_look(rng, name)
     outfits = look['outfits']
     turned = rng.random()
@@ -369,7 +369,7 @@ def _plan_actor(rng, name):
         'ear': float(rng.normal(0.05, 0.1)),
     }
     held = ('broom', 'tray', 'fan', 'lantern', 'ball')[int(rng.integers(5))] if rng.random() < 0.15 else None
-    dim = 0.35 if rng.random() < 0.025 else rng.uniform(0.82, 1.05)  # now and then somebody stands against the light
+    dim = 0.35 if rng.random() < 0.025 else rng.uniform(0.82, 1.05)  # now and then a character is against the light
     return {
         'name': name, 'look': look, 'outfit': outfits[0 if rng.random() < 0.45 else int(rng.integers(len(outfits)))],
         'pose': pose, 'mirror': bool(rng.random() < 0.5), 'lean': float(rng.normal(0, 0.04)), 'held': held,
@@ -407,7 +407,7 @@ def _place(rng, actors, kind, wide):
 
 
 def _plan_shot(rng, hw, empty):
-    """Decide everything about a shot: who, where, how, before what, in which light."""
+    """Make all choices of a shot: characters, places, poses, background, light."""
     wide = hw[1] / hw[0]
     kind = ('close', 'bust', 'full', 'crowd')[int(rng.choice(4, p=(0.2, 0.36, 0.36, 0.08)))]
     most = {
@@ -476,7 +476,7 @@ def draw_shot(shot, t=0.0):
 
     Returns:
         dict of `image`, `boxes`, `labels` and `masks` as `toy.draw_frame`'s, and `hidden`: indices into shot['actors']
-        of those who are too hidden to be labelled.
+        of those too hidden to be labelled.
     """
     (h, w), wide = shot['hw'], shot['wide']
     zoom = max(1.0, 1.06 * (1 + shot['zoom'] * t))
@@ -552,14 +552,14 @@ def _lit(image, shot):
 
 
 def shoot(rng, hw):
-    """Plan a shot; who would be too hidden to be labelled in its first frame is sent off the stage.
+    """Plan a shot; characters too hidden to be labelled in its first frame are removed.
 
     Args:
         rng: numpy Generator.
         hw: height and width in pixels.
 
     Returns:
-        (shot, frame): the shot as a dict for `draw_shot`, and its frame at t = 0. About one in twenty holds nobody.
+        (shot, frame): the shot as a dict for `draw_shot`, and its frame at t = 0. About one in twenty has no character.
     """
     empty = bool(rng.random() < 0.05)
     while True:

@@ -1,10 +1,10 @@
 """The toy show: a small show without end, drawn from a seed, with exact boxes and masks.
 
-It stands in for data one may not share: the same fourteen names, worn by simplified figures with the cast's colours,
-ears, hair and kimono, in rooms, corridors, gardens and streets. A fresh clone can train and test on it, and frames
-of it mixed with real ones do no harm to a detector, since a figure looks roughly like the character it is named after.
+It replaces data that may not be shared: simplified figures under the same fourteen names, with the colours, ears, hair
+and kimono of the cast, in rooms, corridors, gardens and streets. You can train and test on it in a fresh clone. Mixing
+its frames with real ones does not harm a detector, since a figure looks roughly like its character.
 
-Here are frames, datasets and episodes. The figures are drawn in figures.py, the shots in scenes.py.
+This module makes frames, datasets and episodes; figures.py draws the figures, scenes.py the shots.
 """
 
 import json
@@ -69,9 +69,9 @@ def draw_frame(seed, hw=(360, 640)):
 
     Returns:
         dict of `image` (uint8, H x W x 3, RGB), `boxes` (float32, n x 4: x1, y1, x2, y2 in pixels, x2 and y2
-        exclusive, tight about the visible pixels), `labels` (list of n names of cast.CLASS_NAMES) and `masks`
-        (bool, n x H x W: the visible pixels of each figure, disjoint). About one frame in twenty holds
-        nobody. Everybody in the frame is labelled: nobody is drawn who is mostly hidden or outside.
+        exclusive, tight around the visible pixels), `labels` (list of n names of cast.CLASS_NAMES) and `masks`
+        (bool, n x H x W: the visible pixels of each figure, disjoint). About one frame in twenty
+        has no character. Every character drawn is labelled: none is mostly hidden or outside.
 
     Raises:
         UserError: a size below 32 pixels or a negative seed.
@@ -92,13 +92,13 @@ def _make_folder(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f'{folder}: cannot be made a folder ({error.strerror}); choose another place.') from None
+        raise UserError(f'{folder}: this folder cannot be made ({error.strerror}). Choose another place.') from None
 
 
-def _asked(n_train, n_val):
-    """(split, number of frames) of the splits asked for."""
+def _wanted(n_train, n_val):
+    """List of (split, number of frames) of the splits to write."""
     if min(n_train, n_val) < 0:
-        raise UserError(f'toy show: {n_train} frames to train and {n_val} to validate on cannot be; give 0 or more.')
+        raise UserError(f'toy show: {n_train} frames to train and {n_val} to validate on: set both to 0 or more.')
     return [(split, count) for split, count in (('train', n_train), ('val', n_val)) if count]
 
 
@@ -203,24 +203,24 @@ def _voc_xml(name, frame, stamp):
 def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=True):
     """Write the toy show as a Pascal VOC dataset: imgs/<id>.jpg, anns/<id>.xml, sets/train.txt, sets/val.txt.
 
-    What is missing is drawn, what is there stays; so a run that was cut off is simply started again. The lists of
-    ids in sets/ come last. A split with no frames asked for is left alone.
+    Only missing files are drawn, so you can run it again after an interruption. The lists of ids in sets/ are written
+    last. A split of 0 frames is left as it is.
 
     Args:
-        folder: where to; made when missing.
+        folder: folder to write; created if missing.
         n_train, n_val: frames of each split, 0 or more.
         seed: whole number from 0 on.
         hw: height and width of the frames in pixels.
-        progress: False shows no progress bar; nor is one shown when nothing is missing.
+        progress: show a progress bar, if anything is missing.
 
     Raises:
         UserError: the folder holds something else, or a toy show of another seed or size.
     """
     folder, hw = Path(folder), _checked_size(hw)
     stamp = _stamp(seed, hw)
-    asked = _asked(n_train, n_val)
+    wanted = _wanted(n_train, n_val)
     _begin(folder, stamp)
-    for split, count in asked:
+    for split, count in wanted:
         names = [f'toy_{split}_{i:05d}' for i in range(count)]
         todo = [
             i for i, name in enumerate(names)
@@ -239,16 +239,16 @@ def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=T
 def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=True):
     """Write the same frames as COCO with masks: train/<id>.jpg, val/<id>.jpg, annotations/instances_<split>.json.
 
-    Masks are compressed RLE, categories are 1 .. 14 in the order of cast.CLASS_NAMES. A split whose annotations are
-    complete is left alone, else it is drawn again.
+    Masks are compressed RLE, categories are 1 .. 14 in the order of cast.CLASS_NAMES. A complete split is left as it
+    is; any other is drawn again.
 
     Args and errors: as `write_voc`.
     """
     folder, hw = Path(folder), _checked_size(hw)
     stamp = _stamp(seed, hw)
-    asked = _asked(n_train, n_val)
+    wanted = _wanted(n_train, n_val)
     _begin(folder, stamp)
-    for split, count in asked:
+    for split, count in wanted:
         path = folder / 'annotations' / f'instances_{split}.json'
         pictures = [folder / split / f'{i + 1:06d}.jpg' for i in range(count)]
         if path.is_file() and all(picture.is_file() for picture in pictures):
@@ -261,8 +261,8 @@ def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=
                 frame = draw_frame((seed, SPLITS[split], i), hw)
                 files.write_bytes(file, _jpeg(frame['image']))
                 images.append({'id': i + 1, 'file_name': file.name, 'height': hw[0], 'width': hw[1]})
-                figures = zip(frame['labels'], frame['boxes'].tolist(), frame['masks'], strict=True)
-                for label, (x1, y1, x2, y2), mask in figures:
+                objects = zip(frame['labels'], frame['boxes'].tolist(), frame['masks'], strict=True)
+                for label, (x1, y1, x2, y2), mask in objects:
                     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
                     annotations.append({
                         'id': len(annotations) + 1, 'image_id': i + 1, 'category_id': CLASS_NAMES.index(label) + 1,
@@ -301,10 +301,10 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
 
     Args:
         path: .mp4 or .mkv; H.264 (yuv420p) with stereo AAC at 48 kHz.
-        seconds, fps: above 0; the video has exactly round(seconds * fps) frames and sound of the same length.
+        seconds, fps: above 0. The video has exactly round(seconds * fps) frames and sound of the same length.
         hw: height and width in pixels, both even.
         seed: whole number from 0 on.
-        on: for how many frames a drawing stands: each shot takes one of these. Animation is drawn on twos and threes.
+        on: for how many frames a drawing is shown; each shot takes one of these. Animation is drawn on twos and threes.
         progress: show a progress bar.
 
     Returns:
@@ -317,7 +317,7 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
     path, (h, w) = Path(path), _checked_size(hw)
     count = round(seconds * fps) if seconds > 0 and fps > 0 else 0
     if count < 1:
-        raise UserError(f'{path}: {seconds} seconds at {fps} frames a second hold no frame; give more.')
+        raise UserError(f'{path}: {seconds} seconds at {fps} frames a second hold no frame. Set more seconds or fps.')
     if h % 2 or w % 2:
         raise UserError(f'{path}: H.264 takes an even height and width, not {h} x {w}.')
     if path.suffix.lower() not in ('.mp4', '.mkv'):

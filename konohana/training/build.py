@@ -15,7 +15,7 @@ from konohana.training.memory import cap_gpu_memory
 from konohana.training.run import Run, is_finished
 from konohana.training.schedule import Ema, make_optimizer
 
-FEW_STEPS = 1000  # below so many a training from nothing or from published weights has only begun
+FEW_STEPS = 1000  # with fewer, a training from scratch or from published weights has only begun
 ENOUGH_STEPS = 2000  # the shipped weights had 2300
 
 
@@ -24,8 +24,8 @@ class Training:
     """All that `engine.fit` needs.
 
     Attributes:
-        run: the `Run`. loader: what it learns from, see `make_loader`. val_set: `Frames` it is judged by, maybe none.
-        device: torch.device that trains.
+        run: the `Run`. loader: its batches, see `make_loader`. val_set: `Frames` to evaluate on, possibly none.
+        device: torch.device to train on.
     """
 
     run: Run
@@ -38,7 +38,7 @@ def prepare(settings):
     """Set the seed, join torchrun's other processes and cap the GPU memory; returns the torch.device to train on.
 
     Raises:
-        UserError: there is no such detector or device, or it cannot do what is asked.
+        UserError: there is no such detector or device, or it does not support the settings.
     """
     detectors.options_of(settings.detector, vars(settings))
     torch.manual_seed(settings.seed)
@@ -48,7 +48,7 @@ def prepare(settings):
 
 
 def build(settings, device):
-    """Read the data and make the network and all that trains it.
+    """Read the data and build the network, optimizer and averaged weights.
 
     Args:
         settings: namespace of `_train.py`'s variables. device: torch.device.
@@ -89,14 +89,14 @@ def build(settings, device):
         folder = settings.path(settings.log_path) / settings.run_name
     run = Run(folder, model, ema, optimizer, scaler, description, order, settings.use_res2block)
     print(
-        f'{len(frames.train)} frames to learn from, {len(frames.val)} to judge by, {len(frames.class_names)} names: '
+        f'{len(frames.train)} frames to train on, {len(frames.val)} to evaluate on, {len(frames.class_names)} classes: '
         f'{", ".join(frames.class_names)}. Training {settings.detector} on {device}.'
     )
     return Training(run, loader, Frames(frames.val, frames.class_names), device)
 
 
 def resume(training, settings):
-    """Go on from what an earlier run left, or start from the weights that are asked for; prints what is done.
+    """Resume an earlier run, or start from the weights that the settings name; prints which.
 
     Returns:
         whether there is anything left to train or to evaluate.
@@ -123,7 +123,7 @@ def resume(training, settings):
 
 
 def advise_epochs(training, settings):
-    """Say so if a run from nothing will hardly begin to learn, since its frames or epochs are few."""
+    """Print a line if a run from scratch has too few frames or epochs to learn much."""
     if settings.init_from or settings.max_minutes or training.run.iteration:
         return
     n_batches = len(training.loader.batch_sampler.batches())
@@ -131,13 +131,13 @@ def advise_epochs(training, settings):
     if steps < FEW_STEPS:
         enough = math.ceil(ENOUGH_STEPS * settings.accumulate / n_batches)
         print(
-            f'n_epoch={settings.n_epoch} makes only {steps} steps of so few frames; n_epoch={enough} makes '
+            f'n_epoch={settings.n_epoch} makes only {steps} steps with so few frames; n_epoch={enough} makes '
             f'{ENOUGH_STEPS}.'
         )
 
 
 def start_weights(run, settings):
-    """Start from published weights (`pretrained`) or those of a file (`init_from`) -> what was done, as text.
+    """Start from published weights (`pretrained`) or those of a file (`init_from`); returns what was done, as a line.
 
     Raises:
         UserError: nothing is published for this detector; see `initialise`.
@@ -152,30 +152,30 @@ def initialise(model, path, description):
 
     Args:
         model: the new detector, changed in place. path: the weights file.
-        description: dict of `detector`, `options` and `class_names`, what `model` is.
+        description: dict of `detector`, `options` and `class_names` of `model`.
 
     Returns:
         what was done, as one line of text.
 
     Raises:
-        UserError: see `checkpoint.load`; weights of which nothing fits.
+        UserError: see `checkpoint.load`; none of the weights fit.
     """
     content = checkpoint.load(path)
     same_classes = content['class_names'] == description['class_names']
-    anew = () if same_classes else model.class_layers
-    left = checkpoint.fit_weights(model, content['model'], skip=anew)
+    skipped = () if same_classes else model.class_layers
+    left = checkpoint.fit_weights(model, content['model'], skip=skipped)
     if len(left) == len(model.state_dict()):
         raise UserError(
-            f'{path}: nothing in it fits; it is of detector={content["detector"]!r}, and to be trained is '
+            f'{path}: none of its weights fit; they are of detector={content["detector"]!r}, and you train '
             f'{description["detector"]!r}.'
         )
     text = f'Starting from {path}.'
     if not same_classes:
-        text += f' Its classes were {", ".join(content["class_names"])}, so the class layer starts anew.'
+        text += f' Its classes were {", ".join(content["class_names"])}, so the class layer starts from scratch.'
     for name, value in description['options'].items():
         before = content.get('options', {}).get(name, value)
         if before != value:
             text += f' Its {name} was {before!r}, here it is {value!r}.'
     if left:
-        text += f' Not taken from there: {", ".join(left[:8])}{" ..." if len(left) > 8 else ""}.'
+        text += f' Not taken from it: {", ".join(left[:8])}{" ..." if len(left) > 8 else ""}.'
     return text

@@ -1,7 +1,7 @@
 """Curves of training runs as a picture, and where their numbers are kept.
 
 A run's folder of logs has TensorBoard's event files, with a value for each iteration, and `curves.jsonl`, with one line
-for each epoch: small enough to be read whole and written anew after every epoch, which event files are not.
+for each epoch: small enough to be read and rewritten as a whole after every epoch, which event files are not.
 """
 
 import io
@@ -21,7 +21,7 @@ N_MARKED = 40  # a curve of no more points shows them
 LINE_STYLES = ('-', '--', ':', '-.')
 
 
-# What losses were called in earlier versions: their curves go on under the name of now.
+# Losses' names in earlier versions -> their names now, under which their curves continue.
 FORMER_LOSSES = {'loss_confidence': 'loss_objectness'}
 
 
@@ -30,7 +30,7 @@ class History:
 
     Args:
         folder: where the files are; the run's folder of logs.
-        iteration: where the run resumes: what a killed run had written beyond it is dropped.
+        iteration: where the run resumes; rows that a killed run wrote beyond it are dropped.
 
     Each of `rows` is a dict of `epoch` (parts of epochs count), `iteration`, `losses` (name -> mean over the epoch)
     and, where there was an evaluation, `AP` (mAP@0.5:0.95) and `AP50` (mAP@0.5).
@@ -47,11 +47,13 @@ class History:
                 rows = [json.loads(line) for line in self.file.read_text(encoding='utf-8').splitlines() if line.strip()]
                 self.rows = [self._checked(row) for row in rows if row['iteration'] <= iteration]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-                raise UserError(f'{self.file}: damaged ({error}). Move it away; the curves then begin here.') from None
+                raise UserError(
+                    f'{self.file}: damaged ({error}). Move it away; the curves then start from here.'
+                ) from None
 
     @staticmethod
     def _checked(row):
-        """A row as `add` makes it today; ValueError for one that it cannot have made."""
+        """A row in the form that `add` writes now; ValueError for one that it cannot have written."""
         losses = {FORMER_LOSSES.get(name, name): value for name, value in row['losses'].items()}
         numbers = (
             row['epoch'],
@@ -64,7 +66,7 @@ class History:
         return {**row, 'losses': losses}
 
     def add(self, epoch, iteration, losses, metrics=None):
-        """Write down an epoch. `metrics`: what `evaluation.evaluate` gave, or None."""
+        """Add an epoch and write the file. `metrics`: of `evaluation.evaluate`, or None."""
         row = {'epoch': epoch, 'iteration': iteration, 'losses': losses}
         for key in ('AP', 'AP50'):
             if metrics and not math.isnan(metrics[key]):
@@ -92,8 +94,8 @@ def read_events(folder):
     """The scalars in the TensorBoard event files directly in `folder`.
 
     Returns:
-        dict of key -> array of n rows (iteration, seconds since 1970, value), in the order of iterations. What was
-        logged anew after a resume counts once.
+        dict of key -> array of n rows (iteration, seconds since 1970, value), in the order of iterations. Iterations
+        that were logged again after a resume count once.
     """
     from tensorboard.backend.event_processing import event_accumulator
 
@@ -129,7 +131,7 @@ def draw(panels, x_title, ending='png'):
         from matplotlib import font_manager
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError('Curves are drawn by matplotlib, which is not installed: pip install matplotlib') from None
+        raise UserError('Drawing curves needs matplotlib: pip install matplotlib') from None
     font, spell = font_manager.FontProperties(), str
     texts = ''.join([*panels, *(label for curves in panels.values() for label in curves)])
     if not texts.isascii():
@@ -169,11 +171,11 @@ def _draw_panel(axes, curves, font):
     if not len(ys):
         axes.text(0.5, 0.5, 'nothing yet', transform=axes.transAxes, ha='center', color='grey')
     elif ys.min() >= 0:
-        # Mean average precision, like every share, is seen against all that is possible only from 0 on.
+        # Start at 0, so that heights of shares such as mean average precision can be compared.
         axes.set_ylim(bottom=0)
     if len(xs) and xs.max() > 0:
         axes.set_xlim(0, xs.max() * 1.02)
-        # Of whole epochs there is no half; of less than a few, only parts can be told.
+        # Ticks at whole epochs, except in a run so short that only parts of epochs tell points apart.
         axes.xaxis.get_major_locator().set_params(integer=xs.max() >= 3)
     if len(ys) and len(curves) > 1:
         axes.legend(prop=font, fontsize=9, frameon=False)

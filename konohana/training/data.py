@@ -1,4 +1,4 @@
-"""What a run learns from and is judged by: frames, class names, stages of augmentation, batches."""
+"""The data of a run: frames to train and evaluate on, class names, stages of augmentation, batches."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from konohana.data.sampler import EpochBatches, repeat_rare_frames, upright
 from konohana.errors import UserError
 from konohana.interrupts import ignore_interrupts
 
-# The stages of a run. A detector that is not resizable begins with the second.
+# The stages of a run. A detector that is not resizable starts with the second.
 SMALL, LARGE, NO_AUGMENT = range(3)
 
 
@@ -26,7 +26,7 @@ class TrainingFrames:
 
 
 def read_training_frames(settings):
-    """Read the splits to learn and to judge by, and the second dataset if there is one.
+    """Read the splits to train and evaluate on, and the second dataset if there is one.
 
     Prints every problem of the data.
 
@@ -37,7 +37,7 @@ def read_training_frames(settings):
         `TrainingFrames`.
 
     Raises:
-        UserError: there are problems and `skip_bad_files` is False; a split without a frame, data without a name.
+        UserError: there are problems and `skip_bad_files` is False; a split without frames, data without class names.
     """
     root = settings.path(settings.konohana_dataset_path)
     splits = [split for split in (settings.train_split, settings.val_split) if split]
@@ -62,7 +62,7 @@ def read_training_frames(settings):
 
 
 def small_size(img_hw):
-    """Two thirds of (height, width), in multiples of 16 and at least 32 pixels: what the first stage sees."""
+    """Two thirds of (height, width), in multiples of 16 and at least 32 pixels: the size of the first stage."""
     return tuple(max(32, round(side / 24) * 16) for side in img_hw)
 
 
@@ -105,7 +105,7 @@ def make_loader(settings, frames, with_masks, device):
 
     Args:
         settings: namespace of `_train.py`'s variables. frames: `TrainingFrames`.
-        with_masks: whether the detector learns masks. device: torch.device that trains.
+        with_masks: whether the detector learns masks. device: torch.device to train on.
 
     Raises:
         UserError: see `Frames` and `EpochBatches`.

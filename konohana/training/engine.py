@@ -45,12 +45,12 @@ def fit(training, settings):
                 run.ended = losses
             if run.ended is not None and not stop.requested:
                 end_epoch(training, settings, log, f', {rate:.1f} images/s')
-            # A request that came during the evaluation counts as well.
+            # A request during the evaluation counts too.
             stop.requested = distributed.any_of(stop.requested, training.device)
             if stop.requested:
                 run.save()
-                later = ' That evaluates this epoch first.' if run.ended is not None else ''
-                print(f'Stopped at iteration {run.iteration} and saved. Run the same command again to go on.{later}')
+                later = ' It evaluates this epoch first.' if run.ended is not None else ''
+                print(f'Stopped at iteration {run.iteration} and saved. Run the same command again to resume.{later}')
                 return
     print(f'Done. Weights: {run.net_file}' + (f', the best on val: {run.best_file}' if training.val_set.frames else ''))
     print(f'Logs and curves.png: {log_folder}')
@@ -76,7 +76,7 @@ def end_epoch(training, settings, log, note=''):
     due = training.val_set.frames and (run.epoch % settings.eval_every == 0 or run.finished(settings))
     metrics = None
     if due and not distributed.rank():
-        run.save()  # whatever happens while it is judged, what was learned is kept
+        run.save()  # so that a failed evaluation loses nothing
         metrics = judge(training, settings, log)
         line += f'; {summary(metrics)}'
     print(line)
@@ -203,7 +203,7 @@ def update_bar(bar, done, means, device):
 
 
 def not_finite(losses, run, targets, frames, settings):
-    """The UserError of a loss that is not finite. Of several processes, all have to call it."""
+    """The UserError of a loss that is not finite. With several processes, all must call it."""
     names = distributed.gathered([frames[target['image_id']].path.name for target in targets])
     shown = ', '.join(f'{key} {value:g}' for key, value in losses.items() if key != 'loss')
     return UserError(
@@ -223,7 +223,7 @@ def train_step(run, images, targets, device, settings, step=True):
         dict of the losses of the batch (of all processes together) as floats.
 
     Raises:
-        UserError: a batch norm gets a single value for each channel, of which it cannot take a variance.
+        UserError: a batch norm gets a single value per channel, which has no variance.
     """
     images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True).float() / 255 for image in images]
     targets = [
@@ -235,7 +235,7 @@ def train_step(run, images, targets, device, settings, step=True):
     weight = distributed.weight(len(images), device)
     losses = {key: value * weight for key, value in losses.items()}
     values = distributed.means(losses)
-    # All processes judge by the same numbers: none is left waiting for another's gradients.
+    # All processes decide by the same numbers, so none waits for another's gradients.
     if math.isfinite(sum(values.values())):
         total = sum(losses.values()) / settings.accumulate + distributed.zero_of(run.model)
         run.scaler.scale(total).backward()
@@ -246,20 +246,20 @@ def train_step(run, images, targets, device, settings, step=True):
 
 @contextlib.contextmanager
 def single_values_explained(n_images):
-    """Turn what batch norm says of a single value, which has no variance, into a UserError."""
+    """Turn batch norm's ValueError for a single value per channel, which has no variance, into a UserError."""
     try:
         yield
     except ValueError as error:
         if 'more than 1 value per channel' not in str(error):
             raise
         raise UserError(
-            f'Batch norm cannot learn from {n_images} frame at this size, of which its coarsest map is a single cell. '
+            f'Batch norm cannot learn from {n_images} frame at this size: its coarsest map is a single cell. '
             'Raise batch_size (2 at least, for each process) or img_hw, or add frames.'
         ) from None
 
 
 def optimizer_step(run, clip_norm):
-    """Clip the gradients to `clip_norm`, step, and let the average of weights follow."""
+    """Clip the gradients to `clip_norm`, step, and update the averaged weights."""
     run.scaler.unscale_(run.optimizer)
     nn.utils.clip_grad_norm_(run.model.parameters(), clip_norm)
     run.scaler.step(run.optimizer)

@@ -6,10 +6,10 @@ from torch.ops import aten
 
 
 def half_type(device):
-    """torch.device -> the type to train in where precision allows, None where only float32 is used."""
+    """torch.device -> the dtype of half precision in training, None for float32 only."""
     if device.type == 'cuda':
         return torch.float16
-    # On CPUs without matrix units bfloat16 was not measured. (PyTorch has no public function that tells them apart.)
+    # bfloat16 was not measured on CPUs without matrix units. (PyTorch has no public function to tell them apart.)
     has_amx = getattr(torch.cpu, '_is_amx_tile_supported', lambda: False)
     return torch.bfloat16 if device.type == 'cpu' and has_amx() else None
 
@@ -21,7 +21,7 @@ def autocast(device, enabled=True):
 
 
 class _Depthwise(torch.autograd.Function):
-    """Depthwise convolution in bfloat16 of which the gradients that oneDNN computes slowly so are computed in float32.
+    """Depthwise convolution in bfloat16 that computes in float32 those gradients that are slow in bfloat16 in oneDNN.
 
     On the CPU a depthwise kernel's gradient took some nine times as long in bfloat16 as in float32, and the input's was
     slow where the stride is not 1: together more than half of the flagship's training step.
@@ -55,7 +55,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def quicken_depthwise(model):
-    """Make the depthwise convolutions of `model` quick to train in bfloat16 on a CPU, in place; weights stay theirs."""
+    """Make depthwise convolutions of `model` fast to train in bfloat16 on a CPU, in place; weights do not change."""
     for layer in model.modules():
         plain = type(layer) is nn.Conv2d and layer.bias is None and layer.padding_mode == 'zeros'
         if plain and layer.groups == layer.in_channels > 1 and not isinstance(layer.padding, str):

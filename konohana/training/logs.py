@@ -1,4 +1,4 @@
-"""What is written down of a run: for TensorBoard curves, metrics, pictures of predictions; for the eye curves.png."""
+"""A run's logs: curves, metrics and pictures of predictions for TensorBoard, and curves.png."""
 
 import contextlib
 import sys
@@ -22,12 +22,12 @@ PICTURE_THRESHOLD = 0.3
 class Log:
     """TensorBoard's event files of one run, and its curves (see `curves.History`), as a context manager.
 
-    Where they cannot be written (a full disk, a read-only folder), one line says so and training goes on without.
+    Where they cannot be written (a full disk, a read-only folder), one line says so and training continues without.
     Of several processes (see `distributed`) only rank 0 writes anything.
 
     Args:
-        folder: where they go.
-        iteration: where the run resumes; what a killed run had logged beyond it is hidden, so the curve continues.
+        folder: folder to write to.
+        iteration: where the run resumes; points that a killed run logged beyond it are hidden, so the curve continues.
 
     Raises:
         UserError: `curves.jsonl` is damaged; there is a file where the folder should be.
@@ -43,7 +43,7 @@ class Log:
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f'{folder}: logs cannot be kept there ({error.strerror}). Set log_path.') from None
         except OSError:
-            pass  # told when it is written to
+            pass  # reported when something is written to it
         self.history = History(folder, iteration)
 
     def __enter__(self):
@@ -63,19 +63,19 @@ class Log:
         threading.excepthook = self.previous_hook
 
     def _thread_failed(self, failure):
-        """TensorBoard's writer thread gives its OSError to the next call here; its traceback adds nothing."""
+        """TensorBoard's writer thread passes its OSError to the next call here; its traceback adds nothing."""
         if not issubclass(failure.exc_type, OSError):
             self.previous_hook(failure)
 
     @contextlib.contextmanager
     def _or_without(self, what):
-        """Turn a failure to write `what` into one line, once: a run of days does not end for want of logs."""
+        """Turn a failure to write `what` into one line, once: a run of days does not end because of its logs."""
         try:
             yield
         except (OSError, UserError) as error:
             reason = error if isinstance(error, UserError) else f'{self.folder}: {error.strerror or error}'
             if what not in self.lacking:
-                print(f'Warning: no {what}; training goes on. {reason}', file=sys.stderr)
+                print(f'Warning: no {what}; training continues. {reason}', file=sys.stderr)
             self.lacking.add(what)
 
     def _write(self, method, *arguments, **options):
@@ -90,7 +90,7 @@ class Log:
             self._write('add_scalar', name, value, iteration)
 
     def epoch(self, epoch, iteration, losses, metrics=None):
-        """The end of an epoch: its mean losses, and the metrics if there was an evaluation (else None)."""
+        """Log the end of an epoch: its mean losses, and the metrics of its evaluation (or None)."""
         if not self.history:
             return
         self.scalar('epoch', epoch, iteration)
@@ -100,7 +100,7 @@ class Log:
             self.draw()
 
     def draw(self):
-        """The curves as `curves.png`; it comes after every evaluation and at the end of a run."""
+        """Draw `curves.png`: after every evaluation and at the end of a run."""
         self.drawn_at = len(self.history.rows)
         name = self.history.picture.name
         if self.history.rows and name not in self.lacking:
@@ -108,7 +108,7 @@ class Log:
                 self.history.draw()
 
     def metrics(self, metrics, iteration):
-        """The dict of `evaluation.evaluate`: COCO's twelve numbers (also of masks), AP50 of each class, VOC."""
+        """Log the dict of `evaluation.evaluate`: COCO's twelve numbers (also of masks), AP50 of each class, VOC."""
         for name in (*COCO_NUMBERS, 'AP50_agnostic', 'AP75_agnostic', 'VOC07_mAP', 'VOC12_mAP'):
             for kind in ('', 'mask_'):
                 if kind + name in metrics:
@@ -118,7 +118,7 @@ class Log:
                 self.scalar(f'val_{kind}AP50/{name}', value, iteration)
 
     def pictures(self, dataset, detections, iteration):
-        """A few frames of `dataset` with what was found in them."""
+        """Log a few frames of `dataset` with their detections."""
         chosen = np.linspace(0, len(dataset) - 1, min(N_PICTURES, len(dataset))).round().astype(int)
         for k, i in enumerate(chosen):
             image = load_image(dataset.frames[i].path)

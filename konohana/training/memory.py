@@ -1,4 +1,4 @@
-"""How much memory training may take, takes, and what to change when it is not enough."""
+"""Memory of training: its limit, its peak, and what to change if it runs out."""
 
 import contextlib
 import os
@@ -7,14 +7,14 @@ import torch
 
 from konohana.errors import UserError
 
-# What a CUDA process takes beside PyTorch's allocator: context, kernels, cuDNN handles. The cap leaves room for it.
+# Memory of a CUDA process outside PyTorch's allocator: context, kernels, cuDNN handles. The limit leaves room for it.
 CUDA_CONTEXT_GIB = 0.5
 
 
 def cap_gpu_memory(device, limit_gib):
-    """Make allocations fail that would take this process's GPU memory over `limit_gib` GiB, its CUDA context included.
+    """Limit this process's GPU memory to `limit_gib` GiB, including its CUDA context; allocations beyond it fail.
 
-    0 sets no limit; without CUDA nothing happens.
+    0 is no limit. Without CUDA nothing happens.
     """
     if device.type != 'cuda' or not limit_gib:
         return

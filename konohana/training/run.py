@@ -1,4 +1,4 @@
-"""Everything of a training run that must survive an interruption, and its files."""
+"""The state of a training run that must survive an interruption, and its files."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ from konohana.errors import UserError
 from konohana.inference import weights_name
 from konohana.training.schedule import load_optimizer
 
-# What `optim.pt` holds besides what `checkpoint.load` checks, and of which type.
+# Types of the entries of `optim.pt` that `checkpoint.load` does not check.
 KINDS = {
     'optimizer': dict,
     'scaler': dict,
@@ -24,14 +24,14 @@ KINDS = {
     'ended': (dict, type(None)),
 }
 NEEDED = ('model', 'ema', 'ema_updates', 'epoch', 'batches_done', 'iteration', 'figures', 'description', *KINDS)
-ABSENT_BEFORE = {'minutes': 0.0, 'ended': None}  # what files of earlier versions lack
+ABSENT_BEFORE = {'minutes': 0.0, 'ended': None}  # entries that files of earlier versions lack
 
 
 def is_finished(state, settings):
-    """Whether a run has had its time, and its last epoch its evaluation.
+    """Whether a run has used up its budget and evaluated its last epoch.
 
     Args:
-        state: dict of `epoch`, `minutes` and `ended` (`optim.pt` holds them), or {} for a run that has not begun.
+        state: dict of `epoch`, `minutes` and `ended` (`optim.pt` holds them), or {} for a run that has not started.
         settings: namespace of `max_minutes` and `n_epoch`.
     """
     return state.get('ended') is None and time_is_over(state, settings)
@@ -45,10 +45,10 @@ def time_is_over(state, settings):
 
 
 class Run:
-    """Everything of a training run that must survive an interruption, and its files.
+    """The state of a training run that must survive an interruption, and its files.
 
-    `net.pt` holds the averaged weights for testing, `optim.pt` all that is needed to go on, `iter.txt` the number of
-    iterations to read at a glance, `net_best.pt` the weights that were best on val. (With Res2: `net_det3.pt` ...)
+    `net.pt` holds the averaged weights for testing, `optim.pt` everything needed to resume, `iter.txt` the number of
+    iterations as text, `net_best.pt` the weights that were best on val. (With Res2: `net_det3.pt` ...)
     Of several processes (see `distributed`) only rank 0 writes them.
 
     Args:
@@ -59,7 +59,7 @@ class Run:
     Attributes:
         epoch, batches_done, iteration: what is done; `batches_done` counts within the epoch.
         minutes: of training, without evaluation.
-        ended: the mean losses of an epoch that has ended and is still to be evaluated and logged, else None.
+        ended: the mean losses of an epoch that has ended but is not yet evaluated and logged, else None.
         metrics: of the last evaluation. best: the highest AP of this run's evaluations, -1 before the first.
     """
 
@@ -85,9 +85,9 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self):
-        """Keep other trainings out of the run's files meanwhile; all processes of torchrun count as one.
+        """Lock the run's files against other trainings; all processes of torchrun count as one.
 
-        The system gives the lock up with the process that holds it, so a killed run locks nobody out.
+        The system releases the lock when its process ends, so a killed run does not block the next.
 
         Raises:
             UserError: another training holds the lock.
@@ -100,8 +100,8 @@ class Run:
             lock.acquire(timeout=1)
         except filelock.Timeout:
             raise UserError(
-                f'{self.net_file}: another training is writing it. Wait until it ends or stop it (Ctrl-C), or give '
-                'this run files of its own: run_name=<name>.'
+                f'{self.net_file}: another training is writing it. Wait until it ends, stop it (Ctrl-C), or give '
+                'this run its own files: run_name=<name>.'
             ) from None
         except (OSError, NotImplementedError) as error:
             raise UserError(
@@ -117,11 +117,11 @@ class Run:
         return time_is_over(vars(self), settings)
 
     def part_done(self, settings):
-        """How far the run is, 0 to 1: of its minutes or of its epochs."""
+        """The share of its minutes or epochs that the run has done, 0 to 1."""
         return self.minutes / settings.max_minutes if settings.max_minutes else self.epoch / settings.n_epoch
 
     def position(self, settings):
-        """How far the run is, as text."""
+        """The run's progress as text."""
         if settings.max_minutes:
             return f'{self.minutes:.1f} of {settings.max_minutes:g} minutes, epoch {self.epoch}'
         return f'Epoch {self.epoch}/{settings.n_epoch}'
@@ -159,7 +159,7 @@ class Run:
     def save_best(self, value):
         """Keep the present weights as the best if `value` is higher than any before.
 
-        The best weights of an earlier run, which may have learned something else, are moved out of the way.
+        The best weights of an earlier run, which may have learned something else, are renamed.
         """
         if not value > self.best:
             return
@@ -171,21 +171,21 @@ class Run:
         checkpoint.save(self.weights(), self.best_file)
 
     def resume(self, n_batches=math.inf):
-        """Go on from the files if they are there. Returns what happened as one line of text, '' for a fresh start.
+        """Resume from the files if they exist. Returns one line of text that says what happened, '' for a fresh start.
 
         Args:
-            n_batches: of an epoch; a position beyond them is none that a run can have left.
+            n_batches: batches of an epoch; files with a position beyond them are damaged.
 
         Raises:
             UserError: the files are damaged, or of a run with other classes, detector, options or network.
         """
         if not self.net_file.is_file():
             if self.optim_file.is_file():
-                return f'{self.net_file.name} is gone: starting afresh; the old {self.optim_file.name} is not used.'
+                return f'{self.net_file.name} is missing: starting afresh. The old {self.optim_file.name} is not used.'
             return ''
         if not self.optim_file.is_file():
             raise UserError(
-                f'{self.optim_file}: missing beside {self.net_file.name}, so that training cannot be resumed. Move '
+                f'{self.optim_file}: missing beside {self.net_file.name}, so training cannot resume. Move '
                 f'{self.net_file.name} away to start afresh, or to start from it: init_from=<where you moved it>.'
             )
         needed = [key for key in NEEDED if key not in ABSENT_BEFORE]
@@ -210,16 +210,16 @@ class Run:
         )
 
     def _refuse_other(self, state):
-        """UserError for the state of a run with another detector, options, classes or network."""
+        """Raise UserError for the state of a run with another detector, options, classes or network."""
         before = dict(state['description'])
         if before.get('detector') == self.description.get('detector'):
-            # Options that the detector has gained since then had what is now their default.
+            # Options added to the detector since then count as their defaults.
             before['options'] = detectors.options_of(before['detector'], before['options'])
         for key in ('detector', 'options', 'class_names'):
             old, new = before[key], self.description[key]
             if old != new:
                 raise UserError(
-                    f'{self.optim_file}: it is of a run with {key}={old}, now it is {new}. {self._fresh_start()}'
+                    f'{self.optim_file}: it belongs to a run with {key}={old}, now it is {new}. {self._fresh_start()}'
                 )
         own = self.model.state_dict()
         for part in ('model', 'ema'):
@@ -229,11 +229,11 @@ class Run:
                 then, now = shape(state[part].get(changed[0])), shape(own.get(changed[0]))
                 raise UserError(
                     f'{self.optim_file}: the network has changed since: {changed[0]} was {then} and is {now} now, '
-                    f'and so with {len(changed) - 1} other weights. Undo the change to go on, or: {self._fresh_start()}'
+                    f'and {len(changed) - 1} other weights differ. Undo the change to resume. {self._fresh_start()}'
                 )
 
     def _take(self, state):
-        """Go on from a state that fits."""
+        """Take over a state that fits."""
         self.model.load_state_dict(state['model'])
         self.ema.model.load_state_dict(state['ema'])
         self.ema.updates = state['ema_updates']
@@ -246,7 +246,7 @@ class Run:
         if self.ended is not None and not all(isinstance(loss, float) for loss in self.ended.values()):
             raise TypeError('its ended is no dict of losses')
         self.best, self.metrics = state['best'], state['figures']
-        # With another batch size, seed or data the order is another: then the epoch begins anew.
+        # Another batch size, seed or dataset changes the order of the samples: then the epoch starts over.
         same_order = all(state['order'].get(key, False) == value for key, value in self.order.items())
         self.batches_done = state['batches_done'] if same_order else 0
 
@@ -257,6 +257,6 @@ def shape(value):
 
 
 def unused_name(path):
-    """A name beside `path` that no file has: net_best_old.pt, net_best_old2.pt ..."""
+    """A free name beside `path`: net_best_old.pt, net_best_old2.pt ..."""
     numbers = ('', *range(2, 10_000))
     return next(p for p in (path.with_stem(f'{path.stem}_old{n}') for n in numbers) if not p.exists())

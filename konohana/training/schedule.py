@@ -9,8 +9,8 @@ import torch
 class Ema:
     """Exponential moving average of a model's weights and buffers, used for testing (Polyak averaging).
 
-    The decay starts low and rises to `decay`, min(decay, (1 + n) / (10 + n)) after n updates, so that the average of a
-    short run is not made of its first weights. `ema.model` is the averaged model, in evaluation mode.
+    The decay starts low and rises to `decay`, min(decay, (1 + n) / (10 + n)) after n updates, so that in a short
+    run the first weights do not dominate the average. `ema.model` is the averaged model, in evaluation mode.
     """
 
     def __init__(self, model, decay=0.998):
@@ -29,9 +29,9 @@ class Ema:
 
 
 def make_optimizer(model, lr, weight_decay, backbone_lr=1.0):
-    """AdamW (Loshchilov and Hutter 2019, 1711.05101); no decay of norms, biases and other vectors.
+    """AdamW (Loshchilov and Hutter 2019, 1711.05101); no weight decay for norms, biases and other vectors.
 
-    The detector's `backbone_parameters` learn at `backbone_lr` times the rate: each group's `lr_factor` says so.
+    The detector's `backbone_parameters` learn at `backbone_lr` times the rate, stored as `lr_factor` of each group.
     """
     backbone = {id(parameter) for parameter in model.backbone_parameters()}
     groups = [
@@ -47,7 +47,7 @@ def make_optimizer(model, lr, weight_decay, backbone_lr=1.0):
 
 
 def load_optimizer(optimizer, model, state):
-    """Load what an optimizer of `make_optimizer` has gathered for `model`, and its groups' decay and rates.
+    """Load the state of an optimizer of `make_optimizer` for `model`, and its groups' decay and rates.
 
     Args:
         state: its `state_dict`. In older ones a backbone outside of `model.backbone` has no groups of its own, so all
@@ -82,7 +82,7 @@ def load_optimizer(optimizer, model, state):
 
 
 def _refuse_damaged(entry, parameter):
-    """ValueError unless `entry` is what AdamW can have gathered for a parameter."""
+    """Raise ValueError unless `entry` is a possible state of AdamW for a parameter."""
     mean, square = entry['exp_avg'], entry['exp_avg_sq']
     if mean.shape != parameter.shape or square.shape != parameter.shape or entry['step'].ndim:
         raise ValueError('its optimizer has averages of other shapes')
@@ -109,8 +109,8 @@ def learning_rate(lr, epochs_done, n_epoch, warmup_epochs, time_used=None):
     It is a function of the position alone (`epochs_done` counts parts of epochs), so resuming needs no state.
 
     Args:
-        time_used: None, or the part of the run's time that is used up, 0 to 1: then the cosine follows it instead of
-            n_epoch, and warm-up ends where the two meet, if an epoch takes that long.
+        time_used: None, or the share of the run's time that is used up, 0 to 1. The cosine then follows it instead of
+            n_epoch, and the rate is the lower one of warm-up and cosine.
     """
 
     def cosine(part):
