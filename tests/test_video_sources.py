@@ -46,7 +46,7 @@ def test_size_that_changes_on_the_way(tmp_path):
     for ext in ('mkv', 'mp4'):
         out = tmp_path / f'out.{ext}'
         done = annotate(path, out, nothing)
-        assert done['frames'] == 50 and 'size changes on the way to 320x180' in done['notes'][0]
+        assert done['frames'] == 50 and 'size changes to 320x180' in done['notes'][0]
         assert np.allclose(np.diff(frame_times(out)), np.diff(frame_times(path)), atol=0.0011)
         assert len(times(out, 'a:0')) == len(times(path, 'a:0'))
         assert np.abs(frames(out)[49].astype(int) - frames(first)[24]).mean() < 12

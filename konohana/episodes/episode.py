@@ -19,7 +19,7 @@ from konohana.episodes.index import detections_of, link, load_index, save_index,
 from konohana.episodes.watch import watch
 from konohana.errors import UserError, printable
 from konohana.fonts import find_font
-from konohana.video.annotate import NOBODY, annotate_video
+from konohana.video.annotate import NOTHING, annotate_video
 from konohana.video.source import Reducer, Source, is_url
 from konohana.video.writer import check_encoding, check_target
 
@@ -179,7 +179,7 @@ def drawn_detections(index):
             by_frame[frame].append((box, label_of[track['name']], track['probability']))
     for found in by_frame:
         if not found:
-            yield NOBODY
+            yield NOTHING
             continue
         boxes, labels, scores = zip(*found, strict=True)
         yield {'boxes': np.array(boxes), 'labels': np.array(labels), 'scores': np.array(scores)}

@@ -1,8 +1,8 @@
-"""Annotating a video: what goes in comes out with boxes on it, every frame once, at its own time.
+"""Annotating a video: a copy with boxes, in which every frame appears once, at its own time.
 
 One process and four threads: reading (demux, decode, reduce each frame to the network's size), the network, drawing (on
-the frame's own YCbCr planes) and encoding. Everything else of the file is copied on the way. A few batches are in
-memory, however long the video is.
+the frame's own YCbCr planes) and encoding. Everything else in the file is copied. Only a few batches are in memory,
+however long the video is.
 """
 
 import itertools
@@ -10,6 +10,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -28,20 +29,20 @@ __all__ = ['CONTAINERS', 'annotate_video', 'detect', 'model_size']
 
 BATCHES_AHEAD = 2  # batches that may wait to be drawn
 PACKETS_IN_BATCH = 1000  # packets to copy after which a batch is closed, however few frames it has
-NOBODY = {'boxes': np.zeros((0, 4), np.float32), 'labels': np.zeros(0, int), 'scores': np.zeros(0, np.float32)}
+NOTHING = {'boxes': np.zeros((0, 4), np.float32), 'labels': np.zeros(0, int), 'scores': np.zeros(0, np.float32)}
 
 
 def detect(model, frames, hw, device, threshold):
     """Detections of uint8 h x w x 3 RGB frames, with boxes in pixels of a picture of `hw` (height, width).
 
-    Masks stay at the size of the frames, and what will not be drawn is dropped here: masks of full size would fill the
-    memory.
+    Detections below `threshold` are dropped, and masks stay at the size of the frames: masks at full size would fill
+    the memory.
     """
     h, w = frames[0].shape[:2]
     with torch.inference_mode():
-        # To the device as bytes, a quarter of the floats.
+        # Move bytes to the device: a quarter of the floats.
         images = [torch.from_numpy(frame).to(device).permute(2, 0, 1) for frame in frames]
-        found = model(images if getattr(model, 'takes_bytes', False) else [image.float().div(255) for image in images])
+        found = model(images if inputs_of(model).takes_bytes else [image.float().div(255) for image in images])
     scale = np.array([hw[1] / w, hw[0] / h] * 2, np.float32)
     detections = []
     for d in found:
@@ -55,20 +56,34 @@ def detect(model, frames, hw, device, threshold):
     return detections
 
 
-def model_size(width, height, sar, model):
-    """(height, width) at which the model sees the frames: square pixels, reduced to the size that it works at.
+class Inputs(NamedTuple):
+    """The inputs that a model takes: `img_hw` (height, width) or None for any, `device`, and whether it takes bytes."""
 
-    Reducing bytes here is several times as fast as reducing floats in the model, which then leaves the frame as it is.
-    A frame smaller than the model's size is left to the model.
+    img_hw: tuple | None
+    device: torch.device | str
+    takes_bytes: bool
+
+
+def inputs_of(model):
+    """`Inputs` of a model. A model may be any callable, so these three attributes are optional."""
+    device = next(model.parameters()).device if hasattr(model, 'parameters') else 'cpu'
+    return Inputs(getattr(model, 'img_hw', None), device, getattr(model, 'takes_bytes', False))
+
+
+def model_size(width, height, sar, model):
+    """(height, width) of the frames for the model: square pixels, reduced to the model's size.
+
+    Reducing bytes here is several times as fast as reducing floats in the model, which then does not resize. Frames
+    smaller than the model's size keep theirs.
     """
     width = max(1, round(width * float(sar or 1)))
-    fit = fit_size(height, width, getattr(model, 'img_hw', None) or (height, width))
+    fit = fit_size(height, width, inputs_of(model).img_hw or (height, width))
     return min(fit, (height, width))
 
 
 def device_of(model):
-    """The device on which a model wants its inputs."""
-    return next(model.parameters()).device if hasattr(model, 'parameters') else 'cpu'
+    """The device on which a model takes its inputs."""
+    return inputs_of(model).device
 
 
 def annotate_video(
@@ -94,14 +109,14 @@ def annotate_video(
 ):
     """Write a copy of a video in which every frame shows the detections of a model.
 
-    Each frame of the source appears once, at its own time; where nothing is drawn, the encoder gets the source's own
-    values. Sound, subtitles, fonts, covers, chapters and tags are copied as far as the container holds them.
+    Each frame of the source appears once, at its own time; pixels without drawing keep the source's values up to the
+    encoder. Sound, subtitles, fonts, covers, chapters and tags are copied as far as the container can hold them.
 
     Args:
         model: callable, list of float 3 x H x W RGB 0..1 tensors -> list of {boxes n x 4 x1, y1, x2, y2 in pixels,
-            labels n (k names class_names[k - 1]), scores n and maybe masks n x H x W}. If it has `img_hw` (height,
-            width), larger frames are reduced to about that size for it; if it has `parameters()`, inputs are put on
-            their device.
+            labels n (k names class_names[k - 1]), scores n and maybe masks n x H x W}. Optional attributes: `img_hw`
+            (height, width), to which larger frames are reduced; `parameters()`, whose device gets the inputs;
+            `takes_bytes`, True for uint8 inputs, 0..255.
         video_in: file of any kind that FFmpeg reads, or the URL of a stream.
         video_out: file to write, .mkv, .mp4, .m4v or .mov. Its folder is created.
         threshold: detections of a lower score are not drawn, 0..1.
@@ -118,18 +133,18 @@ def annotate_video(
         pix_fmt: pixel format to encode, like 'yuv420p'; '' keeps the source's depth and colour samples.
         hwaccel: device that decodes and encodes where it can, by FFmpeg's name: 'cuda', 'videotoolbox', 'vaapi', ...
         overwrite: replace a file at `video_out` that this program did not write.
-        detections: iterable of what is drawn in each frame, in order, instead of what the model finds: dicts as above,
-            as arrays, boxes in pixels of the video. The model may then be None, and `class_names` must be given.
+        detections: iterable of the detections to draw in each frame, in order, instead of the model's: dicts as above,
+            of arrays, boxes in pixels of the video. The model may then be None; set `class_names`.
 
     Returns:
         dict: video_out (Path), frames, seconds (length), rate (Fraction), width, height, notes (list of lines about
         what is not as in the source).
 
     Raises:
-        UserError: video_in cannot be used, video_out cannot be written, or a value makes no sense.
+        UserError: video_in cannot be read, video_out cannot be written, or a value is out of its range.
 
-    When the model fails, the disk is full or the user presses Ctrl-C, what was annotated until then is kept as
-    `<name>_partial<.ext>` and the exception goes on.
+    If the model fails, the disk is full or you press Ctrl-C, the frames annotated so far are kept as
+    `<name>_partial<.ext>` and the exception is raised again.
     """
     video_in, video_out = video_in if is_url(video_in) else Path(video_in).absolute(), Path(video_out).absolute()
     if batch_size < 1 or start < 0 or seconds < 0:
@@ -154,7 +169,7 @@ def annotate_video(
 
 
 def _encoded(picture, codec, pix_fmt):
-    """`picture` as it is encoded."""
+    """`picture` with the pixel format, range and matrix of the result."""
     form = pix_fmt or pixel_format(picture.pix_fmt, codec, picture.width, picture.height)
     full = picture.range == FULL or 'yuvj' in picture.pix_fmt
     rgb = av.VideoFormat(picture.pix_fmt).is_rgb
@@ -176,12 +191,12 @@ class _Annotation:
         if detections is None:
             self.known, self.reduce = None, Reducer(model_size(picture.width, picture.height, picture.sar, model))
         else:
-            self.known, self.reduce = itertools.chain(detections, itertools.repeat(NOBODY)), lambda frame: ()
+            self.known, self.reduce = itertools.chain(detections, itertools.repeat(NOTHING)), lambda frame: ()
         self.to_rgb, self.notes, self.items = Reducer(), [], source.items()
         self.copies = Copies(source, writer)
 
     def tell(self, *lines):
-        """Keep lines for the result, and print them."""
+        """Add lines to the result's notes, and print them."""
         self.notes.extend(lines)
         for line in lines if self.progress else ():
             print(line)
@@ -196,7 +211,7 @@ class _Annotation:
             self.tell(*self._after())
             self.writer.flush(handles)
         except (Exception, KeyboardInterrupt) as error:
-            # All frames that have their detections are drawn by now.
+            # By now every frame that has detections is drawn.
             self.writer.keep(error, handles)
             raise
         self.writer.finish()
@@ -271,7 +286,7 @@ class _Annotation:
         return shown
 
     def _finish_oldest(self, writing):
-        """Wait for the batch that was drawn first; windows are for the main thread, so it is shown here."""
+        """Wait for the batch that was drawn first; it is shown here, because windows need the main thread."""
         for picture in writing.popleft().result():
             self.window.show(picture)
 
@@ -279,7 +294,7 @@ class _Annotation:
         return float(self.writer.end - self.source.offset)
 
     def _differences(self):
-        """Lines about what the coding changes."""
+        """Lines about what encoding changes."""
         picture = self.source.picture
         if (picture.width % 2 or picture.height % 2) and '444' in picture.pix_fmt:
             yield (
@@ -293,7 +308,7 @@ class _Annotation:
             yield f'{was} bits per colour: written as {picture.pix_fmt}'
 
     def _after(self):
-        """Lines about what was met on the way."""
+        """Lines about damaged or missing parts of the source."""
         source = self.source
         yield from source.notes
         length, expected = self._length(), float(source.expected)

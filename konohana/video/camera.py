@@ -1,6 +1,6 @@
-"""A webcam's pictures, annotated while they are seen, and recorded.
+"""Annotates a webcam's pictures live and records them.
 
-A detector may be slower than the camera: it always gets the newest picture, and the recording repeats pictures so that
+A detector may be slower than the camera. It always gets the newest picture, and the recording repeats pictures so that
 it plays in real time.
 """
 
@@ -29,14 +29,14 @@ def camera_number(video_in):
 
 
 class Camera:
-    """A camera's newest picture. A thread takes what comes, so that none waits in the driver and gets old.
+    """A camera's newest picture. A thread reads all pictures, so that none waits in the driver.
 
-    number: 0 is the first camera. Raises UserError where there is none, or it gives no picture.
+    number: 0 is the first camera. Raises UserError if there is no such camera, or it gives no picture.
     """
 
     def __init__(self, number):
         self.number = number
-        # OpenCV's own words about a camera that is not there come in a dozen lines.
+        # OpenCV prints a dozen lines about a missing camera.
         level = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
@@ -53,7 +53,7 @@ class Camera:
             )
         self.height, self.width = frame.shape[:2]
         rate = self.capture.get(cv2.CAP_PROP_FPS)
-        # Some drivers say 0, or a rate of their clock.
+        # Some drivers give 0, or the rate of their clock.
         self.rate = Fraction(round(rate)) if 5 <= rate <= 120 else Fraction(30)
         self.frame, self.gone = frame, False
         self.news = threading.Condition()
@@ -79,7 +79,7 @@ class Camera:
                 self.news.notify()
 
     def read(self):
-        """The newest picture that was not given yet, uint8 H x W x 3 RGB; None when the camera gives no more."""
+        """The newest picture not read yet, uint8 H x W x 3 RGB; waits for it. None if the camera gives no more."""
         with self.news:
             self.news.wait_for(lambda: self.frame is not None or self.gone, timeout=PATIENCE)
             frame, self.frame = self.frame, None
@@ -110,7 +110,7 @@ def annotate_camera(
     hwaccel='',
     overwrite=False,
 ):
-    """Annotate what a webcam sees, until the window is closed, Ctrl-C is pressed or `seconds` are over, and record it.
+    """Annotate and record a webcam until you close the window or press Ctrl-C, or `seconds` are over.
 
     Args:
         model: see `video.annotate_video`. number: 0 is the first camera.
@@ -127,7 +127,7 @@ def annotate_camera(
     Raises:
         UserError: no such camera, or video_out cannot be written.
 
-    When the model fails or the disk is full, what was recorded until then is kept as `<name>_partial<.ext>`.
+    If the model fails or the disk is full, the recording so far is kept as `<name>_partial<.ext>`.
     """
     video_out = Path(video_out).absolute()
     check_target(video_out)
@@ -144,7 +144,7 @@ def annotate_camera(
             try:
                 recording.run(window, progress)
                 if not recording.seen:
-                    raise UserError(f'camera {number}: gave no picture, nothing is recorded.')
+                    raise UserError(f'camera {number}: gave no picture, so nothing is recorded.')
                 writer.flush()
             except Exception as error:
                 writer.keep(error)
@@ -169,7 +169,7 @@ class _Recording:
         self.seen, self.length, self.last = 0, 0.0, None
 
     def run(self, window, progress):
-        """Record until there is a reason to end."""
+        """Record until the window closes, the time is over, the camera stops or Ctrl-C."""
         total = max(1, round(self.seconds * self.camera.rate)) if self.seconds else None
         name = f'camera {self.camera.number}'
         try:
@@ -195,9 +195,9 @@ class _Recording:
         return draw_detections(frame, found, **self.draw)
 
     def _record(self, frame):
-        """Write a picture as often as time has passed since the last."""
+        """Write a picture once for each frame that is due since the last picture."""
         now = time.monotonic()
-        # A computer that slept does not make an hour of one picture.
+        # After a computer has slept, one picture does not fill an hour.
         self.length += 1 / self.camera.rate if self.last is None else min(now - self.last, PATIENCE)
         self.seen, self.last = self.seen + 1, now
         due = min(self.length, self.seconds or self.length) * self.camera.rate

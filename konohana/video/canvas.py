@@ -1,7 +1,7 @@
-"""Drawing on YCbCr frames: what is not drawn on keeps its values, bit for bit.
+"""Drawing on YCbCr frames: pixels without drawing keep their values, bit for bit.
 
-Labels are drawn in RGB by `drawing.draw_detections`; only the pixels that it touches are put into the frame's planes. A
-colour sample that serves touched and untouched pixels becomes their average.
+Labels are drawn in RGB by `drawing.draw_detections`; only the pixels that it changes are written into the frame's
+planes. A chroma sample of changed and unchanged pixels becomes their average.
 """
 
 import cv2
@@ -14,7 +14,7 @@ from konohana.video.source import FULL, Reducer, matrix_of, rgb_to_yuv
 # Shares of red and blue in brightness (ITU-T H.273).
 KR_KB = {1: (0.2126, 0.0722), 4: (0.3, 0.11), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 KR_KB[5] = KR_KB[6] = (0.299, 0.114)
-# Boxes and tags cover what is below them, so they are drawn on a canvas of a colour that none of them has.
+# Boxes and tags are opaque, so they are drawn on a canvas of a colour that none of them has.
 BLANK = (1, 2, 3)
 
 
@@ -30,7 +30,7 @@ def to_yuv_matrix(matrix, full):
 class Canvas:
     """Draws detections on frames of one `picture`: planar YCbCr of 8 to 16 bits, 4:2:0, 4:2:2 or 4:4:4, in place.
 
-    style: the arguments of `draw_detections` behind the detections.
+    style: dict of further arguments of `draw_detections`.
     """
 
     def __init__(self, picture, style):
@@ -44,7 +44,7 @@ class Canvas:
         self.to_rgb, self.reformat = Reducer(), VideoReformatter().reformat
 
     def draw(self, frame, detections):
-        """Draw on `frame` (PyAV's VideoFrame); one without detections is left as it is, not even copied."""
+        """Draw on `frame` (PyAV's VideoFrame); a frame without detections is neither changed nor copied."""
         if not len(detections['boxes']):
             return
         see_through = 'masks' in detections
@@ -65,7 +65,7 @@ class Canvas:
             self._put_pixels(frame, where, drawn.reshape(-1, 3).take(where, 0))
 
     def _put_areas(self, frame, touched, drawn):
-        """Put a drawn picture into the frame where it is touched: fast for many pixels."""
+        """Write the changed areas of a drawn picture into the frame: fast for many pixels."""
         coded = rgb_to_yuv(drawn, self.picture, self.reformat)
         bits = frame.format.components[0].bits
         for target, source in zip(frame.planes, coded.planes, strict=True):
@@ -75,7 +75,7 @@ class Canvas:
             np.copyto(target, source, where=touched > 0)
 
     def _put_pixels(self, frame, touched, colours):
-        """Put single pixels, by their indices, into the frame: fast for few, and exact with fields."""
+        """Write single pixels, by index, into the frame: fast for few pixels, and exact for interlaced frames."""
         bits = frame.format.components[0].bits
         values = (colours.astype(np.float32) @ self.matrix.T + self.offset) * (1 << bits - 8)
         top = (1 << bits) - 1

@@ -1,7 +1,7 @@
-"""Everything of a video file beside the annotated picture: sound, subtitles, fonts, covers, chapters, tags.
+"""Everything in a video file besides the annotated picture: sound, subtitles, fonts, covers, chapters, tags.
 
-What the container holds is copied packet by packet. FFmpeg itself is asked what that is, by writing a head to memory:
-it differs between its versions. Sound and text that are not held are coded again, and a line says so.
+Streams that the container can hold are copied packet by packet. Which ones these are differs between versions of
+FFmpeg, so a trial header is written to memory. Other sound and text are encoded again, and a line says so.
 """
 
 import io
@@ -45,7 +45,7 @@ def describe(stream):
 
 
 def codec_name(stream):
-    """The name of a stream's codec; fonts are called by their kind."""
+    """The name of a stream's codec; for a font, its file extension."""
     if stream.type == 'attachment':
         return (stream.metadata.get('filename', '').rpartition('.')[2] or 'file').lower()
     context = getattr(stream, 'codec_context', None)
@@ -53,10 +53,10 @@ def codec_name(stream):
 
 
 def _copier(stream, out, form):
-    """A handle (see `Copies`) that copies packets; times that do not rise, of damaged or joined files, are moved."""
+    """A handle (see `Copies`) that copies packets; times that do not rise, in damaged or joined files, are shifted."""
     last, rising = None, stream.type in ('audio', 'video')
     context = getattr(stream, 'codec_context', None)
-    # Sound of transport streams has a head in each packet, which MP4 wants in its own.
+    # AAC in transport streams has a header in each packet; MP4 stores it once.
     adts = form != 'matroska' and context and context.name in ('aac', 'aac_latm') and not context.extradata
     filters = BitStreamFilterContext('aac_adtstoasc', stream) if adts else None
 
@@ -65,7 +65,7 @@ def _copier(stream, out, form):
         if packet is None:
             return []
         if rising and packet.dts is not None:
-            # MP4 wants a tick of its own clock between two packets, which may be slower than the source's.
+            # MP4 needs at least one tick of its own clock between packets, which may be longer than the source's.
             tick = 1 if form == 'matroska' else max(1, math.ceil((out.time_base or 0) / packet.time_base))
             if last is not None and packet.dts < last + tick:
                 packet.dts = last + tick
@@ -144,7 +144,7 @@ class Copies:
         context = stream.codec_context
         rate = context.sample_rate if context.sample_rate in AAC_RATES else 48000
         out = self.writer.container.add_stream('aac', rate=rate)
-        # Where a file tells the number of channels alone, they are taken to be the usual ones.
+        # If a file only gives the number of channels, assume the usual layout.
         usual = {1: 'mono', 2: 'stereo', 3: '3.0', 4: '4.0', 5: '5.0', 6: '5.1', 8: '7.1'}.get(
             context.layout.nb_channels
         )
@@ -156,7 +156,7 @@ class Copies:
             try:
                 frames = stream.decode(packet)
             except av.FFmpegError:
-                frames = []  # a damaged packet is a moment of silence
+                frames = []  # a damaged packet becomes a moment of silence
             written = [p for frame in frames for p in out.encode(frame)]
             return written + (out.encode(None) if packet is None else [])
 

@@ -1,4 +1,4 @@
-"""Several episodes in one go: which files `video_in` names, and what each result is called."""
+"""Several episodes in one run: the files that `video_in` names, and the names of their results."""
 
 import ast
 import glob
@@ -22,13 +22,13 @@ def episodes(video_in, resolve):
 
     Args:
         video_in: text, or a list of such; a list may also be text like "['a.mkv', 'b.mkv']".
-        resolve: function that makes a path absolute.
+        resolve: function that returns the absolute path.
 
     Returns:
-        (list of Paths or URLs in the order of their numbers, whether they are a season).
+        (list of Paths or URLs in the order of their numbers, whether `video_in` names several).
 
     Raises:
-        UserError: a folder without videos, a pattern that nothing fits, or a list that cannot be read.
+        UserError: a folder without videos, a pattern without matches, or a list that cannot be read.
     """
     if isinstance(video_in, str) and video_in.lstrip().startswith('[') and not resolve(video_in).exists():
         video_in = _list(video_in)
@@ -67,16 +67,16 @@ def _found(paths, complaint):
 
 
 def in_order(path):
-    """Episode 10 comes behind episode 9."""
+    """Sort key that puts episode 10 after episode 9."""
     parts = re.split(r'(\d+)', str(path))
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)]
 
 
 def target_of(source, folder, taken=(), ending=''):
-    """The result's path in `folder`: the name with _annotated, .mkv where the source's kind is only read.
+    """The result's path in `folder`: <name>_annotated, with .mkv if the source's container cannot be written.
 
-    taken: results of other episodes. No two share a stem: the index beside a video is called by it. ending: '' takes
-    the source's.
+    taken: results of other episodes. Each result has its own stem, since the index beside it is named by the stem.
+    ending: '' takes the source's.
     """
     name = str(source).rstrip('/').rpartition('/')[2] if is_url(source) else source.name
     name = re.sub(r'[<>:"/\\|?*\x00-\x1f]', '_', name) if is_url(source) else name
@@ -89,7 +89,7 @@ def target_of(source, folder, taken=(), ending=''):
 
 
 def is_done(source, target):
-    """Whether `target` is there, written by this program, and not older than its source."""
+    """Whether `target` exists, was written by this program and is not older than its source."""
     try:
         return files.written_here(target) and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
     except OSError:
@@ -97,16 +97,16 @@ def is_done(source, target):
 
 
 def annotate_season(sources, folder, annotate, again, ending=''):
-    """Annotate each of `sources` into `folder`. Skip what is done, unless `again`; tell failures at the end.
+    """Annotate each of `sources` into `folder`; skip finished ones unless `again`.
 
-    annotate: function (source, target). ending: see `target_of`. Raises UserError in the end where something failed.
+    annotate: function (source, target). ending: see `target_of`. Raises one UserError at the end if any of them failed.
     """
     failed, taken = [], set()
     for number, source in enumerate(sources, 1):
         target = target_of(source, folder, taken, ending)
         taken.add(target)
         if not again and not is_url(source) and is_done(source, target):
-            print(f'{number}/{len(sources)} {printable(source.name)}: done before, skipped ({target})')
+            print(f'{number}/{len(sources)} {printable(source.name)}: already done, skipped ({target})')
             continue
         print(f'{number}/{len(sources)} {printable(source)}')
         try:

@@ -1,7 +1,7 @@
-"""A video file as it is read: packets to copy and decoded frames, in the file's order, with times that begin at 0.
+"""Reading a video file: packets to copy and decoded frames, in the file's order, with times that start at 0.
 
-Times: a file may start anywhere (a TV recording at 26 hours), and its streams at different moments. One number,
-`Source.origin`, is the file's time that becomes 0; everything that `Source.items` gives has it subtracted.
+Times: a file may start anywhere (a TV recording at 26 hours), and its streams at different times.
+`Source.origin` is the file's time that becomes 0; it is subtracted from everything that `Source.items` yields.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 
 from konohana.errors import UserError, printable
 
-# One colour sample of YCbCr serves 2 x 2 pixels. Averaged, it survives unchanged where pixels are doubled and halved.
+# In 4:2:0 one chroma sample covers 2 x 2 pixels. With averaging it stays the same if pixels are doubled and halved.
 # swscale's numbers of AREA, ACCURATE_RND and FULL_CHR_H_INT: PyAV 17, the last for Python 3.10, has no names for them.
 ACCURATE = 0x20 | 0x40000 | 0x2000
 MATRICES = (1, 4, 5, 6, 7, 9)  # YCbCr matrices (ITU-T H.273) that can be computed; 10 is computed as 9
@@ -26,18 +26,18 @@ UNKNOWN = 2  # of matrices, primaries and transfers
 LIMITED, FULL = 1, 2
 HDR = ('MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL')
 JUMP = 1  # seconds backwards in a stream's times that mean another recording begins
-AFTER = 3  # seconds of file that are read behind the end of a part, for packets that come late
-TIMELESS = 300  # frames without times that may wait for the first with one
+AFTER = 3  # seconds of the file to read after the end of a part, for packets that come late
+TIMELESS = 300  # frames without a time that may wait for the first frame with one
 PATIENCE = (20.0, 30.0)  # seconds to open a stream URL, and without data
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What the frames of a video have in common.
+    """The properties that all frames of a video share.
 
     width, height (pixels, upright); pix_fmt (FFmpeg's name of the pixel format); sar (width of a pixel / its height,
-    Fraction, None if untold); interlaced (whether frames are two fields); range, matrix, primaries, transfer (numbers
-    of ITU-T H.273, range 1 is limited, 2 full; 0 or 2 is untold).
+    Fraction, None if unknown); interlaced (whether frames are two fields); range, matrix, primaries, transfer (numbers
+    of ITU-T H.273, range 1 is limited, 2 full; 0 or 2 is unknown).
     """
 
     width: int
@@ -52,7 +52,7 @@ class Picture:
 
 
 def matrix_of(matrix, width, height):
-    """The YCbCr matrix to compute with; video without one is taken as players take it, by its size."""
+    """The YCbCr matrix to compute with; if there is none, by the video's size, as players choose it."""
     matrix = {10: 9}.get(matrix, matrix)
     return matrix if matrix in MATRICES else (1 if height >= 720 or width >= 1280 else 6)
 
@@ -63,7 +63,7 @@ def is_url(path):
 
 
 def reason(error):
-    """FFmpeg's words about an error, without the name of the file."""
+    """FFmpeg's message of an error, without the name of the file."""
     return getattr(error, 'strerror', None) or str(error)
 
 
@@ -87,12 +87,14 @@ def _accelerator(hwaccel):
         return None
     if hwaccel not in hwdevices_available():
         known = ', '.join(sorted(hwdevices_available())) or 'none'
-        raise UserError(f"hwaccel={hwaccel!r}: not there. This FFmpeg knows: {known}; '' uses the processor.")
+        raise UserError(
+            f"hwaccel={hwaccel!r}: this FFmpeg does not support it. It supports: {known}; '' uses the processor."
+        )
     return HWAccel(hwaccel, allow_software_fallback=True)
 
 
 def _open(path, hwaccel):
-    """(the opened container, lines about what is not as asked for); UserError where it is no video."""
+    """(the opened container, lines about settings that do not work here); UserError if it is no video."""
     accelerator, notes = _accelerator(hwaccel), []
     url = is_url(path)
     if not url:
@@ -131,7 +133,7 @@ def _video_stream(container, path):
 
 
 def _rate(stream):
-    """Frames per second, for the encoder and for estimates; frames have times of their own."""
+    """Frames per second, for the encoder and for estimates; each frame has its own time."""
     for rate in (stream.guessed_rate, stream.average_rate):
         if rate and 0 < rate <= 240:
             return Fraction(rate)
@@ -139,14 +141,14 @@ def _rate(stream):
 
 
 def _exactly(seconds):
-    """Seconds as the user means them: 0.2 as a float is a little more than a fifth."""
+    """Seconds as a Fraction: 0.2 becomes 1/5, of which the float is a little more."""
     return Fraction(seconds).limit_denominator(10**6)
 
 
-def _told_end(container, stream):
-    """The file's time in seconds at which the video ends as the file tells it, None where it does not."""
-    told = next((v for k, v in stream.metadata.items() if k.upper().startswith('DURATION')), '')
-    found = re.fullmatch(r'(\d+):(\d+):([\d.]+)', told)  # Matroska: the end of each track
+def _stated_end(container, stream):
+    """The file's time in seconds at which the video ends according to its metadata, None if it does not say."""
+    duration = next((v for k, v in stream.metadata.items() if k.upper().startswith('DURATION')), '')
+    found = re.fullmatch(r'(\d+):(\d+):([\d.]+)', duration)  # Matroska: the end of each track
     if found:
         return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3])
     if stream.duration and stream.time_base:
@@ -160,12 +162,12 @@ class Source:
     """A video file or stream, opened, with its first frame decoded.
 
     path: file or URL; start: seconds into it; seconds: length, 0 for all that follows; hwaccel: FFmpeg's name of a
-    device that decodes, '' for none. Raises UserError where there is no video that can be decoded, or nothing at
-    `start`.
+    device that decodes, '' for none. Raises UserError if no video can be decoded, or there is none from
+    `start` on.
 
     Attributes: container and video (PyAV's), picture (`Picture`, in the source's own pixel format until `prepare`),
     bits (per colour), hdr ({kind of side data: bytes}), rate, covers ({stream index: bytes}), origin, offset (seconds
-    from origin to the first frame), expected (seconds of picture, 0 if untold), damaged (packets that could not be
+    from origin to the first frame), expected (seconds of picture, 0 if unknown), damaged (packets that could not be
     decoded), broken ('' or why reading ended early), notes.
     """
 
@@ -182,7 +184,7 @@ class Source:
             self.video.thread_type = 'AUTO'
             self.rate = _rate(self.video)
             begin = Fraction(self.container.start_time or 0, av.time_base)
-            # A start just below 0 is the run-in of a sound decoder; players drop it, and the picture starts at 0.
+            # A start just below 0 is the priming of an audio decoder; players skip it, and the picture starts at 0.
             self.origin = max(Fraction(0), begin) + _exactly(start)
             if start:
                 self._since = self.origin - Fraction(1, 10**6)
@@ -195,15 +197,15 @@ class Source:
             raise
 
     def _seek(self):
-        # Into a transport stream FFmpeg jumps to any packet: some time before, so that a key frame is found.
+        # In a transport stream FFmpeg seeks to any packet: start earlier, to have a key frame before the origin.
         margin = 4 if self.container.format.name in ('mpegts', 'mpeg', 'mpegvideo', 'h264', 'hevc') else 0
         try:
             self.container.seek(int((self.origin - margin) * av.time_base))
         except (av.FFmpegError, OverflowError):
-            pass  # what cannot be sought is read from its beginning
+            pass  # a file that cannot seek is read from its start
 
     def _until_first_frame(self, start):
-        """The items up to the first frame, which tell what the video is like."""
+        """The items up to and including the first frame, from which the video's properties are read."""
         ahead = []
         for item in self._items:
             ahead.append(item)
@@ -212,7 +214,7 @@ class Source:
         if start:
             raise UserError(f'{self.path}: no picture at start={start:g} seconds or after; choose an earlier start.')
         why = f' (FFmpeg: {self.broken})' if self.broken else ''
-        raise UserError(f'{self.path}: not one frame of its video can be decoded{why}.')
+        raise UserError(f'{self.path}: no frame of its video can be decoded{why}.')
 
     def _measure(self, start, seconds):
         first, stream = self._ahead[-1], self.video
@@ -239,17 +241,17 @@ class Source:
             self.origin = min(self.origin, moment)
         self.offset = moment - self.origin
         self._first = moment
-        end = _told_end(self.container, stream)
+        end = _stated_end(self.container, stream)
         self.expected = max(Fraction(0), end - moment) if end else Fraction(0)
         if seconds:
             self._until = self.origin + _exactly(seconds)
             self.expected = min(self.expected or _exactly(seconds), _exactly(seconds))
 
     def prepare(self, picture, exact):
-        """Say what frames are wanted: converted to `picture`'s size, pixel format and matrix.
+        """Choose how `items` converts frames: to `picture`'s size, pixel format and matrix.
 
-        exact: the file to be written keeps times finer than milliseconds. Matroska rounds to milliseconds; times within
-        one of the grid of a constant rate are put back onto it. Returns the unit of the frames' times in seconds.
+        exact: the result stores times finer than milliseconds. Matroska rounds to milliseconds, so times within one
+        millisecond of a constant rate are moved back onto it. Returns the unit of the frames' times in seconds.
         """
         self.picture, unit = picture, self.video.time_base
         self._snap = exact and unit == Fraction(1, 1000)
@@ -257,7 +259,7 @@ class Source:
         return self._unit
 
     def items(self):
-        """Packets to copy and frames, in the file's order, as `prepare` has asked for, the origin subtracted."""
+        """Yield packets to copy and frames, in the file's order, converted as `prepare` says, minus the origin."""
         for item in itertools.chain(self._ahead, self._items):
             if isinstance(item, av.VideoFrame):
                 moment = item.pts * item.time_base
@@ -286,7 +288,7 @@ class Source:
             except av.FFmpegError as error:
                 self.broken = reason(error)
                 return
-            except IndexError:  # PyAV, at the end of a damaged file in which tracks appeared on the way
+            except IndexError:  # raised by PyAV at the end of a damaged file with tracks that appear late
                 return
             if packet is None:
                 return
@@ -297,7 +299,7 @@ class Source:
                 yield packet
 
     def _steady(self, packet):
-        """Where recordings are joined, times jump back: the second goes on where the first ends."""
+        """Shift times that jump back, where recordings are joined: the second continues where the first ends."""
         if packet.dts is None:
             return
         index, moment = packet.stream.index, packet.dts * packet.time_base
@@ -315,7 +317,7 @@ class Source:
             packet.pts = None if packet.pts is None else packet.pts + ticks
 
     def _read(self):
-        """Other packets and decoded frames from `_since` on, and to a little behind `_until`."""
+        """Other packets and decoded frames from `_since` on to a little after `_until`."""
         over = False
         for packet in self._demux():
             if packet.stream is not self.video:
@@ -345,7 +347,7 @@ class Source:
                 yield frame
 
     def _timed(self, frames, last):
-        """Frames that all have times. Matroska's demuxer gives none below 0: such frames are placed before the rest."""
+        """Frames that all have times. Matroska's demuxer gives no times below 0; those frames go before the rest."""
         for frame in frames:
             frame.time_base = self.video.time_base
             known = frame.pts is not None or frame.dts is not None or self._last is not None
@@ -353,14 +355,14 @@ class Source:
                 self._timeless.append(frame)
                 continue
             if frame.pts is None:
-                frame.pts = self._next_pts(frame)  # AVI and raw streams know decoding times alone, or none
+                frame.pts = self._next_pts(frame)  # AVI and raw streams have decoding times only, or none
             yield from self._placed(frame.pts)
             yield frame
         if last and self._timeless:
             yield from self._placed(len(self._timeless) * self._step())
 
     def _placed(self, pts):
-        """The frames that wait for a time, so that the next one is at `pts`."""
+        """Give the waiting frames times before `pts`, that of the next frame."""
         waiting, self._timeless = self._timeless, []
         for number, frame in enumerate(waiting):
             frame.pts = pts - (len(waiting) - number) * self._step()
@@ -376,7 +378,7 @@ class Source:
         return frame.dts if self._last is None else max(frame.dts, self._last + 1)
 
     def _upright(self, frame):
-        """A frame turned by its rotation tag."""
+        """A frame rotated by its rotation tag."""
         turn = round(frame.rotation) % 360
         how = {90: ('transpose', '2'), 270: ('transpose', '1'), 180: ('rotate', 'PI')}.get(turn)
         if not how:
@@ -391,13 +393,13 @@ class Source:
         return self._graph.pull()
 
     def _finished(self, frame, moment):
-        """The frame as it is drawn on and encoded."""
+        """The frame to draw on and encode."""
         duration = frame.duration * frame.time_base
         frame = self._converted(self._upright(frame))
         frame.time_base = self._unit
         frame.pts = round((self._exact(moment) - self.origin) / self._unit)
         frame.duration = round(duration / self._unit)
-        frame.pict_type = 0  # the source's key frames are not the result's
+        frame.pict_type = 0  # the encoder chooses its own key frames
         return frame
 
     def _exact(self, moment):
@@ -424,7 +426,7 @@ class Source:
         if self._size not in (None, size):
             (w, h), wanted = size, self.picture
             self.notes.append(
-                f'the size changes on the way to {w}x{h}: scaled to {wanted.width}x{wanted.height}, as it begins'
+                f'the size changes to {w}x{h}: scaled to {wanted.width}x{wanted.height}, the size at the start'
             )
         self._size = size
 
@@ -443,7 +445,7 @@ class Source:
 def convert(reformat, frame, width, height, pix_fmt, **to):
     """`frame` in another size or pixel format by swscale; `reformat` (a VideoReformatter's) keeps tables between calls.
 
-    swscale refuses what it does not know of matrices, transfers and primaries: these do not matter here.
+    swscale rejects unknown matrices, transfers and primaries. Transfers and primaries do not matter here.
     """
     tags = frame.colorspace, frame.color_trc, frame.color_primaries
     full = frame.color_range == FULL or 'yuvj' in frame.format.name or frame.format.is_rgb

@@ -1,7 +1,6 @@
-"""A window that shows frames while they are made: tkinter, which comes with Python, and Pillow.
+"""A window that shows frames as they are made, with tkinter, which comes with Python, and Pillow.
 
-OpenCV's headless package, used here because it installs everywhere, has no windows; matplotlib's take a tenth of a
-second for a frame.
+OpenCV's headless package installs everywhere but has no windows; matplotlib's take a tenth of a second per frame.
 """
 
 import contextlib
@@ -13,9 +12,9 @@ SCREEN_SHARE = 0.6  # of the screen's width and height that the window takes at 
 
 
 class Window:
-    """A window for frames of one size. Closing it, Esc or q only closes it: `closed` is True from then on.
+    """A window for frames of one size. Esc, q or its button close it and stop nothing else; `closed` is then True.
 
-    All calls come from the thread that made it, on macOS from the main thread.
+    Call it only from the thread that made it, on macOS from the main thread.
     """
 
     def __init__(self, title):
@@ -33,7 +32,7 @@ class Window:
             self.root.bind(key, lambda _: self.close())
 
     def show(self, frame):
-        """Show a frame, uint8 H x W x 3 RGB, made smaller where the screen is small. Does nothing once closed."""
+        """Show a frame, uint8 H x W x 3 RGB, reduced to fit the screen. Does nothing once closed."""
         if self.closed:
             return
         from PIL import ImageTk
@@ -55,7 +54,7 @@ class Window:
         self.root.update()
 
     def close(self):
-        """Close the window; once more does nothing."""
+        """Close the window. A second call does nothing."""
         if not self.closed:
             self.closed = True
             self.root.destroy()
@@ -63,7 +62,7 @@ class Window:
 
 @contextlib.contextmanager
 def open_window(shown, title):
-    """A `Window` as a context manager; None where `shown` is False, or (one line says so) where there can be none."""
+    """A `Window` as a context manager; None if `shown` is False or, with a line that says so, if none can be opened."""
     window = None
     if shown:
         try:
@@ -71,7 +70,7 @@ def open_window(shown, title):
         except ImportError:
             print('show=True: no window, because this Python has no tkinter (Debian and Ubuntu: python3-tk). Going on.')
         except Exception as error:
-            # tkinter.TclError, whose class cannot be named where tkinter is absent.
+            # tkinter.TclError, which cannot be named here, since tkinter may be missing.
             print(f'show=True: no window, because there is no screen ({error}). Going on without.')
     try:
         yield window

@@ -1,7 +1,7 @@
-"""Writing a video: frames are encoded, other packets copied, and whatever ends it, what is written plays.
+"""Writing a video: encodes frames and copies other packets. The file can be played however writing ends.
 
-Used for annotated files, recordings of a camera and toy episodes. The file grows under another name,
-`unfinished_<name>`, and takes its own when it is complete.
+Used for annotated files, recordings of a camera and toy episodes. The file is written as `unfinished_<name>` and
+renamed once it is complete.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from konohana.errors import UserError
 from konohana.video.source import reason
 
 CONTAINERS = {'.mkv': 'matroska', '.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov'}
-# Encoder, its preset where none is given, its worst crf.
+# Encoder, its default preset, its worst crf.
 CODECS = {'h264': ('libx264', 'veryfast', 51), 'hevc': ('libx265', 'veryfast', 51), 'av1': ('libsvtav1', '10', 63)}
 SPEEDS = 'ultrafast superfast veryfast faster fast medium slow slower veryslow placebo'.split()
-# Encoders on a device, with the option that stands for crf. Presets are the device's own.
+# Encoders on a device, and their option for crf. Presets are the device's own.
 DEVICE_ENCODERS = {'cuda': ('nvenc', 'cq'), 'qsv': ('qsv', 'global_quality'), 'vaapi': ('vaapi', 'qp'),
                    'videotoolbox': ('videotoolbox', '')}  # fmt: skip
-# What an error of the disk is called by.
+# Error numbers of the disk.
 DISK = {getattr(errno, name, None) for name in 'ENOSPC EFBIG EDQUOT EIO EROFS EPIPE EBADF ENODEV'.split()}
-REFUSED = 1000  # damaged packets that are left out, at most
+REFUSED = 1000  # damaged packets to leave out, at most
 HELD = 2000  # packets that may wait for the picture before them
 
 
@@ -51,7 +51,7 @@ def pixel_format(source, codec, width, height):
 
 
 def check_encoding(codec, crf, preset='', pix_fmt=''):
-    """Raises UserError where these make no sense together."""
+    """Raise UserError if a value is out of range or the codec does not support it."""
     if codec not in CODECS:
         raise UserError(f'codec={codec!r}: use {", ".join(map(repr, CODECS))}.')
     encoder, _, worst = CODECS[codec]
@@ -73,7 +73,7 @@ def check_encoding(codec, crf, preset='', pix_fmt=''):
 
 
 def check_target(path):
-    """Raises UserError where `path` is no name of a video that can be written."""
+    """Raise UserError if `path` is a folder or its ending is not that of a video that can be written."""
     if path.suffix.lower() not in CONTAINERS:
         raise UserError(f'{path}: unknown kind of video {path.suffix!r}; use {", ".join(CONTAINERS)}.')
     if path.is_dir():
@@ -83,12 +83,12 @@ def check_target(path):
 class VideoWriter:
     """Encodes frames into a video file; other streams are added to `container` before `start`.
 
-    path: the file in the end, whose ending names the container. picture: `source.Picture`. rate (Fraction, frames per
-    second, told to the encoder) and time_base (seconds, of the frames' times). codec 'h264', 'hevc' or 'av1'; crf, its
+    path: the finished file, whose ending selects the container. picture: `source.Picture`. rate (Fraction, frames per
+    second, for the encoder) and time_base (seconds, of the frames' times). codec 'h264', 'hevc' or 'av1'; crf, its
     quality; preset, '' for a fast one; hwaccel: FFmpeg's name of a device that encodes; hdr: frames' side data of HDR.
 
-    Use as a context manager. `finish` makes it the file; an exception keeps what is written as `<name>_partial`, where
-    `keep` is True; otherwise nothing is left.
+    Use it as a context manager. `finish` renames the file to `path`; `keep` completes what is written so far as
+    `<name>_partial`. Without either, nothing is left.
     """
 
     def __init__(self, path, picture, rate, time_base, codec='h264', crf=18, preset='', hwaccel='', hdr=None):
@@ -96,8 +96,8 @@ class VideoWriter:
         self.form = CONTAINERS[self.path.suffix.lower()]
         self.notes, self.held, self.refused = [], deque(), 0
         self.unfinished, self.lock = _unfinished(self.path)
-        # Times stay what they are: Matroska would move all of them for the run-in of a sound decoder below 0.
-        # MP4 is written in fragments, readable however it ends; only when complete does it become a plain MP4.
+        # Keep times: Matroska would shift all of them for the priming of an audio decoder, which is below 0.
+        # MP4 is written in fragments, readable however writing ends; a complete file becomes a plain MP4.
         options = {'avoid_negative_ts': 'disabled'}
         if self.form != 'matroska':
             options['movflags'] = '+hybrid_fragmented+delay_moov'
@@ -107,7 +107,7 @@ class VideoWriter:
 
     def _add_encoder(self, picture, rate, codec, crf, preset, hwaccel, hdr):
         encoder, usual, _ = CODECS[codec]
-        os.environ.setdefault('SVT_LOG', '1')  # SVT-AV1 prints twenty lines otherwise
+        os.environ.setdefault('SVT_LOG', '1')  # otherwise SVT-AV1 prints twenty lines
         options = {'preset': preset or usual}
         stream = None
         if hwaccel:
@@ -128,11 +128,11 @@ class VideoWriter:
         if self.fields:
             context.flags |= Flags.interlaced_dct | Flags.interlaced_me
         if codec == 'hevc' and self.form != 'matroska':
-            context.codec_tag = 'hvc1'  # what Apple's players want
+            context.codec_tag = 'hvc1'  # required by Apple's players
         return stream
 
     def _add_device_encoder(self, codec, crf, hwaccel, rate):
-        """The encoder of a device, None where there is none that opens."""
+        """The encoder of a device, None if it cannot be opened."""
         kind, quality = DEVICE_ENCODERS.get(hwaccel, ('', ''))
         name = f'{codec}_{kind}'
         try:
@@ -148,7 +148,7 @@ class VideoWriter:
             return None
 
     def start(self):
-        """Write the file's head: no stream can be added behind it."""
+        """Write the file's header; after it no stream can be added."""
         try:
             self.container.start_encoding()
         except (av.FFmpegError, OSError) as error:
@@ -176,7 +176,7 @@ class VideoWriter:
             self.container.mux(packets)
 
     def copy(self, packet, handle):
-        """Take a packet of another stream; `handle` makes of it what is written, once the picture has come so far."""
+        """Take a packet of another stream; `handle(packet)` gives the packets to write once the picture is that far."""
         moment = packet.dts if packet.pts is None else packet.pts
         self.held.append((None if moment is None else moment * packet.time_base, packet, handle))
         if len(self.held) > HELD:
@@ -213,7 +213,7 @@ class VideoWriter:
             raise self._failed(error) from None
 
     def flush(self, handles=(), whole=True):
-        """Complete the file. whole: packets that still wait are written too; handles: see `copy`, to be emptied."""
+        """Complete the file. whole: also write the packets that still wait. handles: those of `copy`, to flush."""
         with self._telling():
             for item in self.held if whole else ():
                 self._write_held(item)
@@ -223,11 +223,11 @@ class VideoWriter:
             self.container.close()
 
     def finish(self, remember=True):
-        """Give the complete file its name, and put it onto the list of outputs where `remember` (see `files`)."""
+        """Rename the complete file to `path`; `remember` it as an output of this program (see `files`)."""
         self._rename(self.path, remember)
 
     def _rename(self, path, remember=True):
-        self.lock.close()  # Windows renames no open file
+        self.lock.close()  # Windows cannot rename an open file
         try:
             with self.unfinished.open('rb+') as file:
                 os.fsync(file.fileno())
@@ -240,7 +240,7 @@ class VideoWriter:
             files.written(path)
 
     def keep(self, why, handles=()):
-        """After `why` (an exception): complete what there is as `<name>_partial`, as far as the disk lets it."""
+        """After an exception `why`: complete the frames so far as `<name>_partial`, if the disk allows it."""
         if not self.frames:
             return
         with contextlib.suppress(UserError, av.FFmpegError, OSError):
@@ -277,7 +277,7 @@ def _more_options(encoder, crf, hdr):
 
 
 def _hdr_parameters(encoder, hdr):
-    """Parameters that carry the display that HDR video was made on (SMPTE ST 2086), and its brightest parts."""
+    """Parameters with HDR metadata: the mastering display (SMPTE ST 2086) and content light levels."""
     display, light = hdr.get('MASTERING_DISPLAY_METADATA'), hdr.get('CONTENT_LIGHT_LEVEL')
     values = []
     if display and len(display) >= 88:
@@ -295,7 +295,7 @@ def _hdr_parameters(encoder, hdr):
 
 
 def _unfinished(path):
-    """(path to write to, open file that holds its lock). What a killed run has left of this name is removed."""
+    """(path to write to, open file that holds its lock). Removes what a killed run left under this name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in sorted(path.parent.iterdir()):
@@ -310,7 +310,7 @@ def _unfinished(path):
 
 
 def _free(path, ending):
-    """`path` with `ending` at its name, and a number where that is a file which this program did not write."""
+    """`path` with `ending` after its stem, and a number if this program did not write the file of that name."""
     for number in itertools.count(1):
         free = path.with_name(f'{path.stem}{ending}{number if number > 1 else ""}{path.suffix}')
         if not free.exists() or files.written_here(free):
@@ -318,10 +318,10 @@ def _free(path, ending):
 
 
 def _lock(file):
-    """Whether `file` is this process's alone now. A lock goes with its process, however that ends."""
+    """Lock `file`; returns whether no other process holds it. The lock ends with its process, however that ends."""
     try:
         import fcntl
-    except ImportError:  # Windows, where an open file cannot be removed anyway
+    except ImportError:  # on Windows an open file cannot be removed anyway
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -331,7 +331,7 @@ def _lock(file):
 
 
 def _remove_left(left):
-    """Remove what a killed run has left, unless another run is writing it."""
+    """Remove a file that a killed run left, unless another run is writing it."""
     with contextlib.suppress(OSError):
         with left.open('ab') as file:
             mine = _lock(file)
