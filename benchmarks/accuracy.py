@@ -1,9 +1,9 @@
-"""How good the flagship is beside its peers, trained alike: python benchmarks/accuracy.py konohana_dataset_path=my_show
+"""Accuracy of the flagship and its peers, trained alike: python benchmarks/accuracy.py konohana_dataset_path=my_show
 
 All peers train on the same frames at the same size for the same minutes on the same device, and are evaluated on the
 same val. _train.py trains the detectors of this project (as tools/compare.py does, so you can resume); ultralytics' own
-trainer trains the YOLOs from their .yaml files, if ultralytics is installed. One table (accuracy.md) says how good,
-large and fast each is. The minutes are equal, not the epochs: a fast network sees more frames. On CPUs with AMX,
+trainer trains the YOLOs from their .yaml files, if ultralytics is installed. One table (accuracy.md) shows accuracy,
+size and speed of each. The minutes are equal, not the epochs: a fast network sees more frames. On CPUs with AMX,
 _train.py computes in bfloat16 and ultralytics' trainer does not: 'amp': False in a peer's variables makes them alike.
 """
 
@@ -214,7 +214,7 @@ def train_own(name, own, folder, settings):
         compare.train(name, own)
     state = compare.state_of(folder, own)
     if not is_finished(state, own):
-        raise KeyboardInterrupt  # only _train.py was stopped
+        raise KeyboardInterrupt  # Ctrl-C reached _train.py only
     model = inference.load(folder / inference.weights_name(own.use_res2block), settings.device, fuse=False)
     return model, {**row_of(state['figures']), 'epochs': compare.result_of(folder, state)['epochs']}
 

@@ -2,8 +2,8 @@
 
 Prints one row for each weights file with the metrics of docs/accuracy.md, then one for all files together: the boxes
 of all networks go into one NMS and vote (an ensemble, Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474).
-That takes as many times the time, so it is not for use; it tells what one network misses by the luck of its seed.
-Together they find more at the same threshold, right and wrong: compare AP, not precision, recall and F1.
+An ensemble of n networks takes n times as long, so it is not for everyday use; it shows what one network misses because
+of its seed. Together they find more at the same threshold, right and wrong: compare AP, not precision, recall and F1.
 """
 
 import copy
@@ -19,10 +19,10 @@ from konohana.errors import UserError
 from konohana.settings import read, require, run
 
 weights = 'weights/net.pt'  # weights files of the flagship, with commas between them
-konohana_dataset_path = 'toy_show'  # dataset to evaluate on; toy_show is drawn if it is not there
-split = 'val'  # which of its splits
+konohana_dataset_path = 'toy_show'  # dataset to evaluate on; toy_show is drawn if it is missing
+split = 'val'  # its split to evaluate on
 threshold = 0.5  # of precision, recall, F1 and names, 0 to 1
-min_objects = 10  # classes with so many objects or more count as frequent: with fewer, AP is luck
+min_objects = 10  # classes with at least this many objects count as frequent; with fewer, AP is luck
 ignore_class = IGNORE_CLASS  # boxes of this name mark regions that are not counted
 skip_bad_files = False  # go on without files that have problems, instead of stopping
 device = 'cpu'  # 'cuda', 'mps', 'cpu', or '' for the fastest there is

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def parse(text):
     """One of the detectors of `detector` -> (its name, dict of its variables)."""
     name, *words = text.split()
-    # A path may hold spaces: what is no name=value belongs to it.
+    # A path may contain spaces: words that are not name=value belong to it.
     while words and '=' not in words[0]:
         name = f'{name} {words.pop(0)}'
     options = {}
@@ -51,7 +51,7 @@ def parse(text):
 
 
 def make(text, settings, device, folder):
-    """One of the detectors -> list of (row's name, detector, parameters, multiply-adds); None for what is not known.
+    """One of the detectors -> list of (row's name, detector, parameters, multiply-adds); None for unknown values.
 
     Args:
         text: one of `detector`. folder: a temporary folder for ONNX files.

@@ -1,9 +1,8 @@
 """How well people are followed and named in an episode: python benchmarks/tracking.py
 
 Draws a toy episode (known truth, drawn on twos and threes, coded by H.264), detects in it with every frame and with
-the frames that repeat left out, and compares the detections as they are with the tracks made of them; also with
-ByteTrack on the same detections where supervision < 0.27 is installed. HOTA and IDF1 are TrackEval's
-(pip install trackeval).
+the frames that repeat left out, and compares the raw detections with the tracks made of them, and with ByteTrack on
+the same detections if supervision < 0.27 is installed. TrackEval computes HOTA and IDF1 (pip install trackeval).
 """
 
 import itertools
@@ -18,7 +17,7 @@ from konohana.settings import read, require, run
 weights = ''  # weights file; '' takes weights/net.pt
 seconds = 180.0  # length of the episode
 seed = 101  # of the episode
-on = (2, 2, 3)  # for how many frames a drawing stands: each shot takes one of these
+on = (2, 2, 3)  # for how many frames a drawing is shown; each shot takes one of these
 folder = 'benchmarks/out'  # where the episode is drawn
 batch_size = 4  # frames that the detector sees at once
 threshold = 0.5  # score from which a detection as it is counts
@@ -26,7 +25,7 @@ progress = True  # show progress bars
 
 FPS, HW = 24, (360, 640)
 SHORT = 3  # frames: a box that lives shorter flickers
-PRESENT = 6  # frames of a second in which somebody is on screen for it to count
+PRESENT = 6  # frames of a second in which a character must be on screen for it to count
 HEAD = ('', 'HOTA', 'IDF1', 'name changes/min', 'shorter than 3', 'precision', 'recall', 'named', 'P s', 'R s')
 
 
@@ -36,7 +35,7 @@ def main(arguments=None):
     try:
         import trackeval  # noqa: F401
     except ImportError:
-        raise UserError('HOTA and IDF1 are computed by TrackEval: pip install trackeval') from None
+        raise UserError('HOTA and IDF1 need TrackEval: pip install trackeval') from None
     from konohana import load
     from konohana.cast import SHARED_NAMES
     from konohana.episodes.episode import raw_detections
@@ -90,7 +89,7 @@ def tracks_of(index):
 
 
 def byte_tracks(index, threshold):
-    """{title: F lists} of supervision's ByteTrack, going on over cuts and begun anew at each; {} without it."""
+    """{title: F lists} of supervision's ByteTrack, once through and once restarted at cuts; {} without it."""
     try:
         from supervision import ByteTrack, Detections
     except ImportError:
@@ -98,7 +97,7 @@ def byte_tracks(index, threshold):
     from konohana.episodes.index import detections_of
 
     found = {}
-    for title, starts in (('ByteTrack', {0}), ('ByteTrack, begun anew at cuts', set(index.shots))):
+    for title, starts in (('ByteTrack', {0}), ('ByteTrack, restarted at cuts', set(index.shots))):
         rows, first, tracker = [], 0, None
         for number, frame in enumerate(detections_of(index)):
             if number in starts:

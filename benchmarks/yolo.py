@@ -1,4 +1,4 @@
-"""YOLOs of ultralytics (https://github.com/ultralytics/ultralytics), under the contract of the detectors here."""
+"""YOLOs of ultralytics (https://github.com/ultralytics/ultralytics), with the interface of this project's detectors."""
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ class Yolo(Detector):
     """
 
     stride = 32
-    limits = {}  # noqa: RUF012 (what the post-processing is given besides ultralytics' defaults)
+    limits = {}  # noqa: RUF012 (arguments of the post-processing besides ultralytics' defaults)
     channels_last = True  # as for the detectors here: it halves the time of depthwise convolutions on a CPU
 
     def __init__(self, name, fuse):
@@ -66,9 +66,9 @@ class BytesYolo(nn.Module):
 
 
 class TrainedYolo(Yolo):
-    """A YOLO with trained weights. It gives as many and as unsure boxes as the other detectors.
+    """A YOLO with trained weights. It gives as many boxes, down to as low scores, as the other detectors.
 
-    Pictures of any size are resized inside, as the other detectors do it; boxes are in pixels of the picture given.
+    It resizes pictures of any size, like the other detectors; boxes are in pixels of the picture given.
 
     Args:
         name: the network. weights: ultralytics' weights file. img_hw: height and width that it was trained at.
@@ -82,7 +82,7 @@ class TrainedYolo(Yolo):
 
         self.network = YOLO(str(weights), task='detect').model.float().eval().requires_grad_(False)
         self.img_hw = img_hw
-        self.eval()  # ultralytics' networks answer otherwise while training
+        self.eval()  # in training mode ultralytics' networks return something else
 
     def forward(self, images, targets=None, with_maps=False):
         detections = []

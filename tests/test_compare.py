@@ -86,7 +86,7 @@ def test_variants_are_trained_once_and_compared(compare, trained, capsys):
     compare("variants={'Res2': {'use_res2block': True}, 'another': {'lr': 0.01}, 'plain 花': {}}")
     assert trained == ['plain 花', 'Res2', 'another']
     assert (compare.out / 'table.md').read_text(encoding='utf-8').count('\n| ') == 1 + 3
-    with pytest.raises(UserError, match=r'Res2.*use_res2block=True then and False now.*a name of its own'):
+    with pytest.raises(UserError, match=r'Res2.*use_res2block=True then and False now.*its own name'):
         compare("variants={'Res2': {}}")
 
 

@@ -646,7 +646,7 @@ def test_convert_labels_says_what_is_lost_and_refuses(run_script, tmp_path):
     for arguments, words in (
         (('form=xml',), 'form=xml'),
         (('form=yolo',), 'another form (voc)'),
-        ((f'labels_out={tmp_path / "in" / "new"}', 'form=yolo'), 'in one another'),
+        ((f'labels_out={tmp_path / "in" / "new"}', 'form=yolo'), 'inside the other'),
         (('form=voc', 'splits=episode'), "no split 'episode'"),
         ((f'labels_in={tmp_path / "none"}', 'form=voc'), 'no such folder'),
     ):

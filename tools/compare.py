@@ -1,8 +1,8 @@
 """Does my idea work? Train variants one after another and compare them: python tools/compare.py
 
-Name your variants below. _train.py trains each with the same data, budget and seed, in a folder of its own. Then
-table.md and chart.png say how good, how large and how fast each is. Ctrl-C saves; run it again to resume. Finished
-variants are not trained again; those that you add to the list are trained then.
+Name your variants below. _train.py trains each with the same data, budget and seed, in its own folder. Then table.md
+and chart.png show the accuracy, size and speed of each. Ctrl-C saves; run it again to resume. Finished variants are not
+trained again, so you can add variants to the list.
 """
 
 import io
@@ -81,10 +81,10 @@ def settings_of(name, changes, base, out):
 
     Args:
         name: the variant's name. changes: the variables that differ in it.
-        base: dict of variables of all variants. out: the folder in which the variant gets one of its own.
+        base: dict of variables of all variants. out: the parent of the variants' folders.
     """
     if not name or name != name.strip(' .') or set(name) & set('/\\:*?"<>|'):
-        raise UserError(f'variants: {name!r} becomes the name of a folder, so without / \\ : * ? " < > |.')
+        raise UserError(f'variants: {name!r} becomes the name of a folder: leave out / \\ : * ? " < > |.')
     if not isinstance(changes, dict):
         raise UserError(f"variants: {name!r} takes a dictionary of variables, like {{'attention': 'coordinate'}}.")
     from konohana.detectors import options_of
@@ -102,7 +102,7 @@ def settings_of(name, changes, base, out):
 
 
 def check_begun(folder, own):
-    """Write down the variables that a variant's training starts with; UserError if it started with others."""
+    """Record the variables that a variant's training starts with; UserError if it started with others."""
     file = folder / BEGUN
     now = json.loads(json.dumps({key: value for key, value in vars(own).items() if key not in FREE}))
     if not file.is_file():
@@ -112,12 +112,12 @@ def check_begun(folder, own):
         begun = dict(json.loads(file.read_text(encoding='utf-8')))
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f'{file}: damaged ({error}). Delete {folder} to train this variant again.') from None
-    # Variables that _train.py has gained or renamed since then do not count.
+    # Ignore variables that _train.py has gained or renamed since then.
     other = [key for key, value in now.items() if begun.get(key, value) != value]
     if other:
         shown = ', '.join(f'{key}={begun[key]!r} then and {now[key]!r} now' for key in other)
         raise UserError(
-            f'{folder}: this variant started with other variables ({shown}). Give the new one a name of its own, '
+            f'{folder}: this variant started with other variables ({shown}). Give the new one its own name, '
             'delete that folder, or write to another one (compare_out, or accuracy_out of accuracy.py).'
         )
 
@@ -138,14 +138,14 @@ def train_all(chosen, out, settings):
                 continue
         state = state_of(out / name, own)
         if not is_finished(state, own):
-            raise KeyboardInterrupt  # only _train.py was stopped
+            raise KeyboardInterrupt  # Ctrl-C reached _train.py only
         rows[name] = result_of(out / name, state)
         files.write_text(out / 'table.md', table(rows, failed, settings), remember=True)
     return rows, failed
 
 
 def state_of(folder, own):
-    """How far a variant is: the content of `optim.pt`, {} if training has not started."""
+    """A variant's progress: the content of `optim.pt`, {} if training has not started."""
     from konohana import checkpoint, inference
 
     file = folder / inference.weights_name(own.use_res2block).replace('net', 'optim')
@@ -175,7 +175,7 @@ def arguments_of(own):
 
 
 def result_of(folder, state):
-    """A trained variant's row of the table, without what is measured of the network."""
+    """A trained variant's row of the table, without the columns that `measure` adds."""
     from konohana.training import curves
 
     rows = curves.History(folder, state['iteration']).rows
@@ -187,7 +187,7 @@ def result_of(folder, state):
 
 
 def measure(rows, chosen, out, settings):
-    """Add what the networks cost to the rows of trained variants: parameters, multiply-adds, time.
+    """Add the cost of the networks to the rows of trained variants: parameters, multiply-adds, time.
 
     Args:
         rows: dict of name -> row, changed in place. chosen: dict of name -> its variables. out: `compare_out`.
@@ -241,7 +241,7 @@ def table(rows, failed, settings):
 
 
 def shown(column, value):
-    """A value as text."""
+    """A value of a column as text."""
     digits = {'AP': 3, 'AP50': 3, 'M parameters': 2, 'GMAC': 2}.get(column, 1)
     return '–' if value is None or math.isnan(value) else f'{value:.{digits}f}'
 
@@ -254,11 +254,11 @@ def chart(rows):
         from matplotlib import font_manager
         from matplotlib.figure import Figure
     except ImportError:
-        raise UserError('The chart is drawn by matplotlib, which is not installed: pip install matplotlib') from None
+        raise UserError('Drawing the chart needs matplotlib: pip install matplotlib') from None
     panels = COLUMNS[:5]
     names = [name if len(name) <= 28 else f'{name[:25]}...' for name in rows]
     found = find_font(''.join(sorted(set(''.join(names)))))
-    if not found:  # the table has them as they are
+    if not found:  # the table still has the full names
         names = [name.encode('ascii', 'replace').decode() for name in names]
     font = font_manager.FontProperties(fname=found and found[0], size=10)
     # Without pyplot: no window system is touched, and no figure stays open.

@@ -1,7 +1,7 @@
 """Convert labels: python tools/convert_labels.py labels_in=my_show labels_out=my_show_yolo form=yolo
 
 Reads a dataset in any form that training reads and writes a new one, pictures included, in another form: voc, coco,
-yolo, label_studio, cvat or labelme. What the form cannot hold is said. The dataset that is read stays as it is.
+yolo, label_studio, cvat or labelme. It prints what the form cannot hold and does not change the dataset that it reads.
 """
 
 import sys
@@ -61,26 +61,26 @@ def main(arguments=None):
 
 def _writer(form, forms):
     if form not in forms:
-        raise UserError(f'form={form}: there is no such form. Choose one of {", ".join(forms)}.')
+        raise UserError(f'form={form}: unknown form. Choose one of {", ".join(forms)}.')
     return forms[form]
 
 
 def _check_folders(source, target, form, reading):
-    """Raise UserError where the new dataset would lie in the old one, or among labels of another form."""
+    """Raise UserError if the new dataset would be inside the old one, or among labels of another form."""
     resolved = source.resolve(), target.resolve()
     if resolved[0] == resolved[1] or resolved[0] in resolved[1].parents or resolved[1] in resolved[0].parents:
-        raise UserError(f'{target}: labels_in and labels_out lie in one another. Choose another labels_out.')
+        raise UserError(f'{target}: one of labels_in and labels_out is inside the other. Choose another labels_out.')
     there = reading.form_of(target) if target.is_dir() else None
     if there not in (None, form):
         raise UserError(f'{target}: it holds labels in another form ({there}). Choose another labels_out.')
 
 
-def _splits(source, asked, reading):
+def _splits(source, chosen, reading):
     """The names of the splits to convert."""
-    if asked:
-        return [name.strip() for name in asked.split(',') if name.strip()]
+    if chosen:
+        return [name.strip() for name in chosen.split(',') if name.strip()]
     there = reading.splits_of(source)
-    # VOCdevkit lists the pictures of each class too, as splits.
+    # VOCdevkit also has a list for each class, which looks like a split.
     return [name for name in there if name in USUAL] or there or ['train']
 
 
@@ -108,12 +108,12 @@ def _claim(paths, overwrite):
 
 
 def _refuse_others(folders, paths):
-    """Raise UserError where the folders of pictures hold other files than those to be written: they would be read."""
+    """Raise UserError if the folders of pictures hold files besides those to write: they would be read as well."""
     there = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
     more = sorted(path for path in there - set(paths) if path.is_file() and not path.name.startswith('.'))
     if more:
         raise UserError(
-            f'{more[0]}: this file is no part of what is written ({len(more)} such), and would be read with it. '
+            f'{more[0]}: this file is not part of the new dataset ({len(more)} such) but would be read with it. '
             'Choose another labels_out.'
         )
 

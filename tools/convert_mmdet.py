@@ -2,7 +2,7 @@
 
     python tools/convert_mmdet.py weights_in=solov2_light_r18.pth weights_out=weights/solov2_light_r18.pt
 
-Every name and shape must fit. Use the result like your own weights: weights=... or init_from=...
+Every name and shape must match. Use the result like any weights file: weights=... or init_from=...
 """
 
 import importlib
@@ -23,9 +23,9 @@ overwrite = False  # replace an existing file that this program did not write
 class_names = None  # names of the classes: a text file with one a line, or ['cat', 'dog']; None takes the file's own
 img_hw = ()  # height and width that pictures are resized to inside; () takes those of MMDetection's configuration
 
-SHOWN = 6  # names of weights in a line about them
+SHOWN = 6  # names of weights to list in a message
 
-# The size of pictures when MMDetection tests: short and long side.
+# The size of pictures in MMDetection's test configuration: short and long side.
 SIZES = {
     'solov2_light_r18': (448, 768),
     'solov2_light_r34': (448, 768),
@@ -41,7 +41,7 @@ def main(arguments=None):
             raise UserError(f'{name}: name a file, as in weights_in=solov2.pth weights_out=weights/solov2.pt')
     source, target = settings.path(settings.weights_in), settings.path(settings.weights_out)
     if source == target:
-        raise UserError(f'{target}: weights_out is weights_in itself. Name another file.')
+        raise UserError(f'{target}: weights_out is the same file as weights_in. Name another file.')
     given = settings.class_names
     if isinstance(given, str):
         given = read_names(settings.path(given))
@@ -56,7 +56,7 @@ def main(arguments=None):
     options = detectors.options_of(detector, getattr(module, 'MMDET_OPTIONS', {}))
     own = detectors.build(detector, n_classes, size, **options).state_dict()
     converted = module.convert_mmdet_state(state)
-    # Old files lack the counters of batches, which are not weights.
+    # Old files lack the batch counters, which are not weights.
     converted = {**{key: value for key, value in own.items() if key.endswith('num_batches_tracked')}, **converted}
     check(own, converted, source, detector)
     converted = {key: converted[key].to(own[key].dtype) for key in own}
@@ -76,7 +76,7 @@ def read_file(path):
     state = content.get('state_dict', content) if isinstance(content, dict) else None
     if not state or not all(isinstance(key, str) and isinstance(v, torch.Tensor) for key, v in state.items()):
         raise UserError(f'{path}: not a file of MMDetection, it has no state_dict of weights.')
-    # 3.x keeps the names in dataset_meta, 2.x kept them beside it.
+    # 3.x stores the names in dataset_meta, 2.x beside it.
     meta = content.get('meta') or {}
     dataset = meta.get('dataset_meta') or {}
     names = dataset.get('classes') or dataset.get('CLASSES') or meta.get('CLASSES')
@@ -134,7 +134,7 @@ def read_names(path):
 
 
 def check(own, state, path, detector):
-    """UserError with a line each on weights that are missing, unknown, or of another shape."""
+    """Raise UserError with a line each for weights that are missing, unknown, or of another shape."""
     missing = [key for key in own if key not in state]
     unknown = [key for key in state if key not in own]
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]

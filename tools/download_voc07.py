@@ -1,6 +1,6 @@
 """Download Pascal VOC 2007 (9963 labelled photographs, 20 classes, 0.9 GB): python tools/download_voc07.py
 
-Run it again to resume a broken download. Files that are already there are not downloaded again and stay as they are.
+Run it again to resume a broken download. Existing files are neither downloaded again nor changed.
 Everingham et al. 2010, The Pascal Visual Object Classes (VOC) Challenge.
 """
 
@@ -48,13 +48,13 @@ def md5_of(path):
 
 
 def fetch(url, path, md5, settings):
-    """Download `url` to `path`, whole and with the right MD5 or not at all. Meanwhile a part of it is in `<path>.part`.
+    """Download `url` to `path`, whole and with the right MD5 or not at all; until then it is `<path>.part`.
 
     Returns:
-        whether it was downloaded: False where the right file was there already.
+        True if it was downloaded, False if the right file already existed.
 
     Raises:
-        UserError: no connection, the server's refusal, no space, another MD5.
+        UserError: no connection, an error of the server, no space, another MD5.
     """
     if path.is_file():
         if md5_of(path) == md5:
@@ -76,7 +76,7 @@ def fetch(url, path, md5, settings):
 
 
 def fetch_with_retries(url, part, settings):
-    """`fetch_rest` until all of `url` is there; gives up after `retries` connections that brought no new data."""
+    """Call `fetch_rest` until `url` is complete; give up after `retries` connections without new data."""
     most = fruitless = 0
     while True:
         try:
@@ -103,7 +103,7 @@ def fetch_rest(url, part, settings):
     """Download what `part` lacks of `url`, or all of it if the server does not send parts.
 
     Raises:
-        UserError: what trying again would not change.
+        UserError: an error that remains if you try again.
         OSError, http.client.HTTPException: the connection broke.
     """
     done = part.stat().st_size if part.is_file() else 0
@@ -113,7 +113,7 @@ def fetch_rest(url, part, settings):
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and done:
-                # The part ends where the file ends or beyond. MD5 tells the first; else it is begun anew.
+                # The part is as long as the file, which MD5 then checks, or longer: then start over.
                 if error.headers.get('Content-Range', '').endswith(f'/{done}'):
                     return
                 with explained(part):
@@ -128,15 +128,17 @@ def fetch_rest(url, part, settings):
         raise UserError(f'{url}: not a URL ({error}).') from None
     with response:
         if start_of(response) != done:
-            # Whatever comes instead of what was asked for begins at 0, or is not to be used.
+            # The server ignored the range: use its answer only if it starts at 0.
             if start_of(response):
-                raise UserError(f'{url}: the server sends another part than asked for. Delete {part} and run again.')
+                raise UserError(
+                    f'{url}: the server sends another part than requested. Delete {part} and run this again.'
+                )
             done = 0
         save_response(response, part, done, settings)
 
 
 def start_of(response):
-    """The number of the first byte that a server sends; -1 where it does not say."""
+    """The number of the first byte that a server sends; -1 if it does not say."""
     if response.status != 206:
         return 0
     match = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))  # `bytes 1000-1999/2000`
@@ -144,7 +146,7 @@ def start_of(response):
 
 
 def save_response(response, part, done, settings):
-    """Append what the server sends to the `done` bytes of `part`; at 0 the file is begun again."""
+    """Append the server's answer to the `done` bytes of `part`; with 0 bytes the file is overwritten."""
     from konohana.progress import progress_bar
 
     length = response.headers.get('Content-Length')
@@ -166,12 +168,12 @@ def save_response(response, part, done, settings):
             done += len(block)
             bar.update(min(round(done / 1e6), megabytes))
     if total and done < total:
-        raise ConnectionError(f'{total / 1e6:.1f} MB were promised')
+        raise ConnectionError(f'{total / 1e6:.1f} MB were announced')
 
 
 @contextlib.contextmanager
 def explained(path):
-    """Turn an OSError of a file into a UserError, to tell it from a broken connection."""
+    """Turn an OSError of a file into a UserError, since an OSError otherwise means a broken connection."""
     try:
         yield
     except OSError as error:
@@ -179,9 +181,9 @@ def explained(path):
 
 
 def unpack(archive, target, progress):
-    """Unpack a tar archive into the folder `target`: plain files only, and none outside of it.
+    """Unpack a tar archive into the folder `target`: plain files only, and none outside it.
 
-    Each file is written whole or not at all; an existing file stays. Only names and contents are used, no links, owners
+    Each file is written whole or not at all; existing files stay. Only names and contents are used, no links, owners
     or permissions. (tarfile's filter 'data' does this too, but not every Python 3.10 and 3.11 has it.)
 
     Raises:
@@ -214,7 +216,7 @@ def unpack(archive, target, progress):
 def check_member(archive, member):
     """Raise UserError for a member of a tar archive that is more than a file or folder below the target."""
     name = PurePosixPath(member.name)
-    # A backslash or a colon would be part of a name here, and lead elsewhere on Windows.
+    # A backslash or colon is part of a name on Linux, but points to another place on Windows.
     if name.is_absolute() or '..' in name.parts or re.search(r'[\\:\0]', member.name):
         raise UserError(f'{archive}: it holds {member.name!r}, a path that leads out of the folder; nothing unpacked.')
     if not (member.isfile() or member.isdir()) or member.issparse():
@@ -222,7 +224,7 @@ def check_member(archive, member):
 
 
 def is_complete(root, split):
-    """Whether the list of a split is there, and every picture and annotation that it names."""
+    """Whether the list of a split exists, with every picture and annotation that it names."""
     from konohana.data import voc
 
     try:
@@ -232,7 +234,7 @@ def is_complete(root, split):
 
 
 def training_command(root):
-    """The command line that trains on the data set in `root`, as this system's shell takes it."""
+    """The command line that trains on the dataset in `root`, quoted for this system's shell."""
     script = '_train.py' if Path.cwd() == ROOT else str(ROOT / '_train.py')
     data = root.relative_to(ROOT).as_posix() if root.is_relative_to(ROOT) else str(root)
     words = ['python', script, f'konohana_dataset_path={data}', 'train_split=trainval', 'val_split=test']
@@ -257,7 +259,7 @@ def main(arguments=None):
             if not is_complete(root, split):
                 voc.find_split(root, split)
                 raise UserError(f'{archive}: it lacks pictures or annotations of the split {split!r}.')
-            # An archive that was there already is the user's.
+            # Keep an archive that the user downloaded.
             if downloaded and not settings.keep_archives:
                 with explained(archive):
                     archive.unlink()

@@ -1,7 +1,7 @@
-"""Draw which part of the project uses which, as an SVG picture: python tools/draw_architecture.py overwrite=True
+"""Draw the dependencies between the parts of the project: python tools/draw_architecture.py overwrite=True
 
-Everything in the picture is read from the import statements, so run this again after a change of them. An arrow means
-"uses". An arrow that others imply is left out: where A uses B and B uses C, none goes from A to C.
+The picture is made from the import statements; run this again after you change them. An arrow means "uses". Implied
+arrows are left out: if A uses B and B uses C, there is no arrow from A to C.
 """
 
 import ast
@@ -19,7 +19,7 @@ svg_out = 'docs/architecture.svg'  # file to write; relative paths start at the 
 overwrite = False  # replace an existing file that this program did not write
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERYWHERE = 8  # a part without imports that so many others use is drawn as a bar below all of them, without arrows
+EVERYWHERE = 8  # a part without imports that this many others use is a bar below all of them, without arrows
 WIDTH, MARGIN = 960, 24
 LINE, HEADER, PADDING, GAP, ROW_GAP = 14, 24, 12, 18, 40  # pixels
 LETTER, SMALL_LETTER = 7.4, 6.0  # mean width of a letter of names and of lists

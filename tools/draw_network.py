@@ -317,7 +317,7 @@ def tower(x, y, width, height, title, question, name, layer, outputs, measures, 
 
 
 def hint(name, measures):
-    """What a browser shows when the pointer rests on a layer."""
+    """The tooltip of a layer in a browser."""
     entry = measures[name]
     return f'<title>{name}: {entry["macs"]:,} multiply-adds, {entry["parameters"]:,} parameters</title>'
 
@@ -440,10 +440,10 @@ def draw_towers(model, measures, neck_top, source):
     out.append(arrow((find_x, line), (name_x, line), (name_x, top)))
     height = 46 + 50 * max(len(model.find_tower) + 1, len(model.name_tower) + 1) + 3 * 40 + 2 * 4 + 8
     distances = measures['find_layer']['size'][2] - 2
-    findings = (('objectness', 'is anybody here?', 40), ('quality', 'does the box fit?', 40))
+    findings = (('objectness', 'is a character here?', 40), ('quality', 'does the box fit?', 40))
     findings += ((f'{distances} distances', "to the box's sides", 40),)
     out += tower(
-        *(TOWERS_X, top, width, height, 'Finding', 'where is somebody?', 'find_tower', 'find_layer', findings),
+        *(TOWERS_X, top, width, height, 'Finding', 'where are characters?', 'find_tower', 'find_layer', findings),
         *(measures, FIND, model),
     )
     names = ((f'{model.n_classes} classes', 'how likely is each?', 128),)
@@ -460,7 +460,7 @@ def draw_towers(model, measures, neck_top, source):
 
 
 def draw_title(model, img_hw, measures, bottom):
-    """Title, totals, how a block works; and at `bottom` what the words mean."""
+    """Title, totals, how a block works; and at `bottom` the meaning of the terms."""
     total, blocks = measures[''], model.backbone.blocks
     rows, columns, _ = measures['find_layer']['size']
     title = [
@@ -488,7 +488,7 @@ def draw_title(model, img_hw, measures, bottom):
 
 
 def draw(model, img_hw):
-    """A `Konohana` that is given frames of `img_hw` (height, width), as the text of an SVG picture."""
+    """The text of an SVG picture of a `Konohana` on frames of `img_hw` (height, width)."""
     measures = measure(model, img_hw)
     total = measures['']
     backbone, parts, taps, bottom = draw_backbone(model, img_hw, measures)

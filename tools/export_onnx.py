@@ -1,7 +1,7 @@
 """Write a trained detector as an ONNX file, for other programs and runtimes: python tools/export_onnx.py weights=net.pt
 
-Then runs the file in onnxruntime on pictures and compares the results with PyTorch's. _test.py and _test_with_video.py
-take the file as `weights`. konohana/onnx/export.py documents its inputs and outputs.
+It then runs the file in onnxruntime on pictures and compares the results with PyTorch's. _test.py and
+_test_with_video.py take the file as `weights`. konohana/onnx/export.py documents its inputs and outputs.
 
 Needs: pip install onnx onnxruntime
 """
@@ -72,7 +72,7 @@ def pictures(settings):
 
 
 def compare_maps(model, exported, images):
-    """Print how far the exported network's maps are from PyTorch's, on one batch of the pictures."""
+    """Print the largest differences between the exported network's maps and PyTorch's, on one batch of pictures."""
     import torch
 
     batch = model.transform(images)[0].tensors
@@ -84,11 +84,11 @@ def compare_maps(model, exported, images):
 
 
 def compare_detections(model, exported, images):
-    """Print how far the exported detector's detections are from PyTorch's, on the same pictures."""
+    """Print the largest differences between the exported detector's detections and PyTorch's."""
     from konohana.evaluation.predict import predict
     from konohana.onnx import runtime
 
-    # One by one: in a batch the padding, which the network sees, depends on the largest picture.
+    # One by one, because the padding of a batch depends on its largest picture.
     expected, found = ([predict(network, [image])[0] for image in images] for network in (model, exported))
     results = [runtime.differences(a, b) for a, b in zip(expected, found, strict=True)]
     box, score, mask = (max(result[key] for result in results) for key in ('box', 'score', 'mask'))

@@ -49,12 +49,12 @@ def main(arguments=None):
 
 
 def panels_of(scalars, settings):
-    """What to draw: {folder: {key: rows}} (see `curves.read_events`) -> {title of a panel: {name of a run: n x 2}}."""
+    """The panels: {folder: {key: rows}} (see `curves.read_events`) -> {title: {name of a run: n x 2}}."""
     known = sorted({key for values in scalars.values() for key in values})
     patterns = settings.keys or ['train/loss', 'val/AP50', 'val/AP']
     chosen = [key for pattern in patterns for key in known if fnmatch.fnmatchcase(key, pattern)]
     if not chosen:
-        raise UserError(f'keys={patterns}: no run has logged these. Logged are: {", ".join(known)}.')
+        raise UserError(f'keys={patterns}: no run has logged these. Logged keys: {", ".join(known)}.')
     names = labels(scalars)
     panels = {key: {} for key in chosen}
     for key in panels:
@@ -87,7 +87,7 @@ def find_runs(folders):
 
 
 def labels(folders):
-    """{folder: its name, with as many parents as needed to tell the folders apart}."""
+    """{folder: its name, with as many parents as make it unique}."""
     folders = list(folders)
     for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
         names = {folder: '/'.join(folder.parts[-depth:]) for folder in folders}

@@ -1,7 +1,7 @@
 """Who is on screen in a whole season: python tools/season.py indexes_in=test_out
 
-Reads the indexes that _test_with_video.py wrote beside its videos and writes one page: screen time by character and
-episode, first appearances, who meets whom. With `find` it lists the scenes in which several are on screen together.
+Reads the indexes that _test_with_video.py writes beside its videos and writes one page: screen time by character and
+episode, first appearances, who meets whom. With `find` it also lists the scenes that several characters share.
 """
 
 import sys
@@ -46,7 +46,7 @@ def main(arguments=None):
 
 
 def relative(path, folder):
-    """`path` as seen from `folder`, as a page's address."""
+    """`path` relative to `folder`, as the address of a page."""
     try:
         return path.relative_to(folder).as_posix()
     except ValueError:

@@ -1,7 +1,7 @@
 """Write docs/variables.md and docs/zh-CN/variables.md: python tools/write_variables.py
 
 Both list the variables of the three scripts: name, default and meaning. The English text is the comment behind each
-variable. The Chinese text is in docs/zh-CN/variables.txt; a variable that has none there is an error.
+variable. The Chinese text is in docs/zh-CN/variables.txt; a variable without one is an error.
 """
 
 import ast
@@ -16,7 +16,7 @@ from konohana import files
 from konohana.errors import UserError
 from konohana.settings import read, run
 
-check = False  # True writes nothing, and is an error if a page is not as it would be written
+check = False  # True writes nothing, but fails if a page is out of date
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ('_train.py', '_test.py', '_test_with_video.py')
@@ -67,7 +67,7 @@ def main(arguments=None):
             print(path)
     if stale:
         names = ', '.join(str(path.relative_to(ROOT)) for path in stale)
-        raise UserError(f'{names}: not as the scripts are. Run python tools/write_variables.py.')
+        raise UserError(f'{names}: out of date. Run python tools/write_variables.py.')
 
 
 def pages():
@@ -107,7 +107,7 @@ def variables(script):
         last = node.end_lineno
         meaning = lines[last - 1][node.end_col_offset :].partition('#')[2].strip()
         if not meaning:
-            raise UserError(f'{script}: line {last}: {name} has no comment that says what it is.')
+            raise UserError(f'{script}: line {last}: {name} has no comment. Describe it behind its value.')
         row = {'name': name, 'default': value_of(node.value, body), 'meaning': meaning, 'group': group}
         found.append({**row, 'former': former.get(name)})
     return found
@@ -133,7 +133,7 @@ def chinese(scripts):
         a function (script, section or variable's name) -> text.
 
     Raises:
-        UserError: a text is missing, or is of a variable that is gone.
+        UserError: a text is missing, or belongs to a variable that no longer exists.
     """
     table = configparser.ConfigParser(interpolation=None, delimiters=('=',), comment_prefixes=('#',))
     table.optionxform = str
@@ -184,7 +184,7 @@ def page(head, columns, scripts, translate):
 
 
 def escaped(text):
-    """A text for a table's cell: <name> is no HTML outside of code, and | does not end the cell."""
+    """A text for a table's cell: escapes < outside code, which would start HTML, and |, which would end the cell."""
     pieces = text.replace('|', '\\|').split('`')
     pieces[::2] = [piece.replace('<', '&lt;') for piece in pieces[::2]]
     return '`'.join(pieces)
