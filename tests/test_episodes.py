@@ -276,4 +276,4 @@ def test_a_season_in_one_page(index, tmp_path):
     assert data['episodes'][1] == {'name': 'a.mkv', 'page': 'a%20b.html'}
     season.write_season(tmp_path / 'season.html', [other, index], 'Season 1', {'Yuzu': HOSTILE})
     text = (tmp_path / 'season.html').read_text(encoding='utf-8')
-    assert '<script>alert' not in text and text.count('</script>') == 2
+    assert '<script>alert' not in text and text.count('</script>') == 3

@@ -71,7 +71,7 @@ def test_names_are_text_and_searched(opened):
     tab, said, _ = opened
     assert HOSTILE in tab.inner_text('#bars') and tab.locator('#bars script').count() == 0
     tab.fill('#find', 'satsuki, <SCRIPT>')
-    assert tab.inner_text('#found').startswith('1 scenes, 0:01 together:')
+    assert tab.inner_text('#found').startswith('1 scene, 0:01 together:')
     tab.locator('#found button').click()
     assert tab.evaluate('document.getElementById("player").currentTime') == pytest.approx(1, abs=0.01)
     tab.fill('#find', 'nobody at all')

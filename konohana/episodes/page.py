@@ -1,15 +1,11 @@
 """An episode's index as one self-contained HTML page: it opens from disk, without a server and without the network."""
 
-import base64
-import io
-import json
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
-from konohana import files
+from konohana import pages
 from konohana.cast import ROMANISED
 from konohana.drawing import class_colour
 from konohana.episodes.index import seconds_on_screen
@@ -48,11 +44,7 @@ def picture_moments(index):
 def picture(frame, box):
     """A part of a frame (uint8 H x W x 3 RGB) as a data URL."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
-    crop = Image.fromarray(frame[max(0, y1) : max(y2, y1 + 1), max(0, x1) : max(x2, x1 + 1)])
-    crop = crop.resize((max(1, round(crop.width * PICTURE_HEIGHT / crop.height)), PICTURE_HEIGHT))
-    file = io.BytesIO()
-    crop.save(file, 'JPEG', quality=80)
-    return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
+    return pages.data_url(frame[max(0, y1) : max(y2, y1 + 1), max(0, x1) : max(x2, x1 + 1)], PICTURE_HEIGHT)
 
 
 def write_page(path, index, video, spell=None, pictures=None, offset=0.0):
@@ -92,12 +84,4 @@ def write_page(path, index, video, spell=None, pictures=None, offset=0.0):
         'chapters': list(index.chapters),
         'characters': characters,
     }
-    files.write_text(path, filled(Path(__file__).with_suffix('.html'), data), remember=True)
-
-
-def filled(template, data):
-    """The text of a page: its template with `data` (what JSON can hold) in it."""
-    # No text of the user's can end the script element: JSON may write < as an escape.
-    text = json.dumps(data, ensure_ascii=False).replace('<', '\\u003c')
-    before, after = template.read_text(encoding='utf-8').split('DATA', 1)
-    return before + text + after
+    pages.write_page(path, Path(__file__).with_suffix('.html'), data, index.video)

@@ -5,17 +5,16 @@ from urllib.parse import quote
 
 import numpy as np
 
-from konohana import files
+from konohana import pages
 from konohana.episodes.index import seconds_on_screen
-from konohana.episodes.page import filled
 
 
-def season_data(indexes, title, spell=None, pages=None):
+def season_data(indexes, title, spell=None, beside=None):
     """What the page shows, as a dict that JSON can hold.
 
     Args:
         indexes: list of `Index`, in the order of the episodes. title: of the page.
-        spell: {class name: other spelling}, or None. pages: the episodes' own pages, relative addresses or '', or None.
+        spell: {class name: other spelling}, or None. beside: the episodes' own pages, relative addresses or '', or None.
     """
     present = [seconds_on_screen(index) for index in indexes]
     names = list(dict.fromkeys(name for index in indexes for name in index.class_names))
@@ -40,7 +39,7 @@ def season_data(indexes, title, spell=None, pages=None):
         'seconds': float(sum(index.frame_seconds.sum() for index in indexes)),
         'episodes': [
             {'name': index.video, 'page': quote(page)}
-            for index, page in zip(indexes, pages or [''] * len(indexes), strict=True)
+            for index, page in zip(indexes, beside or [''] * len(indexes), strict=True)
         ],
         'names': shown,
         'time': time[order].round(3).tolist(),
@@ -53,7 +52,7 @@ def _seconds(index, there):
     return 0.0 if there is None else float(index.frame_seconds[there].sum())
 
 
-def write_season(path, indexes, title, spell=None, pages=None):
+def write_season(path, indexes, title, spell=None, beside=None):
     """Write the page of a season; see `season_data`."""
-    template = Path(__file__).with_suffix('.html')
-    files.write_text(path, filled(template, season_data(indexes, title, spell, pages)), remember=True)
+    data = season_data(indexes, title, spell, beside)
+    pages.write_page(path, Path(__file__).with_suffix('.html'), data, title)
