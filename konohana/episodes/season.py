@@ -14,7 +14,8 @@ def season_data(indexes, title, spell=None, beside=None):
 
     Args:
         indexes: list of `Index`, in the order of the episodes. title: of the page.
-        spell: {class name: other spelling}, or None. beside: the episodes' own pages, relative addresses or '', or None.
+        spell: {class name: other spelling}, or None.
+        beside: the episodes' own pages, relative addresses or '', or None.
     """
     present = [seconds_on_screen(index) for index in indexes]
     names = list(dict.fromkeys(name for index in indexes for name in index.class_names))
