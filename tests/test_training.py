@@ -29,7 +29,7 @@ from konohana.evaluation.predict import predict_dataset
 from konohana.evaluation.summary import evaluate
 from konohana.interrupts import StopRequest
 from konohana.toy import writer
-from konohana.training import curves, engine
+from konohana.training import curves, engine, logs
 from konohana.training.engine import train_one_epoch, train_step
 from konohana.training.memory import cap_gpu_memory, out_of_memory_explained
 from konohana.training.run import Run, is_finished
@@ -128,6 +128,16 @@ def test_a_polite_kill_of_all_processes_saves_and_meanwhile_no_second_training_s
     assert process.returncode == 0 and 'Stopped at iteration' in out and not err, err
     saved = checkpoint.load(tmp_path / 'optim.pt', needed=('iteration',))['iteration']
     assert f'Stopped at iteration {saved} ' in out
+
+
+def test_runs_of_two_folders_do_not_share_their_logs(train, dataset, tmp_path):
+    folder = tmp_path / 'logs' / 'net'
+    with logs.Log(folder):
+        done = train(dataset, tmp_path, 'n_epoch=1')
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert f'{folder}: another training is writing it' in done.stderr and 'run_name' in done.stderr
+    assert not (folder / 'curves.jsonl').exists()
+    assert train(dataset, tmp_path, 'n_epoch=1', 'val_split=').returncode == 0
 
 
 def test_deleting_the_files_starts_afresh(train, dataset, tmp_path):
@@ -622,4 +632,5 @@ def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch
     assert rates[:3] == [0.001, 0.5, max(rates)] and rates[2:] == sorted(rates[2:], reverse=True)
     expected = [0.01 + 0.99 * (1 + math.cos(math.pi * part)) / 2 for part in (0.2, 0.9)]
     assert math.isclose(rates[2], expected[0], rel_tol=1e-5) and math.isclose(rates[9], expected[1], rel_tol=1e-5)
-    assert is_finished({}, settings) is False and '1.0 of 1 minutes, epoch 2' in run.position(settings)
+    # The minutes were over in the third epoch, as the bar said too.
+    assert is_finished({}, settings) is False and '1.0 of 1 minutes, epoch 3' in run.position(settings)

@@ -14,6 +14,7 @@ from konohana.drawing import draw_detections
 from konohana.errors import UserError
 from konohana.evaluation.coco_metrics import COCO_NUMBERS
 from konohana.training.curves import History
+from konohana.training.run import locked
 
 N_PICTURES = 4  # frames of val shown, evenly spread
 PICTURE_THRESHOLD = 0.3
@@ -30,12 +31,14 @@ class Log:
         iteration: where the run resumes; points that a killed run logged beyond it are hidden, so the curve continues.
 
     Raises:
-        UserError: `curves.jsonl` is damaged; there is a file where the folder should be.
+        UserError: `curves.jsonl` is damaged; there is a file where the folder should be; on entering, another training
+            writes to the folder.
     """
 
     def __init__(self, folder, iteration=0):
         self.folder, self.iteration = Path(folder), iteration
         self.history, self.writer, self.drawn_at, self.lacking = None, None, None, set()
+        self.held = contextlib.ExitStack()
         if distributed.rank():
             return
         try:
@@ -47,6 +50,9 @@ class Log:
         self.history = History(folder, iteration)
 
     def __enter__(self):
+        if self.history:
+            with contextlib.suppress(OSError, NotImplementedError):
+                self.held.enter_context(locked(self.folder / '.logs.lock', self.folder))
         self.previous_hook, threading.excepthook = threading.excepthook, self._thread_failed
         if self.history:
             with self._or_without('TensorBoard logs'):
@@ -61,6 +67,7 @@ class Log:
             with self._or_without('TensorBoard logs'):
                 self.writer.close()
         threading.excepthook = self.previous_hook
+        self.held.close()
 
     def _thread_failed(self, failure):
         """TensorBoard's writer thread passes its OSError to the next call here; its traceback adds nothing."""

@@ -95,22 +95,14 @@ class Run:
         if distributed.rank():
             yield
             return
-        lock = filelock.FileLock(self.net_file.with_name(f'.{self.net_file.stem}.lock'))
         try:
-            lock.acquire(timeout=1)
-        except filelock.Timeout:
-            raise UserError(
-                f'{self.net_file}: another training is writing it. Wait until it ends, stop it (Ctrl-C), or give '
-                'this run its own files: run_name=<name>.'
-            ) from None
+            lock = locked(self.net_file.with_name(f'.{self.net_file.stem}.lock'), self.net_file)
         except (OSError, NotImplementedError) as error:
             raise UserError(
                 f'{self.net_file.parent}: weights cannot be kept there ({error}). Set checkpoint_path or run_name.'
             ) from None
-        try:
+        with lock:
             yield
-        finally:
-            lock.release()
 
     def finished(self, settings):
         """Whether the minutes of `max_minutes` (if that is not 0) or the `n_epoch` epochs are done."""
@@ -123,7 +115,9 @@ class Run:
     def position(self, settings):
         """The run's progress as text."""
         if settings.max_minutes:
-            return f'{self.minutes:.1f} of {settings.max_minutes:g} minutes, epoch {self.epoch}'
+            # The epoch that the bar shows: the minutes may be over in the middle of it.
+            shown = self.epoch + (self.batches_done > 0)
+            return f'{self.minutes:.1f} of {settings.max_minutes:g} minutes, epoch {shown}'
         return f'Epoch {self.epoch}/{settings.n_epoch}'
 
     def weights(self):
@@ -249,6 +243,25 @@ class Run:
         # Another batch size, seed or dataset changes the order of the samples: then the epoch starts over.
         same_order = all(state['order'].get(key, False) == value for key, value in self.order.items())
         self.batches_done = state['batches_done'] if same_order else 0
+
+
+def locked(path, what):
+    """Lock the file `path` against other trainings -> the lock, a context manager that releases it.
+
+    Args:
+        what: what the lock protects, as the message names it.
+
+    Raises:
+        UserError: another training holds the lock. OSError, NotImplementedError: no lock is possible there.
+    """
+    lock = filelock.FileLock(path)
+    try:
+        return lock.acquire(timeout=1)
+    except filelock.Timeout:
+        raise UserError(
+            f'{what}: another training is writing it. Wait until it ends, stop it (Ctrl-C), or give this run its own '
+            'files: run_name=<name>.'
+        ) from None
 
 
 def shape(value):
