@@ -42,6 +42,7 @@ def main(arguments=None):
     require(settings, batch_size=(1, None), threshold=(0, 1), crf=(0, 63), start=(0, None), seconds=(0, None))
     # Imported here: PyTorch takes seconds, and --help should not.
     from konohana import default_weights, load
+    from konohana.toy.writer import draw_default_video
     from konohana.video.camera import camera_number
     from konohana.video.season import annotate_season, episodes, target_of
 
@@ -64,8 +65,7 @@ def main(arguments=None):
         annotate_season(sources, folder, lambda *paths: annotate(settings, model, path, *paths), again, ending)
     else:
         (source,) = sources
-        if not settings.video_in and not source.is_file():
-            draw_toy_episode(source)
+        draw_default_video(source, here)
         target = (
             settings.path(settings.video_out) if settings.video_out else target_of(source, settings.path('test_out'))
         )
@@ -92,14 +92,6 @@ def record(settings, model, camera):
     with open_window(settings.show, f'camera {camera}') as window:
         done = annotate_camera(model, camera, target, window=window, **style_of(settings))
     print(f'{done["seen"]} pictures seen in {done["seconds"]:.1f} s, recorded at {done["rate"]} fps: {target}')
-
-
-def draw_toy_episode(path):
-    """Draw ten seconds of the toy show."""
-    from konohana.toy import writer
-
-    print(f'Drawing a toy episode, {path.name}.')
-    writer.write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0)
 
 
 def annotate(settings, model, weights, source, target):

@@ -19,6 +19,8 @@ from konohana.data.reading import read_frames
 from konohana.errors import UserError
 from konohana.progress import progress_bar
 from konohana.toy import writer
+from konohana.toy.casts import cast_of
+from konohana.toy.figures import PLAIN
 from konohana.toy.scenes import draw_shot, shoot
 
 SMALL = (90, 160)
@@ -76,6 +78,40 @@ def test_every_class_and_empty_frames(frames):
     counts = {name: sum(name in frame['labels'] for frame in frames) for name in CLASS_NAMES}
     assert min(counts.values()) >= 2, counts
     assert 1 <= sum(not frame['labels'] for frame in frames) <= 12
+
+
+def test_another_cast_is_another_show(tmp_path, frames):
+    names = cast_of(2).names
+    assert len(set(names)) == 9 and not set(names) & set(CLASS_NAMES) and cast_of(3).names != names
+    others = [writer.draw_frame((5, i), SMALL, cast=2) for i in range(40)]
+    assert min(sum(name in frame['labels'] for frame in others) for name in names) >= 1
+    assert {name for frame in others for name in frame['labels']} == set(names)
+    again = writer.draw_frame((5, 3), SMALL, cast=2)
+    assert again['image'].tobytes() == others[3]['image'].tobytes() != frames[3]['image'].tobytes()
+    assert writer.draw_frame((5, 3), SMALL, cast=3)['image'].tobytes() != again['image'].tobytes()
+    writer.write_coco(tmp_path / 'coco', n_train=0, n_val=1, hw=SMALL, cast=2, progress=False)
+    coco = COCO(tmp_path / 'coco' / 'annotations' / 'instances_val.json')
+    assert tuple(c['name'] for c in coco.loadCats(sorted(coco.getCatIds()))) == names
+    with pytest.raises(UserError, match='holds the toy show 1, cast 2, seed 0'):
+        writer.write_coco(tmp_path / 'coco', n_train=0, n_val=1, hw=SMALL, progress=False)
+    (tmp_path / 'coco' / 'toy_show.txt').unlink()  # its labels say it too
+    with pytest.raises(UserError, match='cast 2'):
+        writer.write_coco(tmp_path / 'coco', n_train=0, n_val=1, hw=SMALL, cast=3, progress=False)
+
+
+@pytest.mark.parametrize('number', [1, 2, 3, 4, 5])
+def test_a_drawn_cast_is_told_apart_by_hair_and_clothes(number):
+    looks = [PLAIN | look for look in cast_of(number).looks.values()]
+    hair = np.array([look['skin'] if look['kind'] == 'boar' else look['hair'] for look in looks])
+    cloth = np.array([look['hair'] if look['kind'] == 'boar' else look['outfits'][0]['top'] for look in looks])
+    apart = np.abs(hair[:, None] - hair).sum(2) + np.abs(cloth[:, None] - cloth).sum(2)
+    assert apart[~np.eye(len(looks), dtype=bool)].min() > 100, apart
+
+
+@pytest.mark.parametrize('cast', [-1, 1.5, 'x', None, True])
+def test_bad_cast(cast):
+    with pytest.raises(UserError, match=r'cast .* is not a whole number'):
+        writer.draw_frame(2, SMALL, cast)
 
 
 @pytest.mark.parametrize('hw', [(32, 200), (200, 48), (97, 131)])
@@ -180,11 +216,11 @@ def test_scripts_draw_the_default_dataset_alone(tmp_path, few):
     for name in ('my_show', 'other/toy_show', '.'):
         writer.draw_default(tmp_path / name, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
-    for name in ('toy_show', 'toy_show_coco'):
+    for name in ('toy_show', 'toy_show_coco', 'toy_show_2'):
         root = tmp_path / name
         writer.draw_default(root, tmp_path, ['val', 'test'], progress=False)
         (frames,), problems = read_frames(root, ['val'], None, progress=False)
-        assert len(frames) == 1 and problems == [] and (frames[0].masks is not None) == (name == 'toy_show_coco')
+        assert len(frames) == 1 and problems == [] and (frames[0].masks is not None) == name.endswith('coco')
         # What is missing is drawn: a split asked for later, what a drawing that was ended did not come to.
         writer.draw_default(root, tmp_path, ['train', 'val'], progress=False)
         whole = files_in(root)
@@ -283,6 +319,30 @@ def test_video(tmp_path, name):
     assert any(frame['labels'] for frame in annotations)
     assert all(len(frame['boxes']) == len(frame['labels']) for frame in annotations)
     assert [p.name for p in path.parent.iterdir()] == [name]
+
+
+def test_scripts_draw_the_default_video_alone(tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(writer, 'write_video', lambda path, cast, **_: drawn.append((path.name, cast)))
+    (tmp_path / 'toy_show_4.mp4').write_text('mine', encoding='utf-8')
+    for name in (
+        'toy_show.mp4',
+        'toy_show_2.mkv',
+        'toy_show_4.mp4',
+        'toy_show_2',
+        'toy_show_x.mp4',
+        'other/toy_show.mp4',
+    ):
+        writer.draw_default_video(tmp_path / name, tmp_path)
+    writer.draw_default_video('https://example.org/toy_show.mp4', tmp_path)
+    assert drawn == [('toy_show.mp4', 0), ('toy_show_2.mkv', 2)]
+    assert 'toy_show_2.mkv' in capsys.readouterr().out
+
+
+def test_a_video_of_another_cast(tmp_path):
+    annotations = writer.write_video(tmp_path / 'a.mkv', seconds=8, fps=1, hw=SMALL, cast=2)
+    seen = {name for frame in annotations for name in frame['labels']}
+    assert seen and seen <= set(cast_of(2).names)
 
 
 def test_shots_move():

@@ -18,67 +18,67 @@ SKIN, INK, WHITE = (253, 228, 208), (52, 40, 46), (250, 249, 245)
 DARK_RED, PINK, GOLD, VIOLET = (116, 34, 44), (240, 168, 192), (214, 172, 82), (98, 84, 172)
 
 
-def _outfit(top, skirt=None, obi=DARK_RED, cord=GOLD, collar=WHITE, form='kimono', flowers=None, sleeve=0.6):
+def clothing(top, skirt=None, obi=DARK_RED, cord=GOLD, collar=WHITE, form='kimono', flowers=None, sleeve=0.6):
     return {
         'top': top, 'skirt': skirt or top, 'obi': obi, 'cord': cord, 'collar': collar, 'form': form,
         'flowers': flowers, 'sleeve': sleeve,
     }  # fmt: skip
 
 
-WORK = _outfit(DARK_RED, obi=(128, 30, 40), cord=(150, 60, 66), sleeve=0.45)  # the inn's plain working dress
-MIKO = _outfit(WHITE, (198, 40, 38), obi=(206, 48, 44), cord=(170, 28, 30), form='hakama', sleeve=0.85)
+WORK = clothing(DARK_RED, obi=(128, 30, 40), cord=(150, 60, 66), sleeve=0.45)  # the inn's plain working dress
+MIKO = clothing(WHITE, (198, 40, 38), obi=(206, 48, 44), cord=(170, 28, 30), form='hakama', sleeve=0.85)
 
 # Defaults of a look. `length`: hair down the back, 0 = chin, 1 = the feet. `tall`: height in heads. `extras`: what is
 # worn or grows besides.
 PLAIN = {
     'kind': 'person', 'hair': (70, 56, 52), 'eye': (120, 84, 60), 'skin': SKIN, 'ears': None, 'fringe': 'spiky',
     'length': 0.0, 'wavy': 0.0, 'locks': 0.9, 'extras': (), 'ribbon': PINK, 'tail': None, 'tall': 3.4, 'broad': 1.0,
-    'muzzle': WHITE, 'outfits': (_outfit((90, 96, 120)),),
+    'muzzle': WHITE, 'outfits': (clothing((90, 96, 120)),),
 }  # fmt: skip
 
 LOOKS = {
     '柚': {
         'hair': (236, 212, 156), 'eye': (196, 152, 70), 'ears': 'fox', 'length': 0.82, 'locks': 1.7, 'tail': 'hair',
         'extras': ('ahoge',), 'tall': 3.0,
-        'outfits': (_outfit(PINK, DARK_RED, obi=(74, 34, 52)), WORK, _outfit((226, 160, 60), obi=(150, 40, 50),
+        'outfits': (clothing(PINK, DARK_RED, obi=(74, 34, 52)), WORK, clothing((226, 160, 60), obi=(150, 40, 50),
                     flowers=(200, 60, 50), sleeve=0.9)),
     },
     '皋': {
         'hair': (88, 74, 146), 'eye': (216, 172, 52), 'ears': 'fox', 'length': 0.7, 'locks': 1.5, 'tail': 'hair',
         'extras': ('stray',), 'tall': 3.5,
-        'outfits': (_outfit((118, 102, 198), DARK_RED, obi=(70, 34, 60)), WORK,
-                    _outfit((84, 92, 200), obi=(120, 40, 60), flowers=(150, 170, 240), sleeve=0.8)),
+        'outfits': (clothing((118, 102, 198), DARK_RED, obi=(70, 34, 60)), WORK,
+                    clothing((84, 92, 200), obi=(120, 40, 60), flowers=(150, 170, 240), sleeve=0.8)),
     },
     '莲': {
         'hair': (244, 176, 190), 'eye': (84, 158, 156), 'ears': 'fox', 'length': 0.42, 'wavy': 0.13, 'locks': 1.5,
         'fringe': 'parted', 'extras': ('hairband',), 'ribbon': (226, 100, 150), 'tail': 'hair', 'tall': 3.2,
-        'outfits': (_outfit((242, 192, 224), obi=(84, 38, 52), cord=(240, 214, 110), flowers=(228, 110, 160)), WORK,
-                    _outfit((164, 136, 210), obi=(240, 200, 90), flowers=(232, 120, 170)),
-                    _outfit((202, 60, 140), obi=(110, 40, 110), flowers=(250, 170, 210), sleeve=0.9)),
+        'outfits': (clothing((242, 192, 224), obi=(84, 38, 52), cord=(240, 214, 110), flowers=(228, 110, 160)), WORK,
+                    clothing((164, 136, 210), obi=(240, 200, 90), flowers=(232, 120, 170)),
+                    clothing((202, 60, 140), obi=(110, 40, 110), flowers=(250, 170, 210), sleeve=0.9)),
     },
     '枣': {
         'hair': (138, 76, 66), 'eye': (112, 66, 44), 'ears': 'fox', 'locks': 0.5, 'length': -0.06,
         'tail': 'hair', 'tall': 3.5,
-        'outfits': (_outfit((118, 180, 152), (98, 156, 134), obi=(90, 146, 124), form='jinbei'),
-                    _outfit((40, 134, 146), (32, 112, 126), obi=(30, 100, 112), form='jinbei'),
-                    _outfit((54, 60, 120), obi=(40, 40, 70), sleeve=0.5)),
+        'outfits': (clothing((118, 180, 152), (98, 156, 134), obi=(90, 146, 124), form='jinbei'),
+                    clothing((40, 134, 146), (32, 112, 126), obi=(30, 100, 112), form='jinbei'),
+                    clothing((54, 60, 120), obi=(40, 40, 70), sleeve=0.5)),
     },
     '樱': {
         'hair': (56, 42, 52), 'eye': (150, 62, 62), 'ears': 'fox', 'length': 0.62, 'locks': 1.5, 'fringe': 'blunt',
         'extras': ('side_ribbons', 'sleepy'), 'ribbon': (214, 44, 60), 'tail': 'hair', 'tall': 2.5, 'broad': 0.85,
-        'outfits': (_outfit((242, 150, 170), DARK_RED, obi=(66, 34, 50), flowers=(250, 208, 216)),
-                    _outfit((240, 150, 180), obi=(76, 60, 120), flowers=(246, 224, 140), sleeve=0.9)),
+        'outfits': (clothing((242, 150, 170), DARK_RED, obi=(66, 34, 50), flowers=(250, 208, 216)),
+                    clothing((240, 150, 180), obi=(76, 60, 120), flowers=(246, 224, 140), sleeve=0.9)),
     },
     '桐': {
         'hair': (238, 206, 118), 'eye': (190, 142, 50), 'ears': 'fox', 'locks': 1.15, 'extras': ('bun', 'nape_ribbon'),
         'ribbon': (76, 74, 180), 'tail': (196, 142, 76), 'tall': 3.8, 'fringe': 'swept',
-        'outfits': (_outfit((78, 62, 150), obi=(196, 176, 228), cord=(222, 160, 60), flowers=(118, 104, 190)),
-                    _outfit((74, 60, 142), obi=(190, 170, 222), cord=(222, 160, 60)),),
+        'outfits': (clothing((78, 62, 150), obi=(196, 176, 228), cord=(222, 160, 60), flowers=(118, 104, 190)),
+                    clothing((74, 60, 142), obi=(190, 170, 222), cord=(222, 160, 60)),),
     },
     '椿': {
         'kind': 'beast', 'hair': (208, 88, 76), 'eye': (200, 160, 60), 'ears': 'fox', 'muzzle': (246, 214, 176),
         'tail': 'hair', 'tall': 3.7, 'broad': 1.4, 'extras': ('fox_face', 'flame'),
-        'outfits': (_outfit((58, 40, 56), obi=(160, 104, 50), cord=(226, 186, 92), flowers=(206, 50, 60)),),
+        'outfits': (clothing((58, 40, 56), obi=(160, 104, 50), cord=(226, 186, 92), flowers=(206, 50, 60)),),
         # She also takes a human shape, with her colours and her kimono.
         'second': {'kind': 'person', 'hair': (238, 124, 124), 'fringe': 'parted', 'wavy': 0.08, 'length': 0.16,
                    'locks': 1.7, 'broad': 1.1, 'extras': ('high_bun', 'stray')},
@@ -87,7 +87,7 @@ LOOKS = {
         'hair': (226, 226, 238), 'eye': (124, 96, 186), 'ears': 'fox', 'length': 0.6, 'locks': 1.9, 'tail': 'hair',
         'extras': ('cords',), 'ribbon': (255, 252, 250), 'tall': 3.4,
         'outfits': (dict(MIKO, cord=(206, 40, 40), collar=(206, 50, 46)),
-                    _outfit(WHITE, obi=(244, 240, 232), cord=(206, 40, 40), collar=(206, 50, 46), sleeve=0.9)),
+                    clothing(WHITE, obi=(244, 240, 232), cord=(206, 40, 40), collar=(206, 50, 46), sleeve=0.9)),
     },
     '菖': {
         'hair': (46, 46, 82), 'eye': (96, 72, 92), 'ears': 'fox', 'length': 0.9, 'locks': 2.4, 'fringe': 'bare',
@@ -97,23 +97,23 @@ LOOKS = {
     '八百比丘尼': {
         'hair': (196, 186, 176), 'eye': (122, 110, 112), 'extras': ('hood',), 'fringe': 'swept', 'locks': 0.4,
         'ribbon': (244, 242, 234), 'tall': 3.7, 'skin': (248, 228, 214),
-        'outfits': (_outfit((66, 56, 68), obi=(56, 46, 58), cord=(80, 70, 80), sleeve=0.8),),
+        'outfits': (clothing((66, 56, 68), obi=(56, 46, 58), cord=(80, 70, 80), sleeve=0.8),),
     },
     '药店老板': {
         'kind': 'beast', 'hair': (228, 194, 142), 'eye': INK, 'ears': 'round', 'muzzle': (246, 236, 214),
         'tall': 2.9, 'broad': 2.0, 'extras': ('moustache',),
-        'outfits': (_outfit((66, 78, 128), obi=(40, 48, 88), cord=(48, 56, 96), collar=(54, 64, 108)),),
+        'outfits': (clothing((66, 78, 128), obi=(40, 48, 88), cord=(48, 56, 96), collar=(54, 64, 108)),),
     },
     '瓜之介': {'kind': 'boar', 'hair': (136, 178, 122), 'skin': (246, 244, 236), 'muzzle': (244, 160, 152), 'eye': INK},
     '阿菊': {
         'hair': (142, 100, 192), 'eye': (140, 80, 52), 'fringe': 'parted', 'locks': 1.3, 'extras': ('drills',),
         'ribbon': (248, 222, 110), 'tall': 2.5, 'broad': 0.85,
-        'outfits': (_outfit((124, 188, 232), obi=(252, 252, 252), cord=(204, 48, 52), form='dress'),
-                    _outfit((124, 188, 232), obi=(252, 252, 252), cord=(204, 48, 52), form='dress'),
-                    _outfit((196, 36, 40), obi=(236, 188, 66), flowers=(246, 214, 120), sleeve=0.8)),
+        'outfits': (clothing((124, 188, 232), obi=(252, 252, 252), cord=(204, 48, 52), form='dress'),
+                    clothing((124, 188, 232), obi=(252, 252, 252), cord=(204, 48, 52), form='dress'),
+                    clothing((196, 36, 40), obi=(236, 188, 66), flowers=(246, 214, 120), sleeve=0.8)),
         # Before she is given her new dress she is a classic doll: black hair, red kimono.
         'second': {'hair': (48, 38, 44), 'extras': (), 'fringe': 'blunt', 'length': 0.5, 'eye': (190, 40, 50),
-                   'outfits': (_outfit((196, 36, 40), obi=(236, 188, 66), flowers=(246, 214, 120), sleeve=0.9),)},
+                   'outfits': (clothing((196, 36, 40), obi=(236, 188, 66), flowers=(246, 214, 120), sleeve=0.9),)},
     },
 }  # fmt: skip
 
@@ -123,8 +123,16 @@ FANCY_HAIR = ((92, 150, 98), (86, 136, 190), (226, 128, 56), (64, 168, 168), (15
 FUR = ((128, 96, 72), (150, 150, 150), (96, 84, 84), (122, 160, 104), (240, 240, 240), (70, 60, 60), (190, 150, 60))
 
 
-def _other_look(rng):
-    """A random character: hair with ears never has a colour of the cast, and only the cast has the cast's extras."""
+def other_look(rng, fancy=0.3):
+    """A random character: hair with ears never has a colour of the cast, and only the cast has the cast's extras.
+
+    Args:
+        rng: numpy Generator.
+        fancy: part of the people with hair of a bright colour, and with ears.
+
+    Returns:
+        dict with some of the keys of `PLAIN`.
+    """
 
     def pick(values):
         return values[int(rng.integers(len(values)))]
@@ -132,7 +140,7 @@ def _other_look(rng):
     cloth = [tuple(int(v) for v in rng.integers(40, 236, 3)) for _ in range(4)]
     grey = tuple(int(np.mean(cloth[0]) * 0.6 + c * 0.4) for c in cloth[0])
     form = pick(('kimono', 'kimono', 'kimono', 'jinbei', 'hakama', 'robe'))
-    outfit = _outfit(
+    outfit = clothing(
         pick((grey, cloth[0])), pick((None, cloth[1])), cloth[2], cloth[3], pick((WHITE, cloth[3])), form,
         pick((None, None, cloth[3])), float(rng.uniform(0.4, 0.9)),
     )  # fmt: skip
@@ -143,7 +151,7 @@ def _other_look(rng):
         look |= {'muzzle': pick(((236, 220, 196), (200, 190, 180))), 'broad': float(rng.uniform(1.0, 1.6))}
         look['extras'] = pick(((), ('mask',), ('fox_face',), ('fox_face', 'mask')))
     else:
-        fancy = rng.random() < 0.3
+        fancy = rng.random() < fancy
         look |= {'hair': pick(FANCY_HAIR) if fancy else pick(HUMAN_HAIR), 'fringe': pick(FRINGES)}
         look |= {'ears': pick(('round', 'long', 'fox', None)) if fancy else None, 'wavy': pick((0, 0, 0.08))}
         look |= {'length': float(pick((-0.07, -0.07, 0, 0, 0.1, 0.3, 0.5))), 'locks': float(rng.uniform(0.3, 1.3))}
@@ -152,23 +160,6 @@ def _other_look(rng):
         look['skin'] = pick((SKIN, (244, 212, 184), (224, 184, 150)))
         if look['fringe'] == 'blunt' and sum(look['hair']) < 200:
             look['fringe'] = 'bare'  # the doll's old look is hers alone
-    return look
-
-
-def choose_look(rng, name):
-    """Choose what a character looks like.
-
-    Args:
-        rng: numpy Generator.
-        name: one of cast.CLASS_NAMES. 其他 gets a new look each time. Some characters have a second look, which they
-            get one time in five.
-
-    Returns:
-        dict with the keys of `PLAIN`.
-    """
-    look = PLAIN | (_other_look(rng) if name == OTHER else LOOKS[name])
-    if 'second' in look and rng.random() < 0.2:
-        look |= look['second']
     return look
 
 
@@ -783,8 +774,8 @@ def draw_figure(pen, actor, pose):
 
     Args:
         pen: its origin is the centre of the head, its unit half a head's width.
-        actor: dict of `look` (as `choose_look`'s), `outfit` (one of the look's), `held` (what is in the hand, or None)
-            and `held_colour`.
+        actor: dict of `look` (as `casts.Cast.choose_look`'s), `outfit` (one of the look's), `held` (what is in the
+            hand, or None) and `held_colour`.
         pose: dict with the keys that `scenes._plan_actor` sets, from `back` to `ear`.
     """
     look, outfit = actor['look'], actor['outfit']

@@ -10,8 +10,8 @@ import math
 import cv2
 import numpy as np
 
-from konohana.cast import CLASS_NAMES
-from konohana.toy.figures import CIRCLE, INK, OTHER, WHITE, Pen, choose_look, draw_figure, head_to_floor, mirror, shade
+from konohana.toy.casts import FIRST
+from konohana.toy.figures import CIRCLE, INK, WHITE, Pen, draw_figure, head_to_floor, mirror, shade
 
 # The points of one curve stay together on a line.
 # fmt: off
@@ -347,9 +347,9 @@ ARMS = (
 MOODS = ('open',) * 12 + ('happy',) * 3 + ('shut',) * 2 + ('dots', 'shock', 'sleepy')
 
 
-def _plan_actor(rng, name):
+def _plan_actor(rng, cast, name):
     """Choose a character's look and outfit, pose, what is in the hand, and movement."""
-    look = choose_look(rng, name)
+    look = cast.choose_look(rng, name)
     outfits = look['outfits']
     turned = rng.random()
     arms = np.array(ARMS[int(rng.integers(len(ARMS)))]) + rng.normal(0, 0.12, (2, 2))
@@ -406,7 +406,7 @@ def _place(rng, actors, kind, wide):
     return sorted(actors, key=lambda actor: actor['depth'])
 
 
-def _plan_shot(rng, hw, empty):
+def _plan_shot(rng, hw, empty, cast):
     """Make all choices of a shot: characters, places, poses, background, light."""
     wide = hw[1] / hw[0]
     kind = ('close', 'bust', 'full', 'crowd')[int(rng.choice(4, p=(0.2, 0.36, 0.36, 0.08)))]
@@ -417,11 +417,10 @@ def _plan_shot(rng, hw, empty):
         'crowd': (0, 0, 0, 0.3, 0.3, 0.2, 0.1, 0.1),
     }
     count = 0 if empty else 1 + int(rng.choice(len(most[kind]), p=most[kind]))
-    # The cast is drawn without repetition, 其他 as often as it likes.
-    deck = [name for name in CLASS_NAMES if name != OTHER]
-    cast = [str(name) for name in rng.permutation(deck)[:count]]
-    cast = [OTHER if rng.random() < (0.14 if kind != 'crowd' else 0.4) else name for name in cast]
-    actors = _place(rng, [_plan_actor(rng, name) for name in cast], kind, wide)
+    # The cast is drawn without repetition, strangers as often as they like.
+    names = [str(name) for name in rng.permutation(list(cast.looks))[:count]]
+    names = [cast.stranger if rng.random() < (0.14 if kind != 'crowd' else 0.4) else name for name in names]
+    actors = _place(rng, [_plan_actor(rng, cast, name) for name in names], kind, wide)
     light = np.ones(3), 0.0  # gain, haze
     mood = rng.random()
     if mood < 0.1:
@@ -551,19 +550,20 @@ def _lit(image, shot):
     return image
 
 
-def shoot(rng, hw):
+def shoot(rng, hw, cast=FIRST):
     """Plan a shot; characters too hidden to be labelled in its first frame are removed.
 
     Args:
         rng: numpy Generator.
         hw: height and width in pixels.
+        cast: who may be in it (`casts.Cast`).
 
     Returns:
         (shot, frame): the shot as a dict for `draw_shot`, and its frame at t = 0. About one in twenty has no character.
     """
     empty = bool(rng.random() < 0.05)
     while True:
-        shot = _plan_shot(rng, hw, empty)
+        shot = _plan_shot(rng, hw, empty, cast)
         frame = draw_shot(shot)
         while frame['hidden']:
             shot['actors'] = [actor for k, actor in enumerate(shot['actors']) if k not in frame['hidden']]

@@ -4,7 +4,10 @@ It replaces data that may not be shared: simplified figures under the same fourt
 and kimono of the cast, in rooms, corridors, gardens and streets. You can train and test on it in a fresh clone. Mixing
 its frames with real ones does not harm a detector, since a figure looks roughly like its character.
 
-This module makes frames, datasets and episodes; figures.py draws the figures, scenes.py the shots.
+Another cast, drawn from a seed, makes it a show that the shipped weights do not know.
+
+This module makes frames, datasets and episodes; figures.py draws the figures, casts.py who they are, scenes.py the
+shots.
 """
 
 import json
@@ -21,9 +24,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from konohana import files
-from konohana.cast import CLASS_NAMES
 from konohana.errors import UserError
 from konohana.progress import progress_bar
+from konohana.toy.casts import cast_of
 from konohana.toy.scenes import draw_shot, shoot
 from konohana.video.source import LIMITED, Picture, matrix_of, rgb_to_yuv
 from konohana.video.writer import VideoWriter, check_target
@@ -31,9 +34,10 @@ from konohana.video.writer import VideoWriter, check_target
 VERSION = 1  # raise when the drawing changes: written into annotations, so that two versions are never mixed
 SPLITS = {'train': 0, 'val': 1}
 
-VOC_FOLDER, COCO_FOLDER = 'toy_show', 'toy_show_coco'  # folders of datasets that scripts draw by themselves
+DEFAULT = re.compile(r'toy_show(?:_(?P<cast>\d{1,9}))?(?P<end>|_coco|\.mp4|\.mkv)')  # what scripts draw by themselves
 N_FRAMES = {'train': 400, 'val': 40}  # of a dataset drawn by a script
 STAMP_FILE = 'toy_show.txt'
+COCO_LABELS = 'annotations/instances_{}.json'
 OWN_FOLDERS = ('imgs', 'anns', 'sets', 'annotations', 'train', 'val')
 OWN_FILES = re.compile(
     rf'{STAMP_FILE}|imgs/toy_(train|val)_\d+\.jpg(\.part)?|anns/toy_(train|val)_\d+\.xml(\.part)?|sets/(train|val)\.txt|'
@@ -50,6 +54,13 @@ def _generator(seed):
         raise UserError(f'toy show: seed {seed!r} is not a whole number from 0 on, nor a list of such.') from None
 
 
+def _mixed(seed, cast):
+    """The seed of a show: another cast stands in other places."""
+    if not cast:
+        return seed
+    return (*seed, int(cast)) if isinstance(seed, (tuple, list, np.ndarray)) else (seed, int(cast))
+
+
 def _checked_size(hw):
     h, w = (int(v) for v in hw)
     if h < 32 or w < 32:
@@ -59,26 +70,26 @@ def _checked_size(hw):
     return h, w
 
 
-def draw_frame(seed, hw=(360, 640)):
+def draw_frame(seed, hw=(360, 640), cast=0):
     """One frame of the toy show.
 
     Args:
         seed: an int, or a sequence of ints (such as (seed, split, index)), none negative. The same seed gives the
             same bytes; frames do not depend on one another.
         hw: height and width in pixels.
+        cast: 0 for the first show's characters, any other whole number for a cast drawn from it.
 
     Returns:
         dict of `image` (uint8, H x W x 3, RGB), `boxes` (float32, n x 4: x1, y1, x2, y2 in pixels, x2 and y2
-        exclusive, tight around the visible pixels), `labels` (list of n names of cast.CLASS_NAMES) and `masks`
+        exclusive, tight around the visible pixels), `labels` (list of n names of the cast) and `masks`
         (bool, n x H x W: the visible pixels of each figure, disjoint). About one frame in twenty
         has no character. Every character drawn is labelled: none is mostly hidden or outside.
 
     Raises:
-        UserError: a size below 32 pixels or a negative seed.
+        UserError: a size below 32 pixels, a negative seed or cast.
     """
-    hw = _checked_size(hw)
-    rng = _generator(seed)
-    frame = shoot(rng, hw)[1]
+    hw, people = _checked_size(hw), cast_of(cast)
+    frame = shoot(_generator(_mixed(seed, cast)), hw, people)[1]
     del frame['hidden']
     return frame
 
@@ -102,8 +113,8 @@ def _wanted(n_train, n_val):
     return [(split, count) for split, count in (('train', n_train), ('val', n_val)) if count]
 
 
-def _stamp(seed, hw):
-    return f'toy show {VERSION}, seed {seed}, {hw[0]} x {hw[1]}'
+def _stamp(seed, hw, cast):
+    return f'toy show {VERSION}, {f"cast {cast}, " if cast else ""}seed {seed}, {hw[0]} x {hw[1]}'
 
 
 def _stamp_of(folder):
@@ -111,7 +122,7 @@ def _stamp_of(folder):
     labels = (next(iter(sorted(folder.glob(pattern))), None) for pattern in ('anns/toy_*.xml', 'annotations/*.json'))
     for file in (folder / STAMP_FILE, *labels):
         if file and file.is_file():
-            found = re.search(r'toy show \d+, seed .{1,200}? \d+ x \d+', files.read_text(file))
+            found = re.search(r'toy show \d+, (cast \d+, )?seed .{1,200}? \d+ x \d+', files.read_text(file))
             if found:
                 return found[0]
     return None
@@ -148,8 +159,9 @@ def _begin(folder, stamp):
 def draw_default(folder, here, splits=('train', 'val'), progress=True):
     """Draw the toy show where a script's dataset is the default one: call it before the dataset is read.
 
-    That is `toy_show` (Pascal VOC) or `toy_show_coco` (COCO, with masks) in the script's own folder. Nothing is drawn
-    anywhere else, nor where the folder holds anything but the toy show: then it is the user's, and used as it is.
+    That is `toy_show` (Pascal VOC) or `toy_show_coco` (COCO, with masks) in the script's own folder; `toy_show_2` and
+    `toy_show_2_coco` are those of cast 2. Nothing is drawn anywhere else, nor where the folder holds anything but the
+    toy show: then it is the user's, and used as it is.
 
     Args:
         folder: the dataset's folder, of any name.
@@ -160,16 +172,38 @@ def draw_default(folder, here, splits=('train', 'val'), progress=True):
     Raises:
         UserError: the folder cannot be read or written.
     """
-    folder, here = Path(folder), Path(here)
-    ways = {VOC_FOLDER: (write_voc, 'sets/{}.txt'), COCO_FOLDER: (write_coco, 'annotations/instances_{}.json')}
-    for name, (write, labels) in ways.items():
-        if folder.resolve() != (here / name).resolve():
-            continue
+    folder, ways = Path(folder), {'': (write_voc, 'sets/{}.txt'), '_coco': (write_coco, COCO_LABELS)}
+    cast, end = _default(folder, here)
+    if end in ways:
+        write, labels = ways[end]
         with files.reading(folder):
             missing = [s for s in N_FRAMES if s in splits and not (folder / labels.format(s)).is_file()]
         if missing and holds_nothing_else(folder):
             counts = {f'n_{split}': count if split in missing else 0 for split, count in N_FRAMES.items()}
-            write(folder, **counts, progress=progress)
+            write(folder, **counts, progress=progress, cast=cast)
+
+
+def draw_default_video(path, here):
+    """Draw ten seconds of the toy show where a script's video is missing and is a default one.
+
+    That is `toy_show.mp4` (or .mkv) in the script's own folder; `toy_show_2.mp4` has cast 2.
+
+    Args:
+        path: the video, of any name; a URL is left alone.
+        here: the script's folder.
+    """
+    cast, end = _default(path, here) if isinstance(path, Path) else (0, '')
+    if end in ('.mp4', '.mkv') and not path.exists():
+        print(f'Drawing a toy episode, {path.name}.')
+        write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, cast=cast)
+
+
+def _default(path, here):
+    """(cast, ending) of what scripts draw by themselves in their folder `here`, (0, None) for any other path."""
+    named = DEFAULT.fullmatch(path.name)
+    if not named or path.resolve() != (Path(here) / path.name).resolve():
+        return 0, None
+    return int(named['cast'] or 0), named['end']
 
 
 def _voc_xml(name, frame, stamp):
@@ -200,7 +234,7 @@ def _voc_xml(name, frame, stamp):
     return ET.tostring(root, encoding='utf-8') + b'\n'
 
 
-def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=True):
+def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=True, cast=0):
     """Write the toy show as a Pascal VOC dataset: imgs/<id>.jpg, anns/<id>.xml, sets/train.txt, sets/val.txt.
 
     Only missing files are drawn, so you can run it again after an interruption. The lists of ids in sets/ are written
@@ -212,12 +246,14 @@ def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=T
         seed: whole number from 0 on.
         hw: height and width of the frames in pixels.
         progress: show a progress bar, if anything is missing.
+        cast: as `draw_frame`'s.
 
     Raises:
-        UserError: the folder holds something else, or a toy show of another seed or size.
+        UserError: the folder holds something else, or a toy show of another seed, size or cast.
     """
     folder, hw = Path(folder), _checked_size(hw)
-    stamp = _stamp(seed, hw)
+    cast_of(cast)
+    stamp = _stamp(seed, hw, cast)
     wanted = _wanted(n_train, n_val)
     _begin(folder, stamp)
     for split, count in wanted:
@@ -229,27 +265,27 @@ def write_voc(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=T
         if todo:
             with progress_bar(f'Toy show, {split}', len(todo), progress) as bar:
                 for done, i in enumerate(todo, 1):
-                    frame = draw_frame((seed, SPLITS[split], i), hw)
+                    frame = draw_frame((seed, SPLITS[split], i), hw, cast)
                     files.write_bytes(folder / 'imgs' / f'{names[i]}.jpg', _jpeg(frame['image']))
                     files.write_bytes(folder / 'anns' / f'{names[i]}.xml', _voc_xml(names[i], frame, stamp))
                     bar.update(done)
         files.write_bytes(folder / 'sets' / f'{split}.txt', ('\n'.join(names) + '\n').encode())
 
 
-def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=True):
+def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=True, cast=0):
     """Write the same frames as COCO with masks: train/<id>.jpg, val/<id>.jpg, annotations/instances_<split>.json.
 
-    Masks are compressed RLE, categories are 1 .. 14 in the order of cast.CLASS_NAMES. A complete split is left as it
+    Masks are compressed RLE, categories are numbered from 1 in the order of the cast. A complete split is left as it
     is; any other is drawn again.
 
     Args and errors: as `write_voc`.
     """
     folder, hw = Path(folder), _checked_size(hw)
-    stamp = _stamp(seed, hw)
+    stamp, class_names = _stamp(seed, hw, cast), cast_of(cast).names
     wanted = _wanted(n_train, n_val)
     _begin(folder, stamp)
     for split, count in wanted:
-        path = folder / 'annotations' / f'instances_{split}.json'
+        path = folder / COCO_LABELS.format(split)
         pictures = [folder / split / f'{i + 1:06d}.jpg' for i in range(count)]
         if path.is_file() and all(picture.is_file() for picture in pictures):
             with files.reading(path):
@@ -258,19 +294,19 @@ def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=
         images, annotations = [], []
         with progress_bar(f'Toy show, {split}', count, progress) as bar:
             for i, file in enumerate(pictures):
-                frame = draw_frame((seed, SPLITS[split], i), hw)
+                frame = draw_frame((seed, SPLITS[split], i), hw, cast)
                 files.write_bytes(file, _jpeg(frame['image']))
                 images.append({'id': i + 1, 'file_name': file.name, 'height': hw[0], 'width': hw[1]})
                 objects = zip(frame['labels'], frame['boxes'].tolist(), frame['masks'], strict=True)
                 for label, (x1, y1, x2, y2), mask in objects:
                     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
                     annotations.append({
-                        'id': len(annotations) + 1, 'image_id': i + 1, 'category_id': CLASS_NAMES.index(label) + 1,
+                        'id': len(annotations) + 1, 'image_id': i + 1, 'category_id': class_names.index(label) + 1,
                         'bbox': [x1, y1, x2 - x1, y2 - y1], 'area': int(mask.sum()), 'iscrowd': 0,
                         'segmentation': {'size': list(hw), 'counts': rle['counts'].decode('ascii')},
                     })  # fmt: skip
                 bar.update(i + 1)
-        categories = [{'id': k, 'name': name} for k, name in enumerate(CLASS_NAMES, 1)]
+        categories = [{'id': k, 'name': name} for k, name in enumerate(class_names, 1)]
         content = {
             'info': {'description': stamp}, 'images': images, 'annotations': annotations, 'categories': categories,
         }  # fmt: skip
@@ -296,7 +332,7 @@ def _melody(rng, seconds, rate=48000):
     return np.round(sound / max(1e-6, np.abs(sound).max()) * 20000).astype('<i2')
 
 
-def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progress=False):
+def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progress=False, cast=0):
     """Write a short episode with sound: shots of two to four seconds in which figures and camera move.
 
     Args:
@@ -306,6 +342,7 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
         seed: whole number from 0 on.
         on: for how many frames a drawing is shown; each shot takes one of these. Animation is drawn on twos and threes.
         progress: show a progress bar.
+        cast: as `draw_frame`'s.
 
     Returns:
         list of a dict per frame: `boxes` (float32, n x 4) and `labels` (list of n names), as `draw_frame`'s, `people`
@@ -323,7 +360,7 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
     if path.suffix.lower() not in ('.mp4', '.mkv'):
         raise UserError(f'{path}: the name must end in .mp4 or .mkv.')
     check_target(path)
-    rng, truth = _generator((seed, 2)), []
+    rng, truth, people = _generator(_mixed((seed, 2), cast)), [], cast_of(cast)
     picture = Picture(w, h, 'yuv420p', range=LIMITED, matrix=matrix_of(0, w, h))
     rate = Fraction(fps).limit_denominator(1001)
     with (
@@ -336,7 +373,7 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
         for number in range(count):
             if number == end:
                 start, end = end, end + max(1, round(rng.uniform(2, 4) * fps))
-                shot, number_of_shot = shoot(rng, (h, w))[0], number_of_shot + 1
+                shot, number_of_shot = shoot(rng, (h, w), people)[0], number_of_shot + 1
                 stands = int(rng.choice(on)) if len(on) > 1 else on[0]
             if (number - start) % stands == 0:
                 frame = draw_shot(shot, (number - start) / fps)
@@ -346,8 +383,10 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
             video.write(coded)
             part = melody[round(number / fps * 48000) : round((number + 1) / fps * 48000)]
             video.mux(sound.encode(_sound_frame(part, round(number / fps * 48000))))
-            people = [1000 * number_of_shot + i for i in seen]
-            truth.append({'boxes': frame['boxes'], 'labels': frame['labels'], 'people': people, 'shot': number_of_shot})
+            truth.append({
+                'boxes': frame['boxes'], 'labels': frame['labels'], 'shot': number_of_shot,
+                'people': [1000 * number_of_shot + i for i in seen],
+            })  # fmt: skip
             bar.update(number + 1)
         video.mux(sound.encode(None))
         video.flush()
