@@ -51,7 +51,7 @@ class Detector(nn.Module):
             tensors = tensors.contiguous(memory_format=torch.channels_last)
         outputs = self.raw_outputs(tensors)
         if self.training:
-            return self.losses(outputs, targets, batch.image_sizes)
+            return self.losses(outputs, targets, batch.image_sizes, tensors)
         return self.detections(outputs, batch.image_sizes, sizes, with_maps)
 
     def check(self, targets):
@@ -76,12 +76,13 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
-    def losses(self, outputs, targets, sizes):
+    def losses(self, outputs, targets, sizes, batch=None):
         """Losses of a batch.
 
         Args:
             outputs: of `raw_outputs`. targets: N dicts, in pixels of the batch.
             sizes: N pairs (height, width) of the images within the batch.
+            batch: N x 3 x H x W, what `raw_outputs` was given; the flagship's second look cuts its crops out of it.
 
         Returns:
             dict of scalars.
@@ -108,6 +109,17 @@ class Detector(nn.Module):
     def adapt_weights(self, state):
         """Translate the weights of a variant of this detector: state dict -> state dict that fits this one."""
         return state
+
+    def start_rest(self, left):
+        """Start what another file's weights left alone from published weights, where there are any.
+
+        Args:
+            left: names of the weights that the file did not have.
+
+        Returns:
+            what was done, as one sentence after a space; '' for nothing.
+        """
+        return ''
 
     def load_pretrained(self, pretrained):
         """Start from published weights.

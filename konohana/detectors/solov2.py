@@ -256,7 +256,7 @@ class SOLOv2(Detector):
         """
         return self.backbone.load_imagenet()
 
-    def losses(self, maps, targets, sizes):
+    def losses(self, maps, targets, sizes, batch=None):
         """Losses of a batch: `loss_category` (focal, Lin et al. 2017, 1708.02002) and `loss_mask` (dice), weighted.
 
         Args:

@@ -214,7 +214,7 @@ class YOLOF(Detector):
             'anchors': torch.cat([centres - sides / 2, centres + sides / 2], dim=-1),
         }
 
-    def losses(self, outputs, targets, sizes):
+    def losses(self, outputs, targets, sizes, batch=None):
         return yolof_losses(self.decode(outputs), targets, sizes)
 
     def detections(self, outputs, sizes, original_sizes, with_maps=False):

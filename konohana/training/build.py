@@ -62,6 +62,8 @@ def build(settings, device):
     options = detectors.options_of(settings.detector, vars(settings))
     frames = read_training_frames(settings)
     model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
+    if settings.only_second_look:
+        learn_only_second_look(model, settings)
     loader = make_loader(settings, frames, model.wants_masks, device)
     model = model.to(device, memory_format=torch.channels_last)
     if settings.amp:
@@ -93,6 +95,15 @@ def build(settings, device):
         f'{", ".join(frames.class_names)}. Training {settings.detector} on {device}.'
     )
     return Training(run, loader, Frames(frames.val, frames.class_names), device)
+
+
+def learn_only_second_look(model, settings):
+    """See `Konohana.learn_only_second_look`; UserError where that makes no sense."""
+    if settings.detector != 'konohana':
+        raise UserError(f'only_second_look=True: detector={settings.detector!r} has none.')
+    if not settings.init_from:
+        raise UserError("only_second_look=True: the rest stays as init_from has it, so name it, like 'weights/net.pt'.")
+    model.learn_only_second_look()
 
 
 def resume(training, settings):
@@ -176,6 +187,7 @@ def initialise(model, path, description):
         before = content.get('options', {}).get(name, value)
         if before != value:
             text += f' Its {name} was {before!r}, here it is {value!r}.'
+    text += model.start_rest(left)
     if left:
         text += f' Not taken from it: {", ".join(left[:8])}{" ..." if len(left) > 8 else ""}.'
     return text

@@ -6,6 +6,7 @@ from torch import nn
 from konohana.detectors.base import Detector
 from konohana.detectors.konohana.assigner import TaskAlignedAssigner
 from konohana.detectors.konohana.criterion import detection_losses
+from konohana.detectors.konohana.lite0 import start_from_lite0
 from konohana.detectors.konohana.network import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -17,6 +18,7 @@ from konohana.detectors.konohana.network import (
     make_tower,
 )
 from konohana.detectors.konohana.postprocess import postprocess
+from konohana.detectors.konohana.second_look import SecondLook, second_look_loss
 from konohana.detectors.transform import FrameTransform
 from konohana.errors import UserError
 
@@ -30,10 +32,12 @@ class Konohana(Detector):
         use_res2block: Res2Net's split instead of the depthwise convolution in the stride-1 blocks.
         attention: what weighs channels in the blocks marked in BLOCKS, a name in ATTENTIONS.
         activation: between layers, a name in ACTIVATIONS.
+        second_look: a second small network that names the found boxes from their own pixels, see `SecondLook`.
 
     Training: `model(images, targets)` -> dict of scalar losses `loss_objectness`, `loss_quality`, `loss_box`,
-    `loss_name`. `images` is a list of float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes`
-    (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and maybe `ignored` (m x 4: nothing is learned there).
+    `loss_name`, and with a second look `loss_second_look`. `images` is a list of float tensors 3 x H x W, RGB, 0 to 1,
+    of any size; each target has `boxes` (n x 4; x1, y1, x2, y2 in pixels), `labels` (n, int64) and maybe `ignored`
+    (m x 4: nothing is learned there).
 
     Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, in pixels of the image given), `labels` (n), `scores`
     (n, 0 to 1, descending), `probabilities` (n x n_classes, of the names). `model(images, with_maps=True)` adds
@@ -45,9 +49,10 @@ class Konohana(Detector):
 
     resizable = True
     channels_last = True  # halves the time of depthwise convolutions on a CPU
-    class_layers = ('name_layer.',)
+    class_layers = ('name_layer.', 'second_look.centres')
     maps = ('objectness', 'quality')
     has_raw_outputs = True
+    only_second_look = False  # see `learn_only_second_look`
 
     # See `postprocess`.
     score_threshold = 0.05
@@ -55,7 +60,9 @@ class Konohana(Detector):
     vote_threshold = 0.7
     max_detections = 100
 
-    def __init__(self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6'):
+    def __init__(
+        self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6', second_look=False
+    ):
         super().__init__()
         for name, value, known in (('attention', attention, ATTENTIONS), ('activation', activation, ACTIVATIONS)):
             if value not in known:
@@ -69,6 +76,7 @@ class Konohana(Detector):
         self.find_layer = nn.Conv2d(NECK_CHANNELS, 6, 1)  # objectness, quality, left, top, right, bottom
         self.name_layer = nn.Conv2d(NECK_CHANNELS, n_classes, 1)
         self.distance_scale = nn.Parameter(torch.ones(()))
+        self.second_look = SecondLook(n_classes, activation) if second_look else None
         self.assigner = TaskAlignedAssigner()
         for layer in (self.find_layer, self.name_layer):
             nn.init.normal_(layer.weight, std=0.01)
@@ -107,6 +115,29 @@ class Konohana(Detector):
             'points': points,
         }
 
+    def forward(self, images, targets=None, with_maps=False):
+        if self.training and self.only_second_look:
+            self.check(targets)
+            batch, targets = self.transform(images, targets)
+            return {'loss_second_look': second_look_loss(self.second_look, batch.tensors, targets)}
+        return super().forward(images, targets, with_maps)
+
+    def learn_only_second_look(self):
+        """From now on training changes the second look alone; all else stays as it is.
+
+        Raises:
+            UserError: there is no second look.
+        """
+        if self.second_look is None:
+            raise UserError('only_second_look=True: there is none. Set second_look=True.')
+        self.only_second_look = True
+        self.requires_grad_(False)
+        self.second_look.requires_grad_(True)
+
+    def backbone_parameters(self):
+        looks = [] if self.second_look is None else [self.second_look.stem, self.second_look.blocks]
+        return [parameter for part in (self.backbone, *looks) for parameter in part.parameters()]
+
     def load_pretrained(self, pretrained):
         """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`) -> what was done, as text."""
         if pretrained != 'backbone':
@@ -114,9 +145,18 @@ class Konohana(Detector):
                 f"pretrained={pretrained!r}: the flagship has 'backbone' (EfficientNet-Lite0's ImageNet weights). "
                 "init_from='weights/net.pt' starts from the shipped weights."
             )
-        from konohana.detectors.konohana.lite0 import start_from_lite0
-
+        if self.second_look is not None:
+            start_from_lite0(self.second_look)
         return start_from_lite0(self.backbone)
+
+    def start_rest(self, left):
+        if not any(key.startswith('second_look.stem') for key in left):
+            return ''
+        try:
+            start_from_lite0(self.second_look)
+        except UserError as error:
+            return f' Its second look starts from scratch ({error}).'
+        return " Its second look starts from EfficientNet-Lite0's ImageNet weights (Apache-2.0)."
 
     def adapt_weights(self, state):
         """Weights of the plain network for a Res2 one: each group's convolution takes its channels' kernels.
@@ -150,8 +190,11 @@ class Konohana(Detector):
             for i, size in enumerate(sizes)
         ]
 
-    def losses(self, outputs, targets, sizes):
-        return detection_losses(self.decode(outputs), targets, self.assigner, sizes)
+    def losses(self, outputs, targets, sizes, batch=None):
+        losses = detection_losses(self.decode(outputs), targets, self.assigner, sizes)
+        if self.second_look is not None:
+            losses['loss_second_look'] = second_look_loss(self.second_look, batch, targets)
+        return losses
 
     def detections(self, outputs, sizes, original_sizes, with_maps=False):
         detections = self.postprocess(self.decode(outputs), sizes)

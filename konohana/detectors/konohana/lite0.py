@@ -36,6 +36,8 @@ def lite0_state():
 def start_from_lite0(backbone):
     """Load Lite0's weights into the flagship's `backbone`, in place; returns what was done, as one line of text.
 
+    backbone: a `network.Backbone`, or another network with its stem and first blocks (`SecondLook`).
+
     A Res2 block's convolutions take the depthwise kernels of their groups' channels.
     """
     state = lite0_state()

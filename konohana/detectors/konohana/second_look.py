@@ -1,0 +1,115 @@
+"""The second look: who somebody is, from the found box's own pixels.
+
+The detector names a character from a map whose cells see whole scenes at an eighth of the frame's size. It finds people
+of an unseen episode, but knows their clothes rather than them. So each found box is cut out of the picture at the
+picture's own resolution and looked at again by a small network, whose answer is mixed with the detector's.
+
+Its blocks are EfficientNet-Lite0's first ones, so that it starts from ImageNet's weights. It ends in an embedding of
+unit length; each class is a direction among the embeddings, and its logit is the cosine with it (Wang et al. 2017,
+NormFace, https://arxiv.org/abs/1704.06369). So people may also be told apart by their embeddings alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import roi_align
+
+from konohana.detectors.konohana.network import BLOCKS, ConvNorm, InvertedResidual
+
+SIDE = 128  # height and width of a crop in pixels
+N_BLOCKS = 11  # of network.BLOCKS, down to stride 32
+EMBEDDING = 64  # length of an embedding
+SCALE = 12.0  # logits are cosines times this
+MARGIN = 0.1  # of the box's width and height, which the crop shows more at each side
+
+# Training
+LABEL_SMOOTHING = 0.1
+JITTER = 0.12  # of the box's width and height; boxes' sides are moved by at most so much
+ERASED = 0.5  # probability that a rectangle of a crop is erased
+
+
+class SecondLook(nn.Module):
+    """Crops -> embeddings and logits.
+
+    Args:
+        n_classes: number of names. activation: a name in network.ACTIVATIONS.
+
+    `forward(crops)`: N x 3 x SIDE x SIDE, RGB, 0 to 1 (see `crop`) -> embeddings (N x EMBEDDING, of unit length),
+    logits (N x n_classes).
+    """
+
+    def __init__(self, n_classes, activation='relu6'):
+        super().__init__()
+        channels = 32
+        self.stem = nn.Sequential(ConvNorm(3, channels, 6, 4, act=activation))
+        self.blocks = nn.ModuleList()
+        for kernel, stride, expanded, c_out, _ in BLOCKS[:N_BLOCKS]:
+            block = InvertedResidual(channels, kernel, stride, expanded, c_out, 'none', False, activation)
+            self.blocks.append(block)
+            channels = c_out
+        self.top = ConvNorm(channels, 384, act=activation)
+        self.embed = nn.Sequential(nn.Linear(384, EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING))
+        self.centres = nn.Parameter(torch.randn(n_classes, EMBEDDING) * 0.1)
+
+    def forward(self, crops):
+        x = self.stem(crops * 2 - 1)
+        for block in self.blocks:
+            x = block(x)
+        embeddings = F.normalize(self.embed(self.top(x).mean(dim=(2, 3))), dim=1)
+        return embeddings, F.linear(embeddings, F.normalize(self.centres, dim=1)) * SCALE
+
+
+def crop(image, boxes):
+    """Cut boxes out of a picture, squashed to squares.
+
+    Args:
+        image: 3 x H x W, float, RGB, 0 to 1. boxes: n x 4 (x1, y1, x2, y2 in pixels of it).
+
+    Returns:
+        n x 3 x SIDE x SIDE, 0 to 1: each box with MARGIN around it, as far as the picture reaches.
+    """
+    height, width = image.shape[-2:]
+    around = MARGIN * (boxes[:, 2:] - boxes[:, :2])
+    low = (boxes[:, :2] - around).clamp(min=0)
+    high = torch.minimum(boxes[:, 2:] + around, boxes.new_tensor([width, height]))
+    # Every pixel of the region counts: roi_align takes as many samples as it needs.
+    return roi_align(image[None], [torch.cat([low, high], dim=1)], SIDE, aligned=True)
+
+
+def second_look_loss(second_look, batch, targets):
+    """What the second look has to learn from a batch: the names of the labelled boxes, wherever they lie.
+
+    Args:
+        second_look: a `SecondLook` in training mode.
+        batch: N x 3 x H x W, normalized to -1 .. 1. targets: N dicts of `boxes` (n x 4, in pixels of the batch) and
+            `labels` (n; 1 is the first name).
+
+    Returns:
+        a scalar: cross-entropy with label smoothing, the mean over all boxes. 0 where there are fewer than two (batch
+        norm needs two).
+    """
+    crops = [crop(image / 2 + 0.5, jittered(target['boxes'])) for image, target in zip(batch, targets, strict=True)]
+    labels = torch.cat([target['labels'] for target in targets]) - 1
+    if len(labels) < 2:
+        return sum(parameter.sum() for parameter in second_look.parameters()) * 0.0
+    _, logits = second_look(augmented(torch.cat(crops)))
+    return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
+
+
+def jittered(boxes):
+    """Boxes (n x 4) whose sides are moved at random, as a detector's are."""
+    sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    return boxes + sides * (torch.randn_like(boxes) * JITTER / 2).clamp(-JITTER, JITTER)
+
+
+def augmented(crops):
+    """Crops (N x 3 x SIDE x SIDE, 0 to 1) with a rectangle erased in half of them."""
+    rows, columns = (torch.arange(SIDE, device=crops.device) + 0.5).repeat(2, len(crops), 1)
+    for positions in (rows, columns):
+        length = torch.empty(len(crops), 1, device=crops.device).uniform_(0.15, 0.55) * SIDE
+        start = torch.rand_like(length) * (SIDE - length)
+        positions.copy_((positions > start) & (positions < start + length))
+    chosen = torch.rand(len(crops), 1, 1, device=crops.device) < ERASED
+    erased = (rows[:, :, None] * columns[:, None, :]).bool() & chosen
+    colour = torch.rand(len(crops), 3, 1, 1, device=crops.device)
+    return torch.where(erased[:, None], colour, crops)
