@@ -119,7 +119,8 @@ def _tag(text, file, face, size, colour, rimmed=True):
     ImageDraw.Draw(tag).text((across - left, down - top), text, ink, font, anchor='ls')
     tag = np.array(tag)
     if rimmed:
-        _draw_frame(tag, (0, 0, w, h), 0, _rim(size), ink)
+        for x1, y1, x2, y2 in _border((0, 0, w, h), 0, _rim(size)):
+            tag[y1:y2, x1:x2] = ink
     return tag
 
 
@@ -165,15 +166,17 @@ def _array(values):
     return np.asarray(values)
 
 
-def _draw_frame(image, box, inset, thickness, colour):
-    """A rectangle's border inside `box`, filled in place; square corners, and never outside."""
+def _border(box, inset, thickness):
+    """The four rectangles x1, y1, x2, y2 of a border inside `box`; square corners, and never outside."""
     x1, y1, x2, y2 = box[0] + inset, box[1] + inset, box[2] - inset, box[3] - inset
     if x1 >= x2 or y1 >= y2:
-        return
-    image[y1 : min(y1 + thickness, y2), x1:x2] = colour
-    image[max(y2 - thickness, y1) : y2, x1:x2] = colour
-    image[y1:y2, x1 : min(x1 + thickness, x2)] = colour
-    image[y1:y2, max(x2 - thickness, x1) : x2] = colour
+        return []
+    return [
+        (x1, y1, x2, min(y1 + thickness, y2)),
+        (x1, max(y2 - thickness, y1), x2, y2),
+        (x1, y1, min(x1 + thickness, x2), y2),
+        (max(x2 - thickness, x1), y1, x2, y2),
+    ]
 
 
 def _scaled_mask(mask, hw):
@@ -241,26 +244,50 @@ def draw_detections(image, detections, class_names, label_names=None, threshold=
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f'image must be uint8 H x W x 3, not {image.dtype} {image.shape}')
-    boxes, labels, scores, masks = _fields(detections)
-    font = _preferred(font)
-    spelled = fonts.spellings([(label_names or {}).get(name, name) for name in map(str, class_names)], font)
     out = np.array(image, order='C')
     hw = out.shape[:2]
+    if detections.get('masks') is not None:
+        _draw_masks(out, detections, threshold)
+    for (x1, y1, x2, y2), paint in strokes(hw, detections, class_names, label_names, threshold, font):
+        out[y1:y2, x1:x2] = paint
+    return out
+
+
+def strokes(hw, detections, class_names, label_names=None, threshold=0.0, font=None):
+    """The boxes and labels of detections as opaque rectangles, to be painted one after another.
+
+    Args:
+        hw: height and width of the picture. Others: see `draw_detections`; masks have no strokes.
+
+    Returns:
+        list of (rectangle (x1, y1, x2, y2) within the picture, paint): a colour (r, g, b), or a tag, uint8 h x w x 3 of
+        the rectangle's size, the same array for the same text.
+    """
+    boxes, labels, scores, _ = _fields(detections)
+    font = _preferred(font)
+    spelled = fonts.spellings([(label_names or {}).get(name, name) for name in map(str, class_names)], font)
     shown, pixels = _visible(boxes, scores, threshold, hw)
     colours = [class_colour(label - 1) for label in labels[shown]]
     size = text_size(hw)
-    if masks is not None:
-        for i, colour in zip(shown, colours, strict=True):
-            _draw_mask(out, masks[i], colour, _thickness(size), _rim(size))
-    for box, colour in zip(pixels, colours, strict=True):
-        _draw_box(out, box, colour, size)
+    painted = [
+        stroke
+        for box, colour in zip(pixels.tolist(), colours, strict=True)
+        for stroke in _box_strokes(box, colour, size)
+    ]
     texts = []
     for i in shown:
         known = 1 <= labels[i] <= len(spelled)
         spelling = spelled[labels[i] - 1] if known else (f'class {labels[i]}', *fonts.latin_font(font))
         texts.append((*spelling, '' if scores is None else f' {scores[i]:.2f}'))
-    _draw_tags(out, pixels, texts, colours, size)
-    return out
+    return painted + _tag_strokes(hw, pixels, texts, colours, size)
+
+
+def _draw_masks(image, detections, threshold):
+    """Draw the masks of detections in place, see `draw_detections`."""
+    boxes, labels, scores, masks = _fields(detections)
+    size = text_size(image.shape[:2])
+    for i in _visible(boxes, scores, threshold, image.shape[:2])[0]:
+        _draw_mask(image, masks[i], class_colour(labels[i] - 1), _thickness(size), _rim(size))
 
 
 def _preferred(font):
@@ -303,20 +330,21 @@ def _visible(boxes, scores, threshold, hw):
     return order[seen], pixels
 
 
-def _draw_box(image, box, colour, size):
-    """Draw a box's border: a coloured line between two thin ones that contrast with it. One shows on any background."""
+def _box_strokes(box, colour, size):
+    """A box's border: a coloured line between two thin ones that contrast with it. One shows on any background."""
     thickness, rim = _thickness(size), _rim(size)
-    _draw_frame(image, box, 0, thickness + 2 * rim, text_colour(colour))
-    _draw_frame(image, box, rim, thickness, colour)
+    ink = text_colour(colour)
+    outer, inner = _border(box, 0, thickness + 2 * rim), _border(box, rim, thickness)
+    return [(side, ink) for side in outer] + [(side, colour) for side in inner]
 
 
-def _draw_tags(image, boxes, texts, colours, size):
-    """Draw a tag at each box; the last boxes get the best places.
+def _tag_strokes(hw, boxes, texts, colours, size):
+    """A tag at each box; the last boxes get the best places.
 
     Args:
         boxes: int array n x 4. texts: n (name, font file, face, score). colours: n. size: of the text, in pixels.
     """
-    height, width = image.shape[:2]
+    height, width = hw
     limit = min(width, max(width // 2, 12 * size)), height
     tags, tagged = [], []
     for i in reversed(range(len(texts))):
@@ -326,8 +354,7 @@ def _draw_tags(image, boxes, texts, colours, size):
             tags.append(_tag(fit[0], file, face, fit[1], colours[i]))
             tagged.append(i)
     places = place_tags(boxes[tagged], [tag.shape[1::-1] for tag in tags], (height, width))
-    for tag, (x1, y1, x2, y2) in zip(reversed(tags), places[::-1], strict=True):
-        image[y1:y2, x1:x2] = tag
+    return [(tuple(place), tag) for place, tag in zip(places[::-1].tolist(), reversed(tags), strict=True)]
 
 
 def heat_map(map, hw, background=None):

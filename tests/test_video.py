@@ -19,12 +19,13 @@ import pytest
 import torch
 
 from konohana import files
-from konohana.drawing import class_colour
+from konohana.drawing import class_colour, draw_detections
 from konohana.episodes.episode import ENDINGS
 from konohana.errors import UserError
 from konohana.video import annotate as engine
 from konohana.video.annotate import annotate_video
-from konohana.video.source import Reducer
+from konohana.video.canvas import Canvas, to_yuv_matrix
+from konohana.video.source import Picture, Reducer, rgb_to_yuv
 
 ROOT = Path(__file__).resolve().parent.parent
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -588,3 +589,33 @@ def test_script(tmp_path, clip):
     assert len(times(out)) == 5 and '5 frames' in done.stdout.decode('utf-8')
     done = subprocess.run([*command, 'crf=high'], capture_output=True, env=environment, check=False)
     assert done.returncode == 2 and done.stderr.count(b'\n') == 1 and b'crf' in done.stderr
+
+
+@pytest.mark.parametrize('interlaced', [False, True])
+@pytest.mark.parametrize('pixels', ['yuv420p', 'yuv422p', 'yuv444p', 'yuv420p10le'])
+def test_planes_show_what_is_drawn_in_rgb(pixels, interlaced):
+    """Overlapping boxes at odd places: luma is that of the drawn picture, chroma the mean of its field's pixels."""
+    hw, bits = (72, 98), 10 if '10' in pixels else 8
+    picture = Picture(hw[1], hw[0], pixels, interlaced=interlaced, range=2, matrix=6)
+    frame = rgb_to_yuv(np.full((*hw, 3), (40, 90, 200), np.uint8), picture)
+    colour = [plane[0, 0] for plane in planes(frame)]
+    boxes = np.array([[3, 5, 61, 41], [31, 20, 97, 69], [0, 0, 98, 72.0]])
+    found = {'boxes': boxes, 'labels': np.array([1, 2, 1]), 'scores': np.array([0.9, 0.8, 0.7])}
+    Canvas(picture, {'class_names': NAMES}).draw(frame, found)
+    drawn = draw_detections(np.full((*hw, 3), (1, 2, 3), np.uint8), found, NAMES)
+    touched = (drawn != (1, 2, 3)).any(axis=2, keepdims=True)
+    wanted = np.where(touched, (drawn @ to_yuv_matrix(6, True).T + [0, 128, 128]) * (1 << bits - 8), colour)
+    for kind, plane in enumerate(planes(frame)):
+        across, down = hw[1] // plane.shape[1], hw[0] // plane.shape[0]
+        for field in [slice(0, None, 2), slice(1, None, 2)] if interlaced else [slice(None)]:
+            mean = wanted[field, :, kind].reshape(len(plane[field]), down, -1, across).mean(axis=(1, 3))
+            assert np.abs(plane[field] - mean).max() <= 1 << bits - 8
+
+
+def test_interlaced_of_odd_lines_is_drawn():
+    """Half of NTSC's 486 lines are 243, an odd number."""
+    picture = Picture(32, 18, interlaced=True)
+    frame = rgb_to_yuv(np.full((18, 32, 3), 90, np.uint8), picture)
+    found = {'boxes': np.array([[2, 2, 32, 18.0]]), 'labels': np.array([1]), 'scores': np.array([0.9])}
+    Canvas(picture, {'class_names': NAMES}).draw(frame, found)
+    assert planes(frame)[0][17, 16] != planes(frame)[0][9, 1]
