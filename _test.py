@@ -6,7 +6,7 @@ weights.
 """
 
 from konohana.cast import IGNORE_CLASS
-from konohana.settings import read, require, run
+from konohana.settings import read, require, require_one_of, run
 
 konohana_dataset_path = 'toy_show'  # folder of your dataset; the default, a toy show, is drawn when it is not there
 split = 'val'  # split to evaluate
@@ -20,6 +20,7 @@ results_json = ''  # COCO-style file of all detections, with masks where there a
 overwrite = False  # also replace files that this program did not write; inputs are never replaced
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
 ignore_class = IGNORE_CLASS  # boxes with this name mark regions that are not counted
+unlabelled = 'background'  # 'ignore': somebody found who has no label is not counted as a mistake of finding
 skip_bad_files = False  # leave out files that have problems instead of stopping
 batch_size = 8  # pictures in a batch
 device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
@@ -31,6 +32,7 @@ progress = True  # show progress bars
 def main(arguments=None):
     settings = read(globals(), arguments)
     require(settings, batch_size=(1, None), threshold=(0, 1))
+    require_one_of(settings, unlabelled=('background', 'ignore'))
     # Imported here: PyTorch takes seconds, and --help should not.
     from konohana import default_weights, load, pictures
     from konohana.errors import UserError
@@ -63,7 +65,7 @@ def main(arguments=None):
             write_sample_results(results_json, done, detections, model.class_names)
             print(f'All detections are in {results_json}')
     if not settings.pictures_in:
-        print(report_metrics(done, detections, model.class_names, settings.threshold))
+        print(report_metrics(done, detections, model.class_names, settings.threshold, settings.unlabelled))
     if problems:
         count = [f'{n_left_out} of {len(samples)} pictures were left out:'] if n_left_out else []
         raise UserError('\n'.join([*count, *pictures.problem_lines(problems)]))

@@ -6,7 +6,7 @@ curves in curves.png, or with start_tb.
 
 from konohana.cast import IGNORE_CLASS
 from konohana.errors import UserError
-from konohana.settings import read, require, run
+from konohana.settings import read, require, require_one_of, run
 
 # data
 konohana_dataset_path = 'toy_show'  # folder of your dataset; the default, a toy show, is drawn when it is not there
@@ -14,6 +14,7 @@ extra_dataset_path = ''  # a second dataset whose training split is added; '' fo
 train_split = 'train'  # split to train on
 val_split = 'val'  # split to evaluate on; '' for no evaluation
 ignore_class = IGNORE_CLASS  # boxes with this name mark regions where nothing is learned or counted
+unlabelled = 'background'  # 'ignore': somebody who has no label is neither learned as background nor counted
 skip_bad_files = False  # leave out files that have problems instead of stopping
 
 # network
@@ -109,6 +110,7 @@ def check(settings):
         raise UserError(f'scale={low},{high}: it takes the lowest and the highest factor, like (0.75, 1.6).')
     if not settings.train_split:
         raise UserError("train_split='': name the split to learn, like 'train'.")
+    require_one_of(settings, unlabelled=('background', 'ignore'))
     if settings.pretrained not in (None, False, True, 'backbone'):
         raise UserError(
             f"pretrained={settings.pretrained!r}: it is None, True (COCO's weights) or 'backbone' (ImageNet's)."

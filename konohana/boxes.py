@@ -27,6 +27,16 @@ def part_inside(boxes, regions):
     return intersection(boxes[:, None], regions) / box_area(boxes).clamp(min=1e-6)[:, None]
 
 
+def apart(boxes, labelled):
+    """n x 4 boxes, m x 4 labelled ones -> n bool: none of `labelled` is near.
+
+    Near is one that shares at least half of the area of the smaller box of the two: the same figure, a part of it, or
+    it and more.
+    """
+    smaller = torch.minimum(box_area(boxes)[:, None], box_area(labelled))
+    return (intersection(boxes[:, None], labelled) < 0.5 * smaller.clamp(min=1e-6)).all(dim=1)
+
+
 def paired_iou(a, b):
     """IoU of box i of `a` with box i of `b`; both n x 4 -> n in 0 to 1."""
     shared = intersection(a, b)

@@ -199,6 +199,18 @@ def require(settings, **ranges):
             raise UserError(f'{name}={value}: it must be a number from {low} {upper}.')
 
 
+def require_one_of(settings, **choices):
+    """Check texts: `require_one_of(settings, backend=('auto', 'torch'))`.
+
+    Raises:
+        UserError: naming the first variable whose value is no choice.
+    """
+    for name, known in choices.items():
+        value = getattr(settings, name)
+        if value not in known:
+            raise UserError(f'{name}={value!r:.100}: it is one of {", ".join(map(repr, known))}.')
+
+
 def _absolute(path, folder):
     """See `Settings.path`; a relative path starts at `folder`."""
     try:

@@ -225,3 +225,21 @@ def test_without_difficult_objects_nothing_changes():
     frames, detections = random_case(3)
     assert coco_ground_truth(frames, NAMES, detections) == coco_ground_truth(frames, NAMES)
     assert max(row['area'] for row in coco_ground_truth(frames, NAMES)['annotations']) < 360 * 640
+
+
+def test_somebody_unlabelled_is_no_mistake_of_finding_where_that_is_asked_for():
+    sample = frame([EASY], ['柚'])
+    half = [EASY[0], EASY[1], EASY[2], (EASY[1] + EASY[3]) / 2]  # a part of whoever is labelled
+    detections = found([NOWHERE, EASY, half], [1, 1, 1], [0.9, 0.8, 0.7])
+
+    def metrics(unlabelled):
+        at = metrics_at_threshold([sample], [detections], NAMES, 0.5, unlabelled=unlabelled)
+        return {**evaluate([sample], [detections], NAMES, unlabelled), **at}
+
+    before, after = metrics('background'), metrics('ignore')
+    assert before['AP50_agnostic'] == pytest.approx(0.5) and after['AP50_agnostic'] == pytest.approx(1)
+    assert before['precision'] == pytest.approx(1 / 3) and after['precision'] == pytest.approx(1 / 2)
+    # Whoever is called 柚 is labelled if it is 柚.
+    assert before['AP50'] == after['AP50'] == pytest.approx(0.5) and after['recall'] == 1
+    nobody = frame([], [])
+    assert metrics_at_threshold([nobody], [detections], NAMES, 0.5, unlabelled='ignore')['precision'] == 0

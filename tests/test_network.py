@@ -272,6 +272,34 @@ def test_nothing_is_learned_in_an_ignored_region():
     assert (logits.grad[0][inside] == 0).all() and (logits.grad[0][~inside] > 0).all()
 
 
+def test_somebody_unlabelled_is_no_background_where_that_is_asked_for():
+    points = grid(8, 12)
+    labelled = torch.tensor([[0.0, 0.0, 24.0, 64.0]])
+    # Somebody is seen, with a box around each point, at x from 16: first on the labelled one, then beside.
+    seen = points[:, 0] > 16
+    logits = torch.where(seen, 2.0, -2.0)[None].requires_grad_()
+    predictions = {
+        'objectness': logits,
+        'quality': torch.zeros(1, len(points)),
+        'names': torch.zeros(1, len(points), 3),
+        'boxes': torch.cat([points - 9, points + 9], dim=1)[None],
+        'points': points,
+    }
+    target = {'boxes': labelled, 'labels': torch.tensor([1])}
+
+    def gradients(unlabelled):
+        logits.grad = None
+        losses = detection_losses(predictions, [target], TaskAlignedAssigner(), [(64, 96)], unlabelled)
+        losses['loss_objectness'].backward()
+        return logits.grad[0].clone()
+
+    before, after = gradients('background'), gradients('ignore')
+    apart = points[:, 0] > 24
+    assert (before[apart] > 0).all() and (after[apart] == 0).all()
+    # Beside the label, and where nobody is seen, all is learned as ever.
+    assert torch.equal(before[~apart], after[~apart]) and (after[~seen] != 0).all()
+
+
 def test_a_side_that_runs_out_of_the_picture_is_right_however_far():
     truth = torch.tensor([[10.0, 0.0, 40.0, 63.0], [50.0, 20.0, 80.0, 64.0]])
     boxes = torch.tensor([[12.0, -30.0, 38.0, 90.0], [-5.0, -7.0, 120.0, 50.0]], requires_grad=True)

@@ -140,6 +140,17 @@ def test_runs_of_two_folders_do_not_share_their_logs(train, dataset, tmp_path):
     assert train(dataset, tmp_path, 'n_epoch=1', 'val_split=').returncode == 0
 
 
+def test_who_is_unlabelled_is_left_out_by_the_detector_that_can(train, dataset, tmp_path):
+    done = train(dataset, tmp_path, 'n_epoch=1', 'unlabelled=ignore')
+    assert done.returncode == 0 and 'val AP' in done.stdout, done.stderr
+    for overrides, text in (
+        (('detector=yolof', 'backbone=resnet18'), "unlabelled='ignore': only detector=konohana"),
+        (('unlabelled=nobody',), "unlabelled='nobody': it is one of 'background', 'ignore'."),
+    ):
+        done = train(dataset, tmp_path / 'other', 'n_epoch=1', 'unlabelled=ignore', *overrides)
+        assert done.returncode == 2 and done.stderr.startswith(f'Error: {text}'), done.stderr
+
+
 def test_deleting_the_files_starts_afresh(train, dataset, tmp_path):
     assert train(dataset, tmp_path, 'n_epoch=1').returncode == 0
     for name in ('net.pt', 'optim.pt', 'iter.txt'):

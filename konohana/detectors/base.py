@@ -106,6 +106,14 @@ class Detector(nn.Module):
         """The parameters that published weights start, as a list: they learn at `backbone_lr` times the rate."""
         return list(self.backbone.parameters())
 
+    def ignore_unlabelled(self):
+        """Take somebody whom nobody labelled for nothing to learn from, instead of background.
+
+        Raises:
+            UserError: this detector cannot.
+        """
+        raise UserError("unlabelled='ignore': only detector=konohana learns so. Leave it 'background'.")
+
     def adapt_weights(self, state):
         """Translate the weights of a variant of this detector: state dict -> state dict that fits this one."""
         return state

@@ -160,12 +160,13 @@ def _run_cocoeval(truth, results, kind, by_class):
     return evaluation
 
 
-def compute_coco_metrics(truth, results, kind, class_names):
+def compute_coco_metrics(truth, results, kind, class_names, agnostic_results=None):
     """COCO's metrics of boxes or masks.
 
     Args:
         truth: see `coco_ground_truth`. results: see `coco_results`.
         kind: 'bbox' or 'segm'. class_names: label k names class_names[k - 1].
+        agnostic_results: what to measure finding by; None for `results`.
 
     Returns:
         dict of `COCO_NUMBERS`, `AP50_per_class` (name -> AP50), `AP50_agnostic` and `AP75_agnostic`; 0 to 1, nan where
@@ -179,7 +180,8 @@ def compute_coco_metrics(truth, results, kind, class_names):
         name: _known(precision[:, i].mean()) if i < precision.shape[1] else float('nan')
         for i, name in enumerate(class_names)
     }
-    agnostic = _run_cocoeval(truth, results, kind, by_class=False).eval['precision']
+    agnostic_results = results if agnostic_results is None else agnostic_results
+    agnostic = _run_cocoeval(truth, agnostic_results, kind, by_class=False).eval['precision']
     metrics['AP50_agnostic'], metrics['AP75_agnostic'] = (_known(values.mean()) for values in agnostic)
     return metrics
 

@@ -5,6 +5,11 @@ detections hold them encoded: `rles`, a list of compressed RLEs (see masks.py) i
 
 An object that its labels call difficult is neither hit nor miss in any of these metrics: finding it, however often, is
 no mistake, and missing it costs nothing.
+
+Where labels are not complete, `unlabelled='ignore'` leaves out detections that are `boxes.apart` from all labels
+before finding is measured (AP of found, precision, recall, F1): somebody may be there whom nobody labelled. Detections
+of nobody far from all labels cannot be told from these, so they do not count either. Metrics by name count all
+detections: whoever has one of the names is labelled.
 """
 
 from collections import Counter
@@ -13,17 +18,19 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from konohana.boxes import apart
 from konohana.cast import ROMANISED
 from konohana.evaluation.coco_metrics import COCO_NUMBERS, coco_ground_truth, coco_results, compute_coco_metrics
 from konohana.evaluation.voc_metrics import drop_ignored, voc_matches, voc_mean
 
 
-def evaluate(samples, detections, class_names):
+def evaluate(samples, detections, class_names, unlabelled='background'):
     """All metrics of detections against labels.
 
     Args:
         samples: list of `Sample`. detections: one dict of `boxes` (n x 4), `labels` (n), `scores` (n) and maybe `rles`
             or `masks` for each, in pixels of the picture file. class_names: label k names class_names[k - 1].
+        unlabelled: 'background' or 'ignore', see above.
 
     Returns:
         dict: the twelve numbers of `COCO_NUMBERS`; `AP50_per_class` (name -> AP50); `AP50_agnostic` and `AP75_agnostic`
@@ -34,7 +41,11 @@ def evaluate(samples, detections, class_names):
     """
     truth = coco_ground_truth(samples, class_names, detections)
     results = coco_results(detections)
-    metrics = compute_coco_metrics(truth, results, 'bbox', class_names)
+    of_labelled = results
+    if unlabelled == 'ignore':
+        rows = zip(detections, samples, strict=True)
+        of_labelled = coco_results([drop_unlabelled(found, sample.boxes) for found, sample in rows])
+    metrics = compute_coco_metrics(truth, results, 'bbox', class_names, of_labelled)
     count = Counter(name for sample in samples for name in np.array(sample.names, object)[~sample.difficult])
     metrics['objects_per_class'] = {name: count[name] for name in class_names}
     matches = voc_matches(samples, detections, class_names, iou_threshold=0.5)
@@ -42,19 +53,30 @@ def evaluate(samples, detections, class_names):
     metrics['VOC12_mAP'] = voc_mean(matches, eleven_points=False)
     has_masks = all('rles' in found or 'masks' in found for found in detections)
     if has_masks and all(sample.masks is not None and sample.has_masks for sample in samples):
-        of_masks = compute_coco_metrics(truth, results, 'segm', class_names)
+        of_masks = compute_coco_metrics(truth, results, 'segm', class_names, of_labelled)
         metrics.update({f'mask_{name}': value for name, value in of_masks.items()})
     return metrics
 
 
-def metrics_at_threshold(samples, detections, class_names, threshold, iou_threshold=0.5):
+def drop_unlabelled(found, boxes):
+    """Leave out the detections (dict of tensors and lists of n) that are `apart` from all labelled boxes (m x 4)."""
+    keep = ~apart(found['boxes'].float(), torch.as_tensor(boxes))
+    return {
+        key: value[keep]
+        if isinstance(value, torch.Tensor)
+        else [v for v, near in zip(value, keep, strict=True) if near]
+        for key, value in found.items()
+    }
+
+
+def metrics_at_threshold(samples, detections, class_names, threshold, iou_threshold=0.5, unlabelled='background'):
     """What a viewer sees at one threshold: who is found, what is drawn in error, who gets the right name.
 
     Detections of at least `threshold`, best first, each take the free object that they overlap most, whatever its name.
     One that finds no free object but a difficult one, or is mostly in an ignored region, does not count.
 
     Args:
-        samples, detections, class_names: see `evaluate`. threshold: lowest score, 0 to 1.
+        samples, detections, class_names, unlabelled: see `evaluate`. threshold: lowest score, 0 to 1.
         iou_threshold: the lowest IoU of a hit.
 
     Returns:
@@ -63,6 +85,8 @@ def metrics_at_threshold(samples, detections, class_names, threshold, iou_thresh
     n_found = n_drawn = n_named = n_objects = 0
     for sample, found in zip(samples, detections, strict=True):
         found = drop_ignored(found, sample.ignored)
+        if unlabelled == 'ignore':
+            found = drop_unlabelled(found, sample.boxes)
         keep = found['scores'] >= threshold
         found = {key: value[keep] for key, value in found.items()}
         pairs, excused = _match(found, sample, iou_threshold)
@@ -98,15 +122,15 @@ def _match(found, sample, iou_threshold):
     return pairs, excused
 
 
-def report_metrics(samples, detections, class_names, threshold):
+def report_metrics(samples, detections, class_names, threshold, unlabelled='background'):
     """All metrics of detections against labels as text, see `evaluate` and `metrics_at_threshold`.
 
     Names in `samples` that the detector does not know are said first; such characters can be found, but not named.
     """
     unknown = sorted({name for sample in samples for name in sample.names} - set(class_names))
     class_names = [*class_names, *unknown]
-    at = metrics_at_threshold(samples, detections, class_names, threshold)
-    lines = [format_metrics(evaluate(samples, detections, class_names), _with_romanised)]
+    at = metrics_at_threshold(samples, detections, class_names, threshold, unlabelled=unlabelled)
+    lines = [format_metrics(evaluate(samples, detections, class_names, unlabelled), _with_romanised)]
     if unknown:
         names = ', '.join(unknown)
         lines.insert(0, f'These weights do not know {names}: such characters can be found here, but not named.')

@@ -64,6 +64,8 @@ def build(settings, device):
     model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
     if settings.only_second_look:
         learn_only_second_look(model, settings)
+    if settings.unlabelled == 'ignore':
+        model.ignore_unlabelled()
     loader = make_loader(settings, frames, model.wants_masks, device)
     model = model.to(device, memory_format=torch.channels_last)
     if settings.amp:

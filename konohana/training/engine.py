@@ -90,7 +90,7 @@ def judge(training, settings, log):
     """Evaluate the averaged weights on val, keep them if they are the best so far, log -> dict of metrics."""
     run, val_set = training.run, training.val_set
     detections = predict_dataset(run.ema.model, val_set, progress=settings.progress)
-    run.metrics = evaluate(val_set.frames, detections, val_set.class_names)
+    run.metrics = evaluate(val_set.frames, detections, val_set.class_names, settings.unlabelled)
     run.save_best(run.metrics['AP'])
     log.metrics(run.metrics, run.iteration)
     log.pictures(val_set, detections, run.iteration)

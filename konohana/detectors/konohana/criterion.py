@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 
 from konohana import distributed
-from konohana.boxes import paired_iou, points_in_boxes
+from konohana.boxes import apart, paired_iou, points_in_boxes
 
 WEIGHTS = {'loss_objectness': 1.0, 'loss_quality': 0.5, 'loss_box': 7.5, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
+SOMEBODY = 0.5  # objectness from which a point far from all labels sees somebody unlabelled
 EDGE = 4.0  # pixels; a side this close to the edge of the picture lies on it
 
 
@@ -34,7 +35,7 @@ def edges_reached(boxes, true_boxes, img_hw):
     return torch.cat([low, high], dim=1)
 
 
-def detection_losses(predictions, targets, assigner, image_sizes):
+def detection_losses(predictions, targets, assigner, image_sizes, unlabelled='background'):
     """Losses of a batch.
 
     Args:
@@ -43,6 +44,10 @@ def detection_losses(predictions, targets, assigner, image_sizes):
             of the batch.
         assigner: see `TaskAlignedAssigner`.
         image_sizes: N pairs (height, width) of the pictures within the batch.
+        unlabelled: 'ignore' leaves out points that see somebody whom nobody labelled: their objectness is at least
+            `SOMEBODY`, and their box is `apart` from all labelled ones. 'background' takes them for mistakes. (A simple
+            form of Zhang et al. 2020, Solving Missing-Annotation Object Detection with Background Recalibration Loss,
+            https://arxiv.org/abs/2002.05274.)
 
     Returns:
         dict of scalars, weighted by `WEIGHTS`: `loss_objectness` (binary cross-entropy with the assigner's soft
@@ -58,10 +63,14 @@ def detection_losses(predictions, targets, assigner, image_sizes):
         boxes = predictions['boxes'][i]
         true_boxes = target['boxes']
         visible = clip_boxes_to_image(boxes.detach(), image_sizes[i])
-        index, soft_target = assigner(predictions['objectness'][i].sigmoid(), visible, points, true_boxes)
+        objectness = predictions['objectness'][i].detach().sigmoid()
+        index, soft_target = assigner(objectness, visible, points, true_boxes)
         positive = index >= 0
         soft_targets.append(soft_target)
-        counted.append(positive | ~points_in_boxes(points, target.get('ignored', true_boxes[:0])))
+        left_out = points_in_boxes(points, target.get('ignored', true_boxes[:0]))
+        if unlabelled == 'ignore':
+            left_out |= (objectness >= SOMEBODY) & apart(visible, true_boxes)
+        counted.append(positive | ~left_out)
         chosen['weight'].append(soft_target[positive])
         true_box = true_boxes[index[positive]]
         chosen['box'].append(edges_reached(boxes[positive], true_box, image_sizes[i]))

@@ -51,6 +51,7 @@ class Konohana(Detector):
     channels_last = True  # halves the time of depthwise convolutions on a CPU
     class_layers = ('name_layer.', 'second_look.centres')
     maps = ('objectness', 'quality')
+    unlabelled = 'background'
     has_raw_outputs = True
     only_second_look = False  # see `learn_only_second_look`
 
@@ -158,6 +159,10 @@ class Konohana(Detector):
             return f' Its second look starts from scratch ({error}).'
         return " Its second look starts from EfficientNet-Lite0's ImageNet weights (Apache-2.0)."
 
+    def ignore_unlabelled(self):
+        """Learn nothing where the network sees somebody far from all labels, see `detection_losses`."""
+        self.unlabelled = 'ignore'
+
     def adapt_weights(self, state):
         """Weights of the plain network for a Res2 one: each group's convolution takes its channels' kernels.
 
@@ -191,7 +196,7 @@ class Konohana(Detector):
         ]
 
     def losses(self, outputs, targets, sizes, batch=None):
-        losses = detection_losses(self.decode(outputs), targets, self.assigner, sizes)
+        losses = detection_losses(self.decode(outputs), targets, self.assigner, sizes, self.unlabelled)
         if self.second_look is not None:
             losses['loss_second_look'] = second_look_loss(self.second_look, batch, targets)
         return losses
