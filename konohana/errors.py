@@ -19,6 +19,11 @@ def printable(text):
     return ''.join(c.encode('unicode_escape').decode() if _controls(c) else c for c in str(text))
 
 
+def count(number, what, several=None):
+    """`number` and what is counted, as people say it: '1 frame', '2 frames'; `several` where the plural has no s."""
+    return f'{number} {what if number == 1 else several or what + "s"}'
+
+
 def _controls(c):
     # Cc: control characters, Cs: lone surrogates, Zl and Zp: line ends of Unicode; then the marks of writing direction.
     return (
