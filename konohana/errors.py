@@ -1,5 +1,6 @@
 """What goes wrong through no fault of this program, and text that is safe to print."""
 
+import contextlib
 import unicodedata
 
 
@@ -8,6 +9,15 @@ class UserError(Exception):
 
     The text names the file (and line or frame), what is wrong and what to do.
     """
+
+
+@contextlib.contextmanager
+def noting(problems, path):
+    """Add a UserError of the block to the list `problems`, as (path, error), and go on after the block."""
+    try:
+        yield
+    except UserError as error:
+        problems.append((path, error))
 
 
 def printable(text):
