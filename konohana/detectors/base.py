@@ -13,7 +13,8 @@ class Detector(nn.Module):
     `boxes`, `labels`, `scores` and maybe `masks`; `model(images, with_maps=True)` adds the maps named in `maps`.
     `images` is a list of float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes` (n x 4; x1, y1,
     x2, y2 in pixels), `labels` (n, int64; 1 is the first class) and maybe `ignored` (m x 4: nothing is learned there)
-    and `masks`.
+    and `masks`. `model(images, pictures=...)` takes the second look, of a detector that has one, at larger versions of
+    the same pictures.
 
     A subclass has a `transform` (a `FrameTransform`) and three methods, `raw_outputs`, `losses` and `detections`, or a
     `forward` of its own. It sets what differs from these defaults:
@@ -26,6 +27,7 @@ class Detector(nn.Module):
         maps: names of the maps (h x w, 0 to 1) that `with_maps=True` adds to each detection.
         has_raw_outputs: `raw_outputs` is its network alone: no transform, no post-processing.
         takes_bytes: pictures may also be uint8, 0 to 255.
+        looks_again: names come from a second look at each person too, and detections have `embeddings`.
         backend: what computes its network: 'torch', 'onnxruntime' or 'openvino'.
         class_names, img_hw: set when a weights file is loaded.
     """
@@ -37,11 +39,12 @@ class Detector(nn.Module):
     maps = ()
     has_raw_outputs = False
     takes_bytes = False
+    looks_again = False
     backend = 'torch'
     class_names = ()
     img_hw = None
 
-    def forward(self, images, targets=None, with_maps=False):
+    def forward(self, images, targets=None, with_maps=False, pictures=None):
         if self.training:
             self.check(targets)
         sizes = [tuple(image.shape[-2:]) for image in images]
@@ -52,7 +55,8 @@ class Detector(nn.Module):
         outputs = self.raw_outputs(tensors)
         if self.training:
             return self.losses(outputs, targets, batch.image_sizes, tensors)
-        return self.detections(outputs, batch.image_sizes, sizes, with_maps)
+        detections = self.detections(outputs, batch.image_sizes, sizes, with_maps)
+        return self.look_again(detections, images, images if pictures is None else pictures)
 
     def check(self, targets):
         """Check the targets of a training step.
@@ -101,6 +105,17 @@ class Detector(nn.Module):
             N dicts, in pixels of the images as given.
         """
         raise NotImplementedError
+
+    def look_again(self, detections, images, pictures, look=None):
+        """Detections whose names a second look has settled, of a detector that takes one; else as they are.
+
+        Args:
+            detections: N dicts, in pixels of the images. images: N pictures as given.
+            pictures: N pictures of the same, at a higher resolution where there is one: 3 x H x W, uint8 or float.
+            look: what computes the second look: function of (picture, n x 4 boxes in its pixels) -> (embeddings, logits).
+                None: the detector itself.
+        """
+        return detections
 
     def backbone_parameters(self):
         """The parameters that published weights start, as a list: they learn at `backbone_lr` times the rate."""

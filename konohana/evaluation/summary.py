@@ -89,9 +89,9 @@ def metrics_at_threshold(samples, detections, class_names, threshold, iou_thresh
             found = drop_unlabelled(found, sample.boxes)
         keep = found['scores'] >= threshold
         found = {key: value[keep] for key, value in found.items()}
-        pairs, excused = match(found, sample, iou_threshold)
+        pairs, excused = _match(found, sample, iou_threshold)
         n_objects += int((~sample.difficult).sum())
-        n_drawn += len(found['scores']) - len(excused)
+        n_drawn += len(found['scores']) - excused
         n_found += len(pairs)
         n_named += sum(class_names[found['labels'][i] - 1] == sample.names[j] for i, j in pairs)
     precision, recall = n_found / max(n_drawn, 1), n_found / max(n_objects, 1)
@@ -103,14 +103,14 @@ def metrics_at_threshold(samples, detections, class_names, threshold, iou_thresh
     }
 
 
-def match(found, sample, iou_threshold):
-    """One picture -> (pairs of a detection and the object it finds, the detections that fall on difficult ones).
+def _match(found, sample, iou_threshold):
+    """One picture -> (pairs of a detection and the object it finds, number of detections that fall on difficult ones).
 
-    See `metrics_at_threshold`. The best detections choose first, so those of a higher threshold have the same pairs.
+    See `metrics_at_threshold`.
     """
     overlaps = box_iou(found['boxes'].float(), torch.as_tensor(sample.boxes))
     difficult = torch.as_tensor(sample.difficult)
-    free, pairs, excused = ~difficult, [], []
+    free, pairs, excused = ~difficult, [], 0
     for i in found['scores'].argsort(descending=True).tolist():
         hits = overlaps[i] >= iou_threshold
         if (hits & free).any():
@@ -118,7 +118,7 @@ def match(found, sample, iou_threshold):
             free[best] = False
             pairs.append((i, best))
         elif (hits & difficult).any():
-            excused.append(i)
+            excused += 1
     return pairs, excused
 
 

@@ -20,6 +20,8 @@ from torchvision.transforms.v2 import functional as TF
 from konohana import files
 from konohana.detectors.base import Detector
 from konohana.detectors.fusing import fuse_batch_norms
+from konohana.detectors.konohana.naming import resized_crops
+from konohana.detectors.konohana.second_look import SIDE
 from konohana.errors import UserError, printable
 from konohana.onnx import export, metadata, runtime
 
@@ -61,7 +63,7 @@ def accelerate(model, path, backend='auto'):
         return model
     for name in wanted:
         try:
-            return Accelerated(model, name, _opened(model, Path(path), name))
+            return Accelerated(model, name, *_opened(model, Path(path), name))
         except UserError as error:
             if backend != 'auto':
                 raise UserError(f'backend={backend!r}: {error}') from None
@@ -89,14 +91,16 @@ class Accelerated(Detector):
 
     Args:
         model: the detector, on the CPU. backend: the runtime's name. run: function of a uint8 tensor 1 x h x w x 3 ->
-            dict of the maps of `raw_outputs`.
+            dict of the maps of `raw_outputs`. run_look: the same of a crop -> dict of `embeddings` and `logits`, of a
+        detector that takes a second look.
     """
 
     takes_bytes = True
 
-    def __init__(self, model, backend, run):
+    def __init__(self, model, backend, run, run_look=None):
         super().__init__()
-        self.model, self.backend, self.run = model, backend, run
+        self.model, self.backend, self.run, self.run_look = model, backend, run, run_look
+        self.looks_again = model.looks_again
         self.transform, self.maps = model.transform, model.maps
         self.class_names, self.img_hw = model.class_names, model.img_hw
         self.lock = threading.Lock()  # a runtime's request is for one thread at a time
@@ -106,59 +110,89 @@ class Accelerated(Detector):
         return self.model.backbone_parameters()
 
     @torch.inference_mode()
-    def forward(self, images, targets=None, with_maps=False):
+    def forward(self, images, targets=None, with_maps=False, pictures=None):
         """List of 3 x H x W RGB, uint8 or float 0 to 1 -> list of detections."""
         if self.training:
             raise ValueError(f"{self.backend} does not train: load the weights with backend='torch'")
-        return [self.detect(image, with_maps) for image in images]
+        pictures = images if pictures is None else pictures
+        return [self.detect(image, picture, with_maps) for image, picture in zip(images, pictures, strict=True)]
 
-    def detect(self, image, with_maps=False):
-        """One picture -> its detections."""
-        original, size = tuple(image.shape[-2:]), list(self.transform.size_of(*image.shape[-2:]))
+    def detect(self, image, picture, with_maps=False):
+        """One picture, and the same again, maybe larger -> its detections."""
+        given, original, size = image, tuple(image.shape[-2:]), list(self.transform.size_of(*image.shape[-2:]))
         if size != list(original):
             image = TF.resize(image, size, antialias=True)
-        if image.dtype != torch.uint8:
-            image = (image * 255).round().clamp(0, 255).byte()
-        frame = image.cpu().permute(1, 2, 0).contiguous()[None]
+        frame = as_bytes(image).cpu().permute(1, 2, 0).contiguous()[None]
         with self.lock:
             outputs = self.run(frame)
-        return self.model.detections(outputs, [tuple(size)], [original], with_maps)[0]
+        detections = self.model.detections(outputs, [tuple(size)], [original], with_maps)
+        return self.model.look_again(detections, [given], [picture], self.look)[0]
+
+    def look(self, picture, boxes):
+        """The second look of the runtime, see `Konohana.look`."""
+        crops = as_bytes(resized_crops(picture.cpu(), boxes)).permute(0, 2, 3, 1)
+        with self.lock:
+            found = [self.run_look(crop.contiguous()[None]) for crop in crops]
+        return tuple(torch.cat([one[key] for one in found]) for key in ('embeddings', 'logits'))
+
+
+def as_bytes(image):
+    """A picture as uint8, of uint8 or float 0 to 1."""
+    return image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).byte()
 
 
 def _opened(model, path, name):
-    """A runtime's function that computes a detector's network; a graph that is kept and damaged is written again."""
-    kept = _kept(path)
+    """A runtime's functions that compute a detector's network and, if it takes one, its second look (else None)."""
+    run = _from_graph(
+        path, '', lambda graph: _started(name, graph, model), lambda: export.export_frames(fuse_batch_norms(model))
+    )
+    if not model.looks_again:
+        return run, None
+    return run, _from_graph(
+        *(path, 'look.'),
+        lambda graph: _started_look(name, graph),
+        lambda: export.export_look(fuse_batch_norms(model)),
+    )
+
+
+def _from_graph(path, part, start, make):
+    """What `start` makes of a graph: of the one that is kept, or, if there is none or it is damaged, of a new one.
+
+    path: the weights file. part: which of its graphs, '' for the network. start: function of bytes. make: function that
+    gives the graph's bytes.
+    """
+    kept = _kept(path, part)
     if kept:
         with contextlib.suppress(UserError):
-            return _started(name, files.read_bytes(kept), model)
-    data = export.export_frames(fuse_batch_norms(model))
-    run = _started(name, data, model)
-    _keep(data, path)
+            return start(files.read_bytes(kept))
+    data = make()
+    run = start(data)
+    _keep(data, path, part)
     return run
 
 
-def _name_of(path):
-    """The name of the graph of a weights file."""
+def _name_of(path, part=''):
+    """The name of a graph of a weights file."""
     made_by = f'{VERSION} {torch.__version__}'.encode()
-    return f'.{path.stem}.{hashlib.sha256(made_by + files.read_bytes(path)).hexdigest()[:16]}.onnx'
+    return f'.{path.stem}.{part}{hashlib.sha256(made_by + files.read_bytes(path)).hexdigest()[:16]}.onnx'
 
 
 def _folders(path):
-    """Folders in which the graph of a weights file may be, the preferred one first."""
+    """Folders in which the graphs of a weights file may be, the preferred one first."""
     cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
     return path.parent, Path(cache).expanduser() / 'konohana'
 
 
-def _kept(path):
-    """The graph of a weights file that was written before, or None."""
-    candidates = (folder / _name_of(path) for folder in _folders(path))
+def _kept(path, part=''):
+    """A graph of a weights file that was written before, or None."""
+    candidates = (folder / _name_of(path, part) for folder in _folders(path))
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _keep(data, path):
-    """Write the graph of a weights file where it can be written; without such a place it is made again next time."""
+def _keep(data, path, part=''):
+    """Write a graph of a weights file where it can be written; without such a place it is made again next time."""
     beside, cache = _folders(path)
-    name = _name_of(path)
+    name = _name_of(path, part)
     try:
         files.write_bytes(beside / name, data)
     except UserError:
@@ -167,7 +201,7 @@ def _keep(data, path):
         return
     # Those of weights that were here before.
     for old in beside.iterdir():
-        if old.name != name and re.fullmatch(re.escape(f'.{path.stem}.') + r'[0-9a-f]{16}\.onnx', old.name):
+        if old.name != name and re.fullmatch(re.escape(f'.{path.stem}.{part}') + r'[0-9a-f]{16}\.onnx', old.name):
             with contextlib.suppress(OSError):
                 old.unlink()
 
@@ -219,20 +253,39 @@ def _openvino(graph, usual):
 def _started(name, graph, model):
     """A runtime's function of a detector's graph, after the first frame; UserError if it cannot, or the maps differ."""
     size = tuple(model.transform.size_of(*model.img_hw))
-    try:
+    with _first_run():
         run = OPENERS[name](graph, size)
         outputs = run(torch.zeros(1, *size, 3, dtype=torch.uint8))
         model.detections(outputs, [size], [size])
-        finite = all(values.isfinite().all() for values in outputs.values())
+        _check_finite(outputs)
+    return run
+
+
+def _started_look(name, graph):
+    """A runtime's function of the graph of a second look; see `_started`."""
+    with _first_run():
+        run = OPENERS[name](graph, (SIDE, SIDE))
+        outputs = run(torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8))
+        _check_finite({key: outputs[key] for key in ('embeddings', 'logits')})
+    return run
+
+
+@contextlib.contextmanager
+def _first_run():
+    """What goes wrong in the block as a UserError."""
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:
         # Each runtime has exceptions of its own.
         reason = printable(' '.join(str(error).split())[:150])
         raise UserError(f'the exported network cannot be computed ({reason}).') from None
-    if not finite:
+
+
+def _check_finite(outputs):
+    if not all(values.isfinite().all() for values in outputs.values()):
         raise UserError('the exported network gives NaN or infinity.')
-    return run
 
 
 OPENERS = {'openvino': _openvino, 'onnxruntime': _onnxruntime}  # the fastest first, see docs/speed.md

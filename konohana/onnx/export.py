@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from konohana import files
+from konohana.detectors.konohana.second_look import SIDE
 from konohana.errors import UserError
 from konohana.onnx.metadata import describe, optional
 
@@ -73,6 +74,17 @@ class _Frames(nn.Module):
         return tuple(self.model.raw_outputs(batch).values())
 
 
+class _Crops(nn.Module):
+    """Crops as bytes, n x SIDE x SIDE x 3 -> (embeddings, logits) of the second look."""
+
+    def __init__(self, second_look):
+        super().__init__()
+        self.second_look = second_look
+
+    def forward(self, crops):
+        return self.second_look(crops.permute(0, 3, 1, 2).float() / 255)
+
+
 def export(model, path, detector, options, picture, post_processing=True):
     """Write a detector as an ONNX file.
 
@@ -92,6 +104,11 @@ def export(model, path, detector, options, picture, post_processing=True):
     path = Path(path)
     if path.suffix.lower() != '.onnx':
         raise UserError(f'{path}: an ONNX file is written. Give it the ending .onnx.')
+    if not post_processing and model.looks_again:
+        raise UserError(
+            'post_processing=False: these weights take a second look at the people that post-processing finds, so they '
+            'are exported with it only: post_processing=True.'
+        )
     if not post_processing and not model.has_raw_outputs:
         raise UserError(
             f'detector={detector!r}: it has no raw outputs of its own, so it is exported with its post-processing '
@@ -157,6 +174,20 @@ def export_frames(model):
     dynamic = {name: {0: 'n', 2: f'{name}_height', 3: f'{name}_width'} for name in names}
     dynamic['frames'] = {0: 'n', 1: 'height', 2: 'width'}
     return export_graph(_Frames(model).eval(), example, names, dynamic)
+
+
+def export_look(model):
+    """The second look of a detector as an ONNX graph that takes crops as bytes: what `backends` runs.
+
+    Its input `frames` is uint8 n x SIDE x SIDE x 3, RGB; the outputs are `embeddings` (n x d) and `logits`.
+
+    Args, returns, raises: see `export_frames`.
+    """
+    names = ['embeddings', 'logits']
+    dynamic = {name: {0: 'n'} for name in ('frames', *names)}
+    example = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        return export_graph(_Crops(model.second_look).eval(), example, names, dynamic)
 
 
 def export_graph(network, frames, names, dynamic=None):

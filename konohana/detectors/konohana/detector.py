@@ -7,6 +7,7 @@ from konohana.detectors.base import Detector
 from konohana.detectors.konohana.assigner import TaskAlignedAssigner
 from konohana.detectors.konohana.criterion import detection_losses
 from konohana.detectors.konohana.lite0 import start_from_lite0
+from konohana.detectors.konohana.naming import look_again, resized_crops
 from konohana.detectors.konohana.network import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -18,7 +19,7 @@ from konohana.detectors.konohana.network import (
     make_tower,
 )
 from konohana.detectors.konohana.postprocess import postprocess
-from konohana.detectors.konohana.second_look import SecondLook, second_look_loss
+from konohana.detectors.konohana.second_look import SecondLook, crop, second_look_loss
 from konohana.detectors.transform import FrameTransform
 from konohana.errors import UserError
 
@@ -40,8 +41,9 @@ class Konohana(Detector):
     (m x 4: nothing is learned there).
 
     Evaluation: `model(images)` -> list of dicts `boxes` (n x 4, in pixels of the image given), `labels` (n), `scores`
-    (n, 0 to 1, descending), `probabilities` (n x n_classes, of the names). `model(images, with_maps=True)` adds
-    `objectness` and `quality`, maps h x w, 0 to 1.
+    (n, 0 to 1, descending), `probabilities` (n x n_classes, of the names) and, with a second look, `embeddings`
+    (n x 64, see `naming.look_again`). `model(images, with_maps=True)` adds `objectness` and `quality`, maps h x w, 0 to
+    1.
 
     Raises:
         UserError: an attention or activation that does not exist.
@@ -78,6 +80,7 @@ class Konohana(Detector):
         self.name_layer = nn.Conv2d(NECK_CHANNELS, n_classes, 1)
         self.distance_scale = nn.Parameter(torch.ones(()))
         self.second_look = SecondLook(n_classes, activation) if second_look else None
+        self.looks_again = second_look
         self.assigner = TaskAlignedAssigner()
         for layer in (self.find_layer, self.name_layer):
             nn.init.normal_(layer.weight, std=0.01)
@@ -116,12 +119,12 @@ class Konohana(Detector):
             'points': points,
         }
 
-    def forward(self, images, targets=None, with_maps=False):
+    def forward(self, images, targets=None, with_maps=False, pictures=None):
         if self.training and self.only_second_look:
             self.check(targets)
             batch, targets = self.transform(images, targets)
             return {'loss_second_look': second_look_loss(self.second_look, batch.tensors, targets)}
-        return super().forward(images, targets, with_maps)
+        return super().forward(images, targets, with_maps, pictures)
 
     def learn_only_second_look(self):
         """From now on training changes the second look alone; all else stays as it is.
@@ -209,3 +212,25 @@ class Konohana(Detector):
                 shown = outputs['find'][i, :2, :rows, :columns].float().sigmoid()
                 detections[i].update(zip(self.maps, shown, strict=True))
         return self.transform.postprocess(detections, sizes, original_sizes)
+
+    def look(self, picture, boxes):
+        """3 x H x W, RGB, uint8 or float 0 to 1, and n x 4 boxes in its pixels -> (embeddings n x 64, logits)."""
+        # In an exported graph boxes are no numbers that could cut out slices; on a GPU each slice would wait for them.
+        if torch.jit.is_tracing() or picture.is_cuda:
+            crops = crop(as_floats(picture), boxes)
+        else:
+            crops = as_floats(resized_crops(picture, boxes))
+        return self.second_look(crops)
+
+    def look_again(self, detections, images, pictures, look=None):
+        if self.second_look is None:
+            return detections
+        return [
+            look_again(found, image.shape[-2:], picture, look or self.look)
+            for found, image, picture in zip(detections, images, pictures, strict=True)
+        ]
+
+
+def as_floats(image):
+    """uint8, or float 0 to 1 -> float 0 to 1."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image

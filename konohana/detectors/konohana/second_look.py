@@ -12,7 +12,7 @@ NormFace, https://arxiv.org/abs/1704.06369). So people may also be told apart by
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.ops import roi_align
+from torchvision.ops import clip_boxes_to_image, roi_align
 
 from konohana.detectors.konohana.network import BLOCKS, ConvNorm, InvertedResidual
 
@@ -68,12 +68,14 @@ def crop(image, boxes):
     Returns:
         n x 3 x SIDE x SIDE, 0 to 1: each box with MARGIN around it, as far as the picture reaches.
     """
-    height, width = image.shape[-2:]
-    around = MARGIN * (boxes[:, 2:] - boxes[:, :2])
-    low = (boxes[:, :2] - around).clamp(min=0)
-    high = torch.minimum(boxes[:, 2:] + around, boxes.new_tensor([width, height]))
     # Every pixel of the region counts: roi_align takes as many samples as it needs.
-    return roi_align(image[None], [torch.cat([low, high], dim=1)], SIDE, aligned=True)
+    return roi_align(image[None], [regions(boxes, *image.shape[-2:])], SIDE, aligned=True)
+
+
+def regions(boxes, height, width):
+    """n x 4 boxes of a picture of this size -> n x 4: what a crop shows of it."""
+    around = MARGIN * (boxes[:, 2:] - boxes[:, :2])
+    return clip_boxes_to_image(torch.cat([boxes[:, :2] - around, boxes[:, 2:] + around], dim=1), (height, width))
 
 
 def second_look_loss(second_look, batch, targets):
