@@ -1,8 +1,8 @@
 """Find and name characters in pictures. Edit the variables below, or set them: python _test.py pictures_in=my_frames
 
 Writes a sheet for each picture (frame, annotated frame, and the maps of a detector that has them, such as objectness
-and quality) and prints metrics, of masks too, where there are labels. Without a trained net.pt it uses the shipped
-weights.
+and quality) and prints metrics, of masks too, where there are labels. Beside the sheets it then also writes a page of
+all mistakes, and charts. Without a trained net.pt it uses the shipped weights.
 """
 
 from konohana.cast import IGNORE_CLASS
@@ -16,6 +16,7 @@ use_res2block = False  # if no weights file is named: net_det3.pt instead of net
 threshold = 0.5  # lowest score that is drawn, 0 to 1
 sheet = True  # True: panels at the detector's size; False: the annotated picture alone, at its own size
 test_out = ''  # folder of the pictures; '' is test_out, or test_out_det3 with use_res2block
+mistakes = True  # with labels: also write mistakes.html, confusion.png, precision_recall.png and f1.png
 results_json = ''  # COCO-style file of all detections, with masks where there are any; '' for none
 overwrite = False  # also replace files that this program did not write; inputs are never replaced
 label_names = {}  # other spellings to draw, like {'柚': 'Yuzu'}
@@ -35,8 +36,9 @@ def main(arguments=None):
     require_one_of(settings, unlabelled=('background', 'ignore'))
     # Imported here: PyTorch takes seconds, and --help should not.
     from konohana import default_weights, load, pictures
-    from konohana.errors import UserError
+    from konohana.errors import UserError, noting
     from konohana.evaluation.coco_metrics import write_sample_results
+    from konohana.evaluation.report import report_paths, write_report
     from konohana.evaluation.summary import report_metrics
     from konohana.files import claim
 
@@ -50,6 +52,9 @@ def main(arguments=None):
     out = settings.path(settings.test_out or ('test_out_det3' if settings.use_res2block else 'test_out'))
     outputs = pictures.output_paths([sample.path for sample in samples], out)
     pictures.claim_outputs(outputs, [*folders, *inputs], settings.overwrite)
+    with_report = settings.mistakes and not settings.pictures_in
+    if with_report:
+        pictures.claim_outputs(report_paths(out), [*folders, *inputs], settings.overwrite)
     results_json = settings.path(settings.results_json) if settings.results_json else None
     if results_json:
         claim(results_json, inputs, settings.overwrite, 'results_json')
@@ -61,11 +66,19 @@ def main(arguments=None):
     print(f'{len(samples) - n_left_out} annotated pictures are in {out}')
     if results_json:
         # The metrics are printed even if this cannot be written.
-        with pictures.noting(problems, results_json):
+        with noting(problems, results_json):
             write_sample_results(results_json, done, detections, model.class_names)
             print(f'All detections are in {results_json}')
     if not settings.pictures_in:
         print(report_metrics(done, detections, model.class_names, settings.threshold, settings.unlabelled))
+    if with_report:
+        sheets = dict(zip([sample.path for sample in samples], outputs, strict=True))
+        sheets = [sheets[sample.path] for sample in done]
+        options = {key: getattr(settings, key) for key in ('label_names', 'unlabelled', 'progress')}
+        options['font'] = font_of(settings)
+        lines, more = write_report(out, done, detections, model.class_names, settings.threshold, sheets, **options)
+        print('\n'.join(lines))
+        problems += more
     if problems:
         count = [f'{n_left_out} of {len(samples)} pictures were left out:'] if n_left_out else []
         raise UserError('\n'.join([*count, *pictures.problem_lines(problems)]))
@@ -95,6 +108,11 @@ def pictures_of(settings):
     return samples, {path.parent for path in paths}, [*paths, *label_files(root, settings.split)]
 
 
+def font_of(settings):
+    """The path of the font file to prefer, or None."""
+    return settings.path(settings.font) if settings.font else None
+
+
 def draw_function(settings, model):
     """What turns a picture and its detections into the picture to write."""
     from functools import partial
@@ -106,7 +124,7 @@ def draw_function(settings, model):
         'class_names': model.class_names,
         'label_names': settings.label_names,
         'threshold': settings.threshold,
-        'font': settings.path(settings.font) if settings.font else None,
+        'font': font_of(settings),
     }
     if settings.sheet:
         return partial(detection_sheet, img_hw=model.img_hw, maps=model.maps, **style)

@@ -1,5 +1,6 @@
 """What goes wrong through no fault of this program, and text that is safe to print."""
 
+import contextlib
 import unicodedata
 
 
@@ -10,6 +11,15 @@ class UserError(Exception):
     """
 
 
+@contextlib.contextmanager
+def noting(problems, path):
+    """Add a UserError of the block to the list `problems`, as (path, error), and go on after the block."""
+    try:
+        yield
+    except UserError as error:
+        problems.append((path, error))
+
+
 def printable(text):
     """`text` with each control character as an escape like \\x1b: names come from files that others may have made.
 
@@ -17,6 +27,11 @@ def printable(text):
     spaces and emoji stay.
     """
     return ''.join(c.encode('unicode_escape').decode() if _controls(c) else c for c in str(text))
+
+
+def count(number, what, several=None):
+    """`number` and what is counted, as people say it: '1 frame', '2 frames'; `several` where the plural has no s."""
+    return f'{number} {what if number == 1 else several or what + "s"}'
 
 
 def _controls(c):

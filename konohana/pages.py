@@ -29,7 +29,7 @@ What a template's script finds there:
 
 Classes of the style: `note` (pale text), `scroll` (a box around what may be wide), `strip` (a row of pictures or of
 buttons with pictures), `row` and `name` (a label at the left), `bar`. Colours that follow dark and light: `--line`,
-`--soft`, `--accent`. Pictures are data URLs (`data_url`) or files at relative addresses.
+`--soft`, `--accent`. Pictures are data URLs (`data_url`, `close_up`) or files at relative addresses.
 """
 
 import base64
@@ -38,9 +38,13 @@ import io
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from konohana import files
+
+LABELLED, FOUND = (255, 255, 255), (255, 140, 0)  # the frames of a close-up: of a label, of a detection
 
 
 def filled(template, data, title=''):
@@ -69,3 +73,30 @@ def data_url(picture, height=120):
     file = io.BytesIO()
     picture.convert('RGB').resize((width, height)).save(file, 'JPEG', quality=80)
     return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
+
+
+def close_up(picture, boxes, colours, height=160, around=0.5):
+    """The part of a picture around boxes, with their frames, as a data URL.
+
+    Args:
+        picture: uint8 H x W x 3 RGB. boxes: list of x1, y1, x2, y2 in its pixels; none show the whole picture.
+        colours: of the frames, such as `LABELLED` and `FOUND`. height: of the result, in pixels.
+        around: what is shown beside the boxes, as a part of their size.
+    """
+    part, corner = picture, np.zeros(2)
+    if len(boxes):
+        corners = np.array(boxes, np.float64).reshape(-1, 4)
+        low, high = corners[:, :2].min(axis=0), corners[:, 2:].max(axis=0)
+        margin = max(around * (high - low).max(), 16.0)
+        limits = np.array(picture.shape[1::-1])
+        low = np.clip(np.floor(low - margin), 0, limits - 1).astype(int)
+        high = np.clip(np.ceil(high + margin), low + 1, limits).astype(int)
+        part, corner = picture[low[1] : high[1], low[0] : high[0]], low
+    scale = height / part.shape[0]
+    size = max(1, round(part.shape[1] * scale)), height
+    shown = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    for box, colour in zip(boxes, colours, strict=True):
+        x1, y1, x2, y2 = np.rint((np.reshape(box, (2, 2)) - corner) * scale).astype(int).ravel().tolist()
+        cv2.rectangle(shown, (x1, y1), (x2 - 1, y2 - 1), (0, 0, 0), 4)
+        cv2.rectangle(shown, (x1, y1), (x2 - 1, y2 - 1), colour, 2)
+    return data_url(shown, height)

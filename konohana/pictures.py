@@ -1,6 +1,5 @@
 """Annotated pictures: their names, what is drawn, and the run over many pictures."""
 
-import contextlib
 import os
 import unicodedata
 from collections import Counter
@@ -12,7 +11,7 @@ from torchvision.transforms.v2 import functional as TF
 from konohana import drawing, files
 from konohana.data.images import load_image, save_image
 from konohana.detectors.transform import fit_size
-from konohana.errors import UserError
+from konohana.errors import UserError, noting
 from konohana.evaluation.predict import encoded, predict
 from konohana.progress import progress_bar
 
@@ -125,15 +124,6 @@ def annotate(model, samples, paths, draw, batch_size=8, with_maps=False, progres
                 detections.append(encoded({key: one[key] for key in RESULTS if key in one}))
             bar.update(min(start + batch_size, len(pairs)))
     return done, detections, problems
-
-
-@contextlib.contextmanager
-def noting(problems, path):
-    """Add a UserError of the block to the list `problems`, as (path, error), and go on after the block."""
-    try:
-        yield
-    except UserError as error:
-        problems.append((path, error))
 
 
 def predict_arrays(model, images, with_maps=False):

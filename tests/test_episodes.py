@@ -4,11 +4,13 @@ import csv
 import gzip
 import itertools
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from konohana.episodes import find, page, season, subtitles, timeline
+from konohana.episodes.episode import rate_of
 from konohana.episodes.index import (
     appearances,
     build_index,
@@ -277,3 +279,18 @@ def test_a_season_in_one_page(index, tmp_path):
     season.write_season(tmp_path / 'season.html', [other, index], 'Season 1', {'Yuzu': HOSTILE})
     text = (tmp_path / 'season.html').read_text(encoding='utf-8')
     assert '<script>alert' not in text and text.count('</script>') == 3
+
+
+@pytest.mark.parametrize(
+    ('frames', 'seconds', 'rate', 'text'),
+    [
+        (1, 0.04, 25, '25 fps'),
+        (240, 10.01, Fraction(24000, 1001), '23.976 fps'),
+        (241, 10.0, 24, '24 fps'),  # one frame more is no variation
+        (38, 2.0, 25, '19 fps on average, varying'),
+        (50, 3601.0, 25, '0.013885 fps on average, varying'),
+        (5, 0.0, 25, '25 fps'),
+    ],
+)
+def test_a_rate_that_varies_is_told_as_what_it_is(frames, seconds, rate, text):
+    assert rate_of({'frames': frames, 'seconds': seconds, 'rate': Fraction(rate)}) == text

@@ -13,7 +13,8 @@ import pytest
 
 from konohana import files
 from konohana.errors import UserError
-from konohana.video import season
+from konohana.video import season, writer
+from konohana.video.source import Source
 from tests.test_video import (
     X264,
     annotate,
@@ -85,6 +86,40 @@ def test_a_gap_of_an_hour_is_no_more_frames(tmp_path):
     assert annotate(joined(tmp_path / 'in.ts', first, second), out, nothing)['frames'] == 50
     steps = np.diff(frame_times(out))
     assert steps.max() == pytest.approx(3599, abs=0.2) and np.sort(steps)[-2] == pytest.approx(0.04, abs=0.0011)
+
+
+def test_a_jump_that_mp4_cannot_hold_is_one_line_about_the_source(tmp_path):
+    """FFmpeg ends the whole process over a step of more than 2**31 ticks: no message, no season."""
+    first = make(tmp_path / '1.ts', *source(), *tone(), *X264, '-c:a', 'aac')
+    second = make(tmp_path / '2.ts', *source(), *tone(), *X264, '-c:a', 'aac', '-output_ts_offset', 60000)
+    path = joined(tmp_path / 'in.ts', first, second)
+    with pytest.raises(UserError, match=r'in\.ts: its times jump by 16\.7 hours after 1\.0 s, .*\.mkv') as caught:
+        annotate(path, tmp_path / 'out.mp4', nothing)
+    assert '\n' not in str(caught.value) and 20 < len(decoded(tmp_path / 'out_partial.mp4')) <= 25
+    assert annotate(path, tmp_path / 'out.mkv', nothing)['frames'] == 50
+
+
+def test_what_cannot_be_written_is_said_of_the_source(tmp_path, monkeypatch):
+    path = make(tmp_path / 'in.mkv', *source(), *X264)
+
+    def damaged(*_):
+        raise av.error.InvalidDataError(1094995529, 'Invalid data')
+
+    monkeypatch.setattr(writer.VideoWriter, '_mux', damaged)
+    with pytest.raises(UserError, match=r'in\.mkv: what follows 0\.0 s cannot be written') as caught:
+        annotate(path, tmp_path / 'out.mkv', nothing)
+    assert '\n' not in str(caught.value) and 'damaged' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('codec', 'kind', 'place'), [('h264', 'mkv', 'center'), ('hevc', 'mp4', 'topleft'), ('av1', 'mp4', 'topleft')]
+)
+def test_the_place_of_the_chroma_samples_is_carried(codec, kind, place, tmp_path):
+    path = make(tmp_path / 'in.mkv', *source(seconds=0.2), *X264, '-chroma_sample_location', place)
+    out = tmp_path / f'out.{kind}'
+    annotate(path, out, nothing, codec=codec)
+    with Source(path) as before, Source(out) as after:
+        assert before.picture.chroma == after.picture.chroma == place
 
 
 @pytest.mark.parametrize('kind', ['apng', 'gif'])

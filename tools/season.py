@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, count, printable
 from konohana.settings import read, run
 
 indexes_in = 'test_out'  # folder with the <name>.detections.jsonl.gz of the episodes
@@ -42,7 +42,7 @@ def main(arguments=None):
     beside = [path.with_name(path.name.removesuffix(ending) + '.html') for path in paths]
     pages = [relative(path, page.parent) if path.is_file() else '' for path in beside]
     write_season(page, indexes, settings.title or folder.name, settings.label_names, pages)
-    print(f'{len(indexes)} episodes: {page}')
+    print(f'{count(len(indexes), "episode")}: {page}')
 
 
 def relative(path, folder):
@@ -62,7 +62,7 @@ def list_scenes(indexes, text, spell):
     names = wanted_names(text, known, spell)
     scenes = [(printable(index.video), *scene) for index in indexes for scene in scenes_with(index, names)]
     total = sum(end - begin for _, begin, end in scenes)
-    print(f'{", ".join(names)}: {len(scenes)} scenes, {clock(total)} together')
+    print(f'{", ".join(names)}: {count(len(scenes), "scene")}, {clock(total)} together')
     for video, begin, end in scenes:
         print(f'  {video}: {clock(begin)} to {clock(end)}')
 

@@ -112,8 +112,8 @@ class Detector(nn.Module):
         Args:
             detections: N dicts, in pixels of the images. images: N pictures as given.
             pictures: N pictures of the same, at a higher resolution where there is one: 3 x H x W, uint8 or float.
-            look: what computes the second look: function of (picture, n x 4 boxes in its pixels) -> (embeddings, logits).
-                None: the detector itself.
+            look: what computes it instead of the detector: function of (picture, n x 4 boxes in its pixels) ->
+                (embeddings, logits).
         """
         return detections
 

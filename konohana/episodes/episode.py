@@ -17,7 +17,7 @@ from konohana.episodes import find as find_scenes
 from konohana.episodes import page, subtitles, timeline
 from konohana.episodes.index import detections_of, link, load_index, save_index, write_appearances
 from konohana.episodes.watch import watch
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, count, printable
 from konohana.fonts import find_font
 from konohana.video.annotate import NOTHING, annotate_video
 from konohana.video.source import Reducer, Source, is_url
@@ -97,11 +97,19 @@ def _checked(labels_as, detect_every):
 
 
 def _report(done, began):
-    took = max(time.monotonic() - began, 1e-9)
+    took, frames = max(time.monotonic() - began, 1e-9), done['frames']
     print(
-        f'{done["frames"]} frames ({done["seconds"]:.2f} s, {done["rate"]} fps) in {took:.1f} s, '
-        f'{done["frames"] / took:.1f} a second: {done["video_out"]}'
+        f'{count(frames, "frame")} ({done["seconds"]:.2f} s, {rate_of(done)}) in {took:.1f} s, '
+        f'{frames / took:.1f} a second: {done["video_out"]}'
     )
+
+
+def rate_of(done):
+    """Frames per second of what `annotate_video` returns, as text: '23.976 fps', or the mean where it varies."""
+    rate, mean = float(done['rate']), done['frames'] / max(float(done['seconds']), 1e-9)
+    # The container's rate is a guess. A frame more or less is no variation, nor is the rounding of times to ms.
+    varies = done['frames'] > 2 and abs(mean - rate) * done['seconds'] > max(1.5, 0.01 * done['frames'])
+    return f'{mean:.5g} fps on average, varying' if varies else f'{rate:.5g} fps'
 
 
 def print_scenes(index, text, spell=None):
@@ -109,7 +117,7 @@ def print_scenes(index, text, spell=None):
     names = find_scenes.wanted_names(text, index.class_names, spell)
     scenes = find_scenes.scenes_with(index, names)
     total = sum(end - begin for begin, end in scenes)
-    print(f'{", ".join(names)}: {len(scenes)} scenes, {timeline.clock(total)} together')
+    print(f'{", ".join(names)}: {count(len(scenes), "scene")}, {timeline.clock(total)} together')
     for begin, end in scenes:
         print(f'  {timeline.clock(begin)} to {timeline.clock(end)}')
 
@@ -146,7 +154,8 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
     def keep_part(index):
         index.complete = False
         keep(index)
-        print(f'{len(index.times)} frames are kept in {path}: the next run goes on from there.')
+        kept = count(len(index.times), 'frame is', 'frames are')
+        print(f'{kept} kept in {path}: the next run goes on from there.')
 
     known = []
     if files.written_here(path):
@@ -160,7 +169,10 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
     index, done = watch(model, video_in, shared=SHARED_NAMES, known=known, keep=keep_part, **options)
     keep(index)
     rate = done['frames'] / max(done['seconds'], 1e-9)
-    return index, f'{done["detected"]} of {done["frames"]} frames were looked at, {rate:.1f} frames a second: {path}'
+    return (
+        index,
+        f'{done["detected"]} of {count(done["frames"], "frame")} were looked at, {rate:.1f} frames a second: {path}',
+    )
 
 
 def _identity(video_in):

@@ -128,11 +128,11 @@ def _annotation(box, mask, crowd):
     return annotation if mask is None else {**annotation, 'segmentation': _segmentation(mask)}
 
 
-def _run_cocoeval(truth, results, kind, by_class):
+def _run_cocoeval(truth, results, kind, by_class, brief=False):
     """Run COCOeval on boxes (`kind` 'bbox') or masks ('segm'), without its printing.
 
-    Without `by_class` names do not matter, and only IoU 0.50 and 0.75, all areas and 100 detections are evaluated.
-    `results` may be empty.
+    Without `by_class` names do not matter. Without it, or with `brief`, only IoU 0.50 and 0.75, all areas and 100
+    detections are evaluated. `results` may be empty.
     """
     # A detection's area, by which those of no object are sorted into small and large, is that of what is judged.
     left_out = 'bbox' if kind == 'segm' else 'segmentation'
@@ -149,13 +149,13 @@ def _run_cocoeval(truth, results, kind, by_class):
             found.createIndex()
         evaluation = COCOeval(coco, found, kind)
         evaluation.params.useCats = int(by_class)
-        if not by_class:
+        if brief or not by_class:
             evaluation.params.iouThrs = np.array([0.5, 0.75])
             evaluation.params.maxDets = [100]
             evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ['all']
         evaluation.evaluate()
         evaluation.accumulate()
-        if by_class:
+        if by_class and not brief:
             evaluation.summarize()
     return evaluation
 
@@ -184,6 +184,23 @@ def compute_coco_metrics(truth, results, kind, class_names, agnostic_results=Non
     agnostic = _run_cocoeval(truth, agnostic_results, kind, by_class=False).eval['precision']
     metrics['AP50_agnostic'], metrics['AP75_agnostic'] = (_known(values.mean()) for values in agnostic)
     return metrics
+
+
+def precision_recall(samples, detections, class_names):
+    """The curves of which the classes' AP50 is the mean, see `compute_coco_metrics`.
+
+    Args:
+        samples, detections, class_names: see `summary.evaluate`.
+
+    Returns:
+        {name: (101 precisions, 101 scores)} at recalls 0, 0.01, ... 1, both 0 where the recall is not reached; classes
+        without objects are left out.
+    """
+    truth = coco_ground_truth(samples, class_names, detections)
+    curves = _run_cocoeval(truth, coco_results(detections), 'bbox', by_class=True, brief=True).eval
+    precision, scores = (curves[key][0, :, :, 0, -1].clip(min=0) for key in ('precision', 'scores'))
+    there = {name for sample in samples for name in np.array(sample.names, object)[~sample.difficult]}
+    return {name: (precision[:, i], scores[:, i]) for i, name in enumerate(class_names) if name in there}
 
 
 def _known(value):

@@ -89,9 +89,9 @@ def metrics_at_threshold(samples, detections, class_names, threshold, iou_thresh
             found = drop_unlabelled(found, sample.boxes)
         keep = found['scores'] >= threshold
         found = {key: value[keep] for key, value in found.items()}
-        pairs, excused = _match(found, sample, iou_threshold)
+        pairs, excused = match(found, sample, iou_threshold)
         n_objects += int((~sample.difficult).sum())
-        n_drawn += len(found['scores']) - excused
+        n_drawn += len(found['scores']) - len(excused)
         n_found += len(pairs)
         n_named += sum(class_names[found['labels'][i] - 1] == sample.names[j] for i, j in pairs)
     precision, recall = n_found / max(n_drawn, 1), n_found / max(n_objects, 1)
@@ -103,14 +103,14 @@ def metrics_at_threshold(samples, detections, class_names, threshold, iou_thresh
     }
 
 
-def _match(found, sample, iou_threshold):
-    """One picture -> (pairs of a detection and the object it finds, number of detections that fall on difficult ones).
+def match(found, sample, iou_threshold):
+    """One picture -> (pairs of a detection and the object it finds, the detections that fall on difficult ones).
 
-    See `metrics_at_threshold`.
+    See `metrics_at_threshold`. The best detections choose first, so those of a higher threshold have the same pairs.
     """
     overlaps = box_iou(found['boxes'].float(), torch.as_tensor(sample.boxes))
     difficult = torch.as_tensor(sample.difficult)
-    free, pairs, excused = ~difficult, [], 0
+    free, pairs, excused = ~difficult, [], []
     for i in found['scores'].argsort(descending=True).tolist():
         hits = overlaps[i] >= iou_threshold
         if (hits & free).any():
@@ -118,7 +118,7 @@ def _match(found, sample, iou_threshold):
             free[best] = False
             pairs.append((i, best))
         elif (hits & difficult).any():
-            excused += 1
+            excused.append(i)
     return pairs, excused
 
 

@@ -18,7 +18,7 @@ import torch
 
 from konohana import files
 from konohana.detectors.transform import fit_size
-from konohana.errors import UserError
+from konohana.errors import UserError, count
 from konohana.progress import progress_bar
 from konohana.video.canvas import Canvas
 from konohana.video.copying import Copies
@@ -163,6 +163,7 @@ def annotate_video(
             'label_names': label_names, 'threshold': threshold, 'font': font,
         }  # fmt: skip
         encoding = {'codec': codec, 'crf': crf, 'preset': preset, 'hwaccel': hwaccel, 'hdr': source.hdr}
+        encoding['source'] = video_in
         with VideoWriter(video_out, picture, source.rate, unit, **encoding) as writer:
             work = _Annotation(model, source, writer, threshold, batch_size, style, progress, window, detections)
             return work.run()
@@ -175,8 +176,9 @@ def _encoded(picture, codec, pix_fmt):
     rgb = av.VideoFormat(picture.pix_fmt).is_rgb
     if rgb:  # RGB has a matrix and a limited range only from here on
         matrix = 1 if picture.height >= 720 or picture.width >= 1280 else 6
-        return replace(picture, pix_fmt=form, range=1, matrix=matrix)
-    return replace(picture, pix_fmt=form, range=FULL if full else picture.range)
+        return replace(picture, pix_fmt=form, range=1, matrix=matrix, chroma='')
+    chroma = picture.chroma if '420' in picture.pix_fmt and '420' in form else ''
+    return replace(picture, pix_fmt=form, range=FULL if full else picture.range, chroma=chroma)
 
 
 class _Annotation:
@@ -315,10 +317,11 @@ class _Annotation:
         why = f' (FFmpeg: {source.broken})' if source.broken else ''
         if expected - length > 0.5:
             yield (
-                f'{source.name}: the picture ends after {self.writer.frames} frames, {length:.1f} of {expected:.1f} s; '
-                f'the rest is missing or damaged, or the sound is longer{why}'
+                f'{source.name}: the picture ends after {count(self.writer.frames, "frame")}, {length:.1f} of '
+                f'{expected:.1f} s; the rest is missing or damaged, or the sound is longer{why}'
             )
         elif source.damaged or why:
-            yield f'{source.name}: has damaged parts: {source.damaged} packets could not be decoded{why}'
+            yield f'{source.name}: has damaged parts: {count(source.damaged, "packet")} could not be decoded{why}'
         if self.writer.refused:
-            yield f'{source.name}: {self.writer.refused} damaged packets, mostly of sound, are left out'
+            refused = count(self.writer.refused, 'damaged packet is', 'damaged packets are')
+            yield f'{source.name}: {refused}, mostly of sound, left out'

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.logging
 from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
@@ -24,6 +25,7 @@ ACCURATE = 0x20 | 0x40000 | 0x2000
 MATRICES = (1, 4, 5, 6, 7, 9)  # YCbCr matrices (ITU-T H.273) that can be computed; 10 is computed as 9
 UNKNOWN = 2  # of matrices, primaries and transfers
 LIMITED, FULL = 1, 2
+CHROMA = ('left', 'center', 'topleft', 'top', 'bottomleft', 'bottom')  # FFmpeg's names of chroma_sample_location
 HDR = ('MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL')
 JUMP = 1  # seconds backwards in a stream's times that mean another recording begins
 AFTER = 3  # seconds of the file to read after the end of a part, for packets that come late
@@ -37,7 +39,8 @@ class Picture:
 
     width, height (pixels, upright); pix_fmt (FFmpeg's name of the pixel format); sar (width of a pixel / its height,
     Fraction, None if unknown); interlaced (whether frames are two fields); range, matrix, primaries, transfer (numbers
-    of ITU-T H.273, range 1 is limited, 2 full; 0 or 2 is unknown).
+    of ITU-T H.273, range 1 is limited, 2 full; 0 or 2 is unknown); chroma (where its samples lie, one of `CHROMA`, ''
+    is unknown).
     """
 
     width: int
@@ -49,6 +52,7 @@ class Picture:
     matrix: int = UNKNOWN
     primaries: int = UNKNOWN
     transfer: int = UNKNOWN
+    chroma: str = ''
 
 
 def matrix_of(matrix, width, height):
@@ -130,6 +134,23 @@ def _video_stream(container, path):
     if tracks[0].codec_context is None:
         raise UserError(f'{path}: its video is of a kind that this FFmpeg cannot decode.')
     return tracks[0]
+
+
+def _chroma_of(container, stream):
+    """Where the chroma samples of a video lie, '' if it does not say.
+
+    PyAV has no attribute for it, but FFmpeg's description of a file says it to those who want to know much.
+    """
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.VERBOSE)
+    av.logging.set_libav_level(av.logging.VERBOSE)
+    try:
+        text = container.dumps_format()
+    finally:
+        av.logging.set_libav_level(av.logging.INFO)  # FFmpeg's default
+        av.logging.set_level(level)
+    described = re.search(rf'Stream #0:{stream.index}\b.*: Video: .*?[(, ]({"|".join(CHROMA)})\),', text)
+    return described[1] if described else ''
 
 
 def _rate(stream):
@@ -233,6 +254,7 @@ class Source:
             matrix=UNKNOWN if rgb else first.colorspace,
             primaries=first.color_primaries,
             transfer=first.color_trc,
+            chroma=_chroma_of(self.container, stream),
         )
         self.bits = first.format.components[0].bits
         self.hdr = {d.type.name: bytes(d) for d in first.side_data if d.type.name in HDR}

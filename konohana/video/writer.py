@@ -19,7 +19,7 @@ from av.codec.context import Flags
 from av.codec.hwaccel import HWAccel
 
 from konohana import files
-from konohana.errors import UserError
+from konohana.errors import UserError, count
 from konohana.video.source import reason
 
 CONTAINERS = {'.mkv': 'matroska', '.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov'}
@@ -33,6 +33,7 @@ DEVICE_ENCODERS = {'cuda': ('nvenc', 'cq'), 'qsv': ('qsv', 'global_quality'), 'v
 DISK = {getattr(errno, name, None) for name in 'ENOSPC EFBIG EDQUOT EIO EROFS EPIPE EBADF ENODEV'.split()}
 REFUSED = 1000  # damaged packets to leave out, at most
 HELD = 2000  # packets that may wait for the picture before them
+LONGEST = 2**31 - 1  # ticks of a track's clock between two packets in MP4; FFmpeg ends the process where there are more
 
 
 def pixel_format(source, codec, width, height):
@@ -86,13 +87,16 @@ class VideoWriter:
     path: the finished file, whose ending selects the container. picture: `source.Picture`. rate (Fraction, frames per
     second, for the encoder) and time_base (seconds, of the frames' times). codec 'h264', 'hevc' or 'av1'; crf, its
     quality; preset, '' for a fast one; hwaccel: FFmpeg's name of a device that encodes; hdr: frames' side data of HDR.
+    source: the video that is copied, for messages about what is wrong in it; '' where there is none.
 
     Use it as a context manager. `finish` renames the file to `path`; `keep` completes what is written so far as
     `<name>_partial`. Without either, nothing is left.
     """
 
-    def __init__(self, path, picture, rate, time_base, codec='h264', crf=18, preset='', hwaccel='', hdr=None):
-        self.path, self.frames, self.end = Path(path), 0, Fraction(0)
+    def __init__(
+        self, path, picture, rate, time_base, codec='h264', crf=18, preset='', hwaccel='', hdr=None, source=''
+    ):
+        self.path, self.frames, self.end, self.source = Path(path), 0, Fraction(0), source
         self.form = CONTAINERS[self.path.suffix.lower()]
         self.notes, self.held, self.refused = [], deque(), 0
         self.unfinished, self.lock = _unfinished(self.path)
@@ -102,7 +106,7 @@ class VideoWriter:
         if self.form != 'matroska':
             options['movflags'] = '+hybrid_fragmented+delay_moov'
         self.container = av.open(str(self.unfinished), 'w', format=self.form, container_options=options)
-        self.time_base, self._last = time_base, None
+        self.time_base, self._last, self._moments = time_base, None, {}
         self.stream = self._add_encoder(picture, rate, codec, crf, preset, hwaccel, hdr)
 
     def _add_encoder(self, picture, rate, codec, crf, preset, hwaccel, hdr):
@@ -117,6 +121,8 @@ class VideoWriter:
             stream = self.container.add_stream(encoder, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, picture.pix_fmt
         context = stream.codec_context
+        if picture.chroma:
+            context.options = {**context.options, 'chroma_sample_location': picture.chroma}
         stream.time_base = context.time_base = self.time_base
         stream.thread_type = 'FRAME'  # PyAV's own choice makes x264 cut frames into slices: slower and larger
         if picture.sar:
@@ -155,8 +161,12 @@ class VideoWriter:
             raise self._failed(error) from None
 
     def _failed(self, error):
-        hint = 'Is the disk full?' if error.errno in DISK else 'The source may be damaged, or the size too large.'
-        return UserError(f'{self.path}: writing the video failed ({reason(error)}). {hint}')
+        if error.errno in DISK or not self.source:
+            return UserError(f'{self.path}: writing the video failed ({reason(error)}). Is the disk full?')
+        return UserError(
+            f'{self.source}: what follows {float(self.end):.1f} s cannot be written to {self.path} (FFmpeg: '
+            f'{reason(error)}). It is damaged there, or its size is too large for the encoder.'
+        )
 
     def write(self, frame):
         """Encode a frame (PyAV's VideoFrame, in the picture's size and pixel format, with a time)."""
@@ -199,11 +209,31 @@ class VideoWriter:
         """Write the packets that `handle(argument)` gives; one that is damaged in the source is left out."""
         try:
             for packet in handle(argument):
-                self.container.mux(packet)
+                if self._jumps(packet):
+                    self.refused += 1
+                else:
+                    self.container.mux(packet)
         except av.FFmpegError as error:
             self.refused += 1
             if error.errno in DISK or self.refused > REFUSED:
                 raise
+
+    def _jumps(self, packet):
+        """Whether a copied packet comes too long after the one before it for MP4; UserError for one of the picture."""
+        if self.form == 'matroska' or packet.dts is None or packet.time_base is None:
+            return False
+        moment = packet.dts * packet.time_base
+        gap = moment - self._moments.get(packet.stream.index, moment)
+        jumps = gap > LONGEST * packet.stream.time_base
+        if jumps and packet.stream is self.stream:
+            raise UserError(
+                f'{self.source or self.path}: its times jump by {float(gap) / 3600:.1f} hours after '
+                f'{float(self._moments[packet.stream.index]):.1f} s, which {self.path.suffix} cannot hold. '
+                'It may be damaged there; video_out may end in .mkv.'
+            )
+        if not jumps:
+            self._moments[packet.stream.index] = moment
+        return jumps
 
     @contextlib.contextmanager
     def _telling(self):
@@ -251,7 +281,7 @@ class VideoWriter:
             return
         partial = _free(self.path, '_partial')
         self._rename(partial)
-        print(f'Stopped ({type(why).__name__}) after {self.frames} frames: these are kept in {partial}.')
+        print(f'Stopped ({type(why).__name__}) after {count(self.frames, "frame")}, kept in {partial}.')
 
     def __enter__(self):
         return self
