@@ -19,7 +19,7 @@ skip_bad_files = False  # leave out files that have problems instead of stopping
 
 # network
 detector = 'konohana'  # what to train: konohana, yolof, solov2_light_r18, fasterrcnn_resnet50_fpn_v2, ...
-img_hw = (360, 640)  # height and width that frames are resized to inside the detector
+img_hw = ()  # height and width that frames are resized to inside the detector; () fits the data: (360, 640) for 16:9
 use_res2block = False  # konohana: Res2Net's blocks; the files are then net_det3.pt, optim_det3.pt, iter_det3.txt
 attention = 'se'  # konohana: attention in its blocks, one of se, coordinate, none
 activation = 'relu6'  # konohana: one of relu6, hardswish, relu, silu, mish, gelu, acon
@@ -46,7 +46,7 @@ vram_limit_gib = 3.0  # cap on this process's GPU memory in GiB; 0 for none
 amp = True  # half precision where it is safe, on CUDA and on CPUs with AMX
 repeat_rare = 0.05  # frames with a name that is in less than this part of all frames are shown up to twice; 0 for none
 small_part = 0.65  # first part of training, in which frames have two thirds of img_hw: faster (konohana, yolof)
-group_by_aspect = False  # upright pictures get batches of their own, with img_hw turned upright
+group_by_aspect = None  # upright pictures get batches of their own, with img_hw turned; None where the data have both
 seed = 0  # the same seed gives the same run on the same machine
 
 # augmentation
@@ -110,6 +110,7 @@ def check(settings):
         raise UserError(f'scale={low},{high}: it takes the lowest and the highest factor, like (0.75, 1.6).')
     if not settings.train_split:
         raise UserError("train_split='': name the split to learn, like 'train'.")
+    check_shape(settings)
     require_one_of(settings, unlabelled=('background', 'ignore'))
     if settings.pretrained not in (None, False, True, 'backbone'):
         raise UserError(
@@ -120,6 +121,14 @@ def check(settings):
     name = settings.run_name
     if set(name) & set('/\\:*?"<>|') or name != name.strip(' .') or not name.isprintable():
         raise UserError(f'run_name={name!r}: it becomes the name of a folder, so without / \\ : * ? " < > |.')
+
+
+def check_shape(settings):
+    """Raise UserError for an `img_hw` or a `group_by_aspect` that can be none."""
+    if settings.img_hw and (len(settings.img_hw) != 2 or not all(type(side) is int for side in settings.img_hw)):
+        raise UserError(f'img_hw={settings.img_hw}: it takes height and width, like (360, 640), or () to fit the data.')
+    if settings.group_by_aspect not in (None, True, False):
+        raise UserError(f'group_by_aspect={settings.group_by_aspect!r}: it is None, True or False.')
 
 
 if __name__ == '__main__':

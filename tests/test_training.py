@@ -30,6 +30,7 @@ from konohana.evaluation.summary import evaluate
 from konohana.interrupts import StopRequest
 from konohana.toy import writer
 from konohana.training import curves, engine, logs
+from konohana.training.choices import shape_of
 from konohana.training.engine import train_one_epoch, train_step
 from konohana.training.memory import cap_gpu_memory, out_of_memory_explained
 from konohana.training.run import Run, is_finished
@@ -149,6 +150,46 @@ def test_who_is_unlabelled_is_left_out_by_the_detector_that_can(train, dataset, 
     ):
         done = train(dataset, tmp_path / 'other', 'n_epoch=1', 'unlabelled=ignore', *overrides)
         assert done.returncode == 2 and done.stderr.startswith(f'Error: {text}'), done.stderr
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'img_hw', 'grouped'),
+    [
+        ([(360, 640)] * 3 + [(1080, 1920), (480, 854)], (360, 640), False),
+        ([(480, 640)] * 5, (416, 552), False),
+        ([(640, 480)] * 3 + [(480, 640)] * 2, (552, 416), True),
+        ([(1920, 1080)] * 5, (640, 360), False),
+        ([(500, 500)] * 5, (480, 480), False),
+        ([(816, 1920)] * 99 + [(1920, 816)], (312, 736), False),  # one of a hundred is no group
+        ([(10, 8000)], (152, 1520), False),
+    ],
+)
+def test_the_data_say_at_which_shape_they_are_learned(sizes, img_hw, grouped):
+    assert shape_of([SimpleNamespace(height=h, width=w) for h, w in sizes]) == (img_hw, grouped)
+
+
+def test_pictures_of_all_shapes_train_and_resume_as_they_began(train, tmp_path):
+    for name, hw in (('wide', (96, 128)), ('upright', (128, 96))):
+        writer.write_voc(tmp_path / name, n_train=6, n_val=2, hw=hw)
+    two = (f'extra_dataset_path={tmp_path / "upright"}', 'img_hw=()', 'val_split=', 'small_part=0')
+    done = train(tmp_path / 'wide', tmp_path, 'n_epoch=1', *two)
+    assert done.returncode == 0, done.stderr
+    line = 'These pictures are learned at 552 x 416; upright and wide ones get batches of their own'
+    assert line in done.stdout and checkpoint.load(tmp_path / 'net.pt')['img_hw'] == [416, 552]
+    # A run of an earlier version, which fitted nothing to its data, goes on as it was.
+    state = checkpoint.load(tmp_path / 'optim.pt', needed=('order',))
+    state['order']['group_by_aspect'], state['description']['img_hw'] = False, [64, 96]
+    checkpoint.save(state, tmp_path / 'optim.pt')
+    done = train(tmp_path / 'wide', tmp_path, 'n_epoch=2', *two)
+    assert done.returncode == 0 and 'Resuming at epoch 2' in done.stdout, done.stderr
+    assert 'learned at 96 x 64 (img_hw' in done.stdout and checkpoint.load(tmp_path / 'net.pt')['img_hw'] == [64, 96]
+
+
+@pytest.mark.parametrize('wrong', ['img_hw=360,', "img_hw='a','b'", 'img_hw=360.0,640.0', 'group_by_aspect=often'])
+def test_a_shape_that_is_none_is_one_line(train, dataset, tmp_path, wrong):
+    done = train(dataset, tmp_path, wrong)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert wrong.partition('=')[0] in done.stderr
 
 
 def test_deleting_the_files_starts_afresh(train, dataset, tmp_path):

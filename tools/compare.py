@@ -113,7 +113,9 @@ def check_begun(folder, own):
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f'{file}: damaged ({error}). Delete {folder} to train this variant again.') from None
     # Ignore variables that _train.py has gained or renamed since then.
-    other = [key for key, value in now.items() if begun.get(key, value) != value]
+    # What the data decide now was decided by the variables then, and a run that is resumed keeps it.
+    left_open = {key for key in ('img_hw', 'group_by_aspect') if now[key] in ([], None)}
+    other = [key for key, value in now.items() if key not in left_open and begun.get(key, value) != value]
     if other:
         shown = ', '.join(f'{key}={begun[key]!r} then and {now[key]!r} now' for key in other)
         raise UserError(
@@ -206,7 +208,7 @@ def measure(rows, chosen, out, settings):
         file = out / name / inference.weights_name(own.use_res2block)
         models[name] = inference.load(file, settings.device, fuse=False)
         rows[name]['M parameters'] = cost.count_parameters(models[name]) / 1e6
-        rows[name]['GMAC'] = cost.count_macs(models[name], own.img_hw) / 1e9
+        rows[name]['GMAC'] = cost.count_macs(models[name], models[name].img_hw) / 1e9
         fuse_batch_norms(models[name])
     own = chosen[next(iter(rows))]
     (frames,), _ = read_frames(own.konohana_dataset_path, [own.val_split], own.ignore_class, settings.progress)

@@ -10,9 +10,10 @@ from konohana import checkpoint, detectors, distributed, inference
 from konohana.data.dataset import Frames
 from konohana.errors import UserError
 from konohana.training import half_precision
+from konohana.training.choices import choose_shape
 from konohana.training.data import make_loader, read_training_frames
 from konohana.training.memory import cap_gpu_memory
-from konohana.training.run import Run, is_finished
+from konohana.training.run import Run, begun, is_finished
 from konohana.training.schedule import Ema, make_optimizer
 
 FEW_STEPS = 1000  # with fewer, a training from scratch or from published weights has only begun
@@ -61,6 +62,8 @@ def build(settings, device):
     """
     options = detectors.options_of(settings.detector, vars(settings))
     frames = read_training_frames(settings)
+    folder = folder_of(settings)
+    choose_shape(settings, frames.train, begun(folder, settings.use_res2block))
     model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
     if settings.only_second_look:
         learn_only_second_look(model, settings)
@@ -88,15 +91,19 @@ def build(settings, device):
         'frames': len(loader.dataset),
         'group_by_aspect': settings.group_by_aspect,
     }
-    folder = settings.path(settings.checkpoint_path)
-    if settings.run_name:
-        folder = settings.path(settings.log_path) / settings.run_name
     run = Run(folder, model, ema, optimizer, scaler, description, order, settings.use_res2block)
     print(
         f'{len(frames.train)} frames to train on, {len(frames.val)} to evaluate on, {len(frames.class_names)} classes: '
         f'{", ".join(frames.class_names)}. Training {settings.detector} on {device}.'
     )
     return Training(run, loader, Frames(frames.val, frames.class_names), device)
+
+
+def folder_of(settings):
+    """The folder of a run's weights."""
+    if settings.run_name:
+        return settings.path(settings.log_path) / settings.run_name
+    return settings.path(settings.checkpoint_path)
 
 
 def learn_only_second_look(model, settings):

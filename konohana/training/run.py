@@ -71,9 +71,8 @@ class Run:
             raise UserError(
                 f'{folder}: weights cannot be kept there ({error.strerror}). Set checkpoint_path or run_name.'
             ) from None
-        self.net_file = folder / weights_name(use_res2block)
+        self.net_file, self.optim_file = files_of(folder, use_res2block)
         self.best_file = self.net_file.with_stem(f'{self.net_file.stem}_best')
-        self.optim_file = folder / self.net_file.name.replace('net', 'optim')
         self.iter_file = (folder / self.net_file.name.replace('net', 'iter')).with_suffix('.txt')
         self.model, self.ema, self.optimizer, self.scaler = model, ema, optimizer, scaler
         self.network = distributed.wrap(model)  # what is called in training
@@ -182,8 +181,7 @@ class Run:
                 f'{self.optim_file}: missing beside {self.net_file.name}, so training cannot resume. Move '
                 f'{self.net_file.name} away to start afresh, or to start from it: init_from=<where you moved it>.'
             )
-        needed = [key for key in NEEDED if key not in ABSENT_BEFORE]
-        state = {**ABSENT_BEFORE, **checkpoint.load(self.optim_file, needed=needed)}
+        state = load_state(self.optim_file)
         try:
             for key, kind in KINDS.items():
                 if not isinstance(state[key], kind):
@@ -243,6 +241,24 @@ class Run:
         # Another batch size, seed or dataset changes the order of the samples: then the epoch starts over.
         same_order = all(state['order'].get(key, False) == value for key, value in self.order.items())
         self.batches_done = state['batches_done'] if same_order else 0
+
+
+def files_of(folder, use_res2block=False):
+    """The files `net.pt` and `optim.pt` of a run, given its folder."""
+    net_file = Path(folder) / weights_name(use_res2block)
+    return net_file, net_file.with_name(net_file.name.replace('net', 'optim'))
+
+
+def load_state(optim_file):
+    """The content of an `optim.pt`, with what those of earlier versions lack; UserError as `checkpoint.load` says."""
+    needed = [key for key in NEEDED if key not in ABSENT_BEFORE]
+    return {**ABSENT_BEFORE, **checkpoint.load(optim_file, needed=needed)}
+
+
+def begun(folder, use_res2block=False):
+    """What the `optim.pt` of a run that can be resumed holds; None where there is no such run."""
+    net_file, optim_file = files_of(folder, use_res2block)
+    return load_state(optim_file) if net_file.is_file() and optim_file.is_file() else None
 
 
 def locked(path, what):
