@@ -124,12 +124,13 @@ def judge(truth, found):
     """The numbers under `HEAD` for F lists of (box, track, name)."""
     import numpy as np
 
-    from konohana.episodes.tracks import box_iou, pairs
+    from konohana.boxes import iou
+    from konohana.episodes.tracks import pairs
 
     overlaps, matched, named, names_of, lives = [], 0, 0, {}, {}
     for true, rows in zip(truth, found, strict=True):
         boxes = np.array([box for box, _, _ in rows], np.float64).reshape(-1, 4)
-        overlaps.append(box_iou(np.asarray(true['boxes'], np.float64).reshape(-1, 4), boxes))
+        overlaps.append(iou(np.asarray(true['boxes'], np.float64).reshape(-1, 4), boxes))
         for _, track, _ in rows:
             lives[track] = lives.get(track, 0) + 1
         for i, k in pairs(overlaps[-1], 0.5):

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as TF
 
+from konohana.data.images import fit_size
 from konohana.detectors.base import Detector
-from konohana.detectors.transform import fit_size
 from konohana.errors import UserError
 
 

@@ -11,7 +11,6 @@ import os
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from konohana import fonts
@@ -154,15 +153,15 @@ def place_tags(boxes, sizes, hw):
 
 def _shared(a, b):
     """n x 4 and m x 4 boxes, arrays -> n x m areas that they have in common."""
-    return intersection(torch.from_numpy(a)[:, None], torch.from_numpy(b)).numpy()
+    return intersection(a[:, None], b)
 
 
 def _array(values):
     """A torch tensor of any device, or anything array-like, as a numpy array."""
-    if isinstance(values, torch.Tensor):
+    if hasattr(values, 'detach'):
         values = values.detach().cpu()
-        if values.dtype.is_floating_point:
-            values = values.float()
+        # NumPy has no bfloat16.
+        values = values.float() if values.is_floating_point() else values
     return np.asarray(values)
 
 

@@ -5,12 +5,11 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as TF
 
 from konohana import drawing, files
-from konohana.data.images import load_image, save_image
-from konohana.detectors.transform import fit_size
+from konohana.data.images import fit_size, load_image, resize, save_image
 from konohana.errors import UserError, noting
 from konohana.evaluation.predict import encoded, predict
 from konohana.progress import progress_bar
@@ -157,10 +156,10 @@ def detection_sheet(image, found, class_names, img_hw, maps=(), **style):
         uint8 RGB picture.
     """
     hw = fit_size(*image.shape[:2], img_hw)
-    seen = TF.resize(torch.from_numpy(image).permute(2, 0, 1), hw, antialias=True).permute(1, 2, 0).numpy()
-    ratio = torch.tensor([hw[1] / image.shape[1], hw[0] / image.shape[0]] * 2)
+    seen = resize(image, hw)
+    ratio = np.float32([hw[1] / image.shape[1], hw[0] / image.shape[0]] * 2)
     # Masks are drawn at any size, boxes as they are.
-    shown = {**found, 'boxes': found['boxes'] * ratio}
+    shown = {**found, 'boxes': np.asarray(found['boxes']) * ratio}
     panels = {'frame': seen, 'found': drawing.draw_detections(seen, shown, class_names, **style)}
     panels.update({name: drawing.heat_map(found[name], hw, background=seen) for name in maps if name in found})
     return drawing.sheet(list(panels.values()), list(panels))

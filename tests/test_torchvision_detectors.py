@@ -11,8 +11,8 @@ from torchvision import models
 
 import konohana
 from konohana import checkpoint, detectors
+from konohana.data.images import fit_size
 from konohana.detectors import hub, torchvision_detectors
-from konohana.detectors.transform import fit_size
 from konohana.errors import UserError
 from konohana.evaluation.predict import predict
 

@@ -130,6 +130,29 @@ def save_image(path, image, remember=False):
             raise UserError(f'{path}: cannot be written ({files.reason(error)}). Choose another format.') from None
 
 
+def fit_size(height, width, img_hw):
+    """Height and width in pixels to which a picture is resized for a network, aspect ratio kept.
+
+    The short side becomes min(img_hw), unless the long side would then exceed max(img_hw).
+    """
+    scale = min(min(img_hw) / min(height, width), max(img_hw) / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize(image, hw):
+    """A picture at another size, smoothed where it shrinks.
+
+    Args:
+        image: uint8 H x W x 3. hw: (height, width) in pixels.
+
+    Returns:
+        uint8 height x width x 3; the same picture where it has that size already.
+    """
+    if image.shape[:2] == tuple(hw):
+        return image
+    return np.asarray(Image.fromarray(image).resize((hw[1], hw[0]), Image.Resampling.BILINEAR))
+
+
 def list_pictures(folder):
     """The pictures directly in `folder`, sorted by name, with those of kinds that `load_image` refuses.
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from torchvision.ops import clip_boxes_to_image
 
 from konohana.boxes import EDGE_TOLERANCE
 from konohana.errors import printable
@@ -61,5 +59,5 @@ def fits(low, high, side):
 
 def clipped(boxes, frame):
     """List of boxes -> float32 n x 4, cut at the picture's edges (as far as its size is known)."""
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return clip_boxes_to_image(boxes, (frame.height or math.inf, frame.width or math.inf)).numpy()
+    boxes = np.array(boxes, np.float32).reshape(-1, 4)
+    return boxes.clip(0, np.float32([frame.width or math.inf, frame.height or math.inf] * 2))

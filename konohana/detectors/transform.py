@@ -5,15 +5,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as TF
 
 from konohana import masks
-
-
-def fit_size(height, width, img_hw):
-    """Height and width in pixels to which a picture is resized for a network, aspect ratio kept.
-
-    The short side becomes min(img_hw), unless the long side would then exceed max(img_hw).
-    """
-    scale = min(min(img_hw) / min(height, width), max(img_hw) / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+from konohana.data.images import fit_size
 
 
 class FrameTransform(GeneralizedRCNNTransform):

@@ -12,11 +12,11 @@ assume the even motion of photographs; drawings stand still for two or three fra
 
 from dataclasses import dataclass
 
+import cv2
+import lap
 import numpy as np
-import torch
-from scipy.ndimage import gaussian_filter1d
-from scipy.optimize import linear_sum_assignment
-from torchvision import ops
+
+from konohana.boxes import iou
 
 SURE = 0.5  # detections of this score or more begin tracks and are linked first
 UNSURE = 0.4  # of that: weaker ones only continue a track; below this part they are not looked at
@@ -26,6 +26,7 @@ MAX_GAP = 24  # frames over which two pieces are joined
 LINK = 0.25  # lowest likeness (`likeness`) of a box to the track it continues
 JOIN = 0.35  # the same for the two ends of a gap
 SIGMA = 1.0  # frames: width of the smoothing
+REACH = 4  # frames before and after that it looks at
 
 
 @dataclass
@@ -42,19 +43,13 @@ class Track:
     rows: np.ndarray
 
 
-def box_iou(a, b):
-    """IoU of each of n boxes with each of m, as arrays: float n x m."""
-    a, b = (torch.from_numpy(np.asarray(boxes, np.float64)) for boxes in (a, b))
-    return np.nan_to_num(ops.box_iou(a, b).numpy())
-
-
 def likeness(boxes_a, names_a, boxes_b, names_b):
     """How likely two boxes show one person, n x m in 0 to 1.
 
     IoU of the boxes, with a floor for a jump of up to a box's width, times a factor that is 1 where the names agree.
     """
     near = _nearness(boxes_a, boxes_b)
-    overlap = np.maximum(box_iou(boxes_a, boxes_b), 0.5 * near)
+    overlap = np.maximum(iou(np.asarray(boxes_a, np.float64), np.asarray(boxes_b, np.float64)), 0.5 * near)
     return overlap * (0.4 + 0.6 * affinity(names_a, names_b))
 
 
@@ -78,7 +73,9 @@ def pairs(scores, lowest):
     if not scores.size:
         return []
     allowed = np.where(scores >= lowest, scores, 0.0)
-    return [(i, j) for i, j in zip(*linear_sum_assignment(-allowed), strict=True) if scores[i, j] >= lowest]
+    # Jonker and Volgenant's algorithm; a row without a partner has -1.
+    partners, _ = lap.lapjv(-allowed, extend_cost=True, return_cost=False)
+    return [(i, int(j)) for i, j in enumerate(partners) if j >= 0 and scores[i, j] >= lowest]
 
 
 def link_shot(frames, boxes, scores, names, shortest=MIN_FRAMES, threshold=SURE):
@@ -158,4 +155,5 @@ def _finished(frames, boxes, rows):
     filled = np.stack([np.interp(whole, frames, boxes[:, k]) for k in range(4)], axis=1)
     sources = np.full(len(whole), -1)
     sources[frames - frames[0]] = rows
-    return Track(whole, gaussian_filter1d(filled, SIGMA, axis=0, mode='nearest'), sources)
+    smooth = cv2.GaussianBlur(filled, (1, 2 * REACH + 1), SIGMA, borderType=cv2.BORDER_REPLICATE)
+    return Track(whole, smooth, sources)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from konohana import files
-from konohana.detectors.transform import fit_size
+from konohana.data.images import fit_size
 from konohana.errors import UserError, count
 from konohana.progress import progress_bar
 from konohana.video.canvas import Canvas
