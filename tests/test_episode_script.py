@@ -1,6 +1,7 @@
 """_test_with_video.py as people use it on an episode: steady names, the index beside it, and going on from it."""
 
 import csv
+import re
 import shutil
 
 import av
@@ -44,6 +45,11 @@ def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, e
     arguments = (f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}')
     done = run_script('_test_with_video.py', *arguments, 'find=柚')
     assert done.returncode == 0, done.stderr
+    stages = [line for line in done.stdout.splitlines() if line.startswith('Frames a second of each stage')]
+    assert [re.findall(r'(\w+) \d+ \(\d+%\)', line) for line in stages] == [
+        ['decode', 'detect'],
+        ['decode', 'draw', 'encode'],
+    ]
     assert 'of 24 frames were looked at' in done.stdout and '柚: ' in done.stdout
     assert int(done.stdout.split(' of 24 frames')[0].rsplit(maxsplit=1)[-1]) < 24  # drawings stand for frames
     assert frame_times(out) == frame_times(episode)

@@ -100,7 +100,7 @@ def _report(done, began):
     took, frames = max(time.monotonic() - began, 1e-9), done['frames']
     print(
         f'{count(frames, "frame")} ({done["seconds"]:.2f} s, {rate_of(done)}) in {took:.1f} s, '
-        f'{frames / took:.1f} a second: {done["video_out"]}'
+        f'{frames / took:.1f} a second: {done["video_out"]}\n{done["stages"]}'
     )
 
 
@@ -169,10 +169,8 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
     index, done = watch(model, video_in, shared=SHARED_NAMES, known=known, keep=keep_part, **options)
     keep(index)
     rate = done['frames'] / max(done['seconds'], 1e-9)
-    return (
-        index,
-        f'{done["detected"]} of {count(done["frames"], "frame")} were looked at, {rate:.1f} frames a second: {path}',
-    )
+    seen = f'{done["detected"]} of {count(done["frames"], "frame")} were looked at, {rate:.1f} frames a second: {path}'
+    return index, f'{seen}\n{done["stages"]}'
 
 
 def _identity(video_in):

@@ -11,6 +11,7 @@ from konohana.episodes.shots import Repeats, ShotFinder
 from konohana.progress import progress_bar
 from konohana.video.annotate import detect, device_of, model_size
 from konohana.video.source import Reducer, Source
+from konohana.video.stages import Stages
 
 MOST_READ = 48  # frames in a batch, whether they are looked at or not
 LOWEST = 0.15  # score below which a detection helps no track
@@ -43,7 +44,8 @@ def watch(
         keep: function of an `Index` that is called with what is done where something ends the run before its end.
 
     Returns:
-        (`Index`, dict of `frames`, `detected` (frames that were looked at) and `seconds` (that it took)).
+        (`Index`, dict of `frames`, `detected` (frames that were looked at), `seconds` (that it took) and `stages`
+        (line: the rate of decoding and detecting)).
 
     Raises:
         UserError: the video cannot be used.
@@ -59,7 +61,7 @@ def watch(
             raise
         index = watching.index(shared)
     done = {'frames': len(watching.times), 'detected': watching.detected, 'seconds': time.monotonic() - began}
-    return index, done
+    return index, {**done, 'stages': watching.stages.text(done['frames'])}
 
 
 class _Watch:
@@ -78,7 +80,7 @@ class _Watch:
         self.unit = source.prepare(picture, exact=False)
         self.reduce = Reducer(model_size(picture.width, picture.height, picture.sar, model))
         self.shots, self.repeats = ShotFinder(float(source.rate)), Repeats()
-        self.device, self.n_classes = device_of(model), len(model.class_names)
+        self.device, self.n_classes, self.stages = device_of(model), len(model.class_names), Stages()
         self.times, self.found, self.n_read, self.detected = [], [], 0, 0
         self.frames = (item for item in source.items() if isinstance(item, av.VideoFrame))
 
@@ -106,6 +108,10 @@ class _Watch:
 
     def _read(self):
         """The next frames, until `batch_size` of them are to be looked at: (seconds, picture or None for a repeat)."""
+        with self.stages.at('decode'):
+            return self._next_batch()
+
+    def _next_batch(self):
         batch, wanted = [], 0
         for frame in self.frames:
             small = self.reduce(frame)
@@ -122,7 +128,8 @@ class _Watch:
     def _look(self, batch):
         """Detect people in the pictures of a batch; frames that repeat take what was found before them."""
         pictures = [picture for _, picture in batch if picture is not None]
-        found = iter(detect(self.model, pictures, self.hw, self.device, LOWEST) if pictures else [])
+        with self.stages.at('detect'):
+            found = iter(detect(self.model, pictures, self.hw, self.device, LOWEST) if pictures else [])
         for seconds, picture in batch:
             if len(self.times) < len(self.known):
                 self.found.append(self.known[len(self.times)])

@@ -23,6 +23,7 @@ from konohana.progress import progress_bar
 from konohana.video.canvas import Canvas
 from konohana.video.copying import Copies
 from konohana.video.source import FULL, Reducer, Source, is_url
+from konohana.video.stages import Stages
 from konohana.video.writer import CONTAINERS, VideoWriter, check_encoding, check_target, pixel_format
 
 __all__ = ['CONTAINERS', 'annotate_video', 'detect', 'model_size']
@@ -138,7 +139,7 @@ def annotate_video(
 
     Returns:
         dict: video_out (Path), frames, seconds (length), rate (Fraction), width, height, notes (list of lines about
-        what is not as in the source).
+        what is not as in the source), stages (line: the rate of decoding, detecting, drawing and encoding).
 
     Raises:
         UserError: video_in cannot be read, video_out cannot be written, or a value is out of its range.
@@ -195,7 +196,7 @@ class _Annotation:
         else:
             self.known, self.reduce = itertools.chain(detections, itertools.repeat(NOTHING)), lambda frame: ()
         self.to_rgb, self.notes, self.items = Reducer(), [], source.items()
-        self.copies = Copies(source, writer)
+        self.copies, self.stages = Copies(source, writer), Stages()
 
     def tell(self, *lines):
         """Add lines to the result's notes, and print them."""
@@ -211,7 +212,8 @@ class _Annotation:
         try:
             self._loop()
             self.tell(*self._after())
-            self.writer.flush(handles)
+            with self.stages.at('encode'):
+                self.writer.flush(handles)
         except (Exception, KeyboardInterrupt) as error:
             # By now every frame that has detections is drawn.
             self.writer.keep(error, handles)
@@ -226,6 +228,7 @@ class _Annotation:
             'width': picture.width,
             'height': picture.height,
             'notes': self.notes,
+            'stages': self.stages.text(self.writer.frames),
         }
 
     def _loop(self):
@@ -251,6 +254,10 @@ class _Annotation:
 
     def _read_batch(self):
         """Up to `batch_size` frames as (frame, picture for the model); the packets between them as (packet, None)."""
+        with self.stages.at('decode'):
+            return self._next_batch()
+
+    def _next_batch(self):
         batch, frames = [], 0
         for item in self.items:
             frame = isinstance(item, av.VideoFrame)
@@ -266,25 +273,28 @@ class _Annotation:
         pictures = [picture for _, picture in batch if picture is not None]
         if self.known is not None:
             return list(itertools.islice(self.known, len(pictures)))
-        return detect(self.model, pictures, self.hw, self.device, self.threshold) if pictures else []
+        with self.stages.at('detect'):
+            return detect(self.model, pictures, self.hw, self.device, self.threshold) if pictures else []
 
     def _draw_batch(self, batch, found):
         """Draw on a batch's frames; returns the packets and frames, and pictures for the window."""
         found = iter(found)
-        for item, picture in batch:
-            if picture is not None:
-                self.canvas.draw(item, next(found))
+        with self.stages.at('draw'):
+            for item, picture in batch:
+                if picture is not None:
+                    self.canvas.draw(item, next(found))
         shown = [self.to_rgb(item) for item, picture in batch if picture is not None] if self.window else []
         return [item for item, _ in batch], shown
 
     def _write_batch(self, drawing):
         """Encode and copy what is drawn; returns pictures for the window."""
         items, shown = drawing.result()
-        for item in items:
-            if isinstance(item, av.VideoFrame):
-                self.writer.write(item)
-            else:
-                self.writer.copy(item, self.copies.handles[item.stream.index])
+        with self.stages.at('encode'):
+            for item in items:
+                if isinstance(item, av.VideoFrame):
+                    self.writer.write(item)
+                else:
+                    self.writer.copy(item, self.copies.handles[item.stream.index])
         return shown
 
     def _finish_oldest(self, writing):
