@@ -35,6 +35,7 @@ pretrained = None  # published weights to start from: True (COCO) or 'backbone' 
 batch_size = 16  # frames in a batch, over all processes
 accumulate = 1  # batches whose gradients are summed before a step, for small memory
 n_epoch = 22  # number of epochs; with few frames take more
+few_frames = True  # with init_from, few frames get more epochs and what learns best from them; False for no change
 max_minutes = 0.0  # minutes to train instead of n_epoch, evaluation not counted; 0 for n_epoch
 lr = 1e-3  # learning rate after warm-up
 warmup_epochs = 1.0  # epochs in which the learning rate rises

@@ -16,6 +16,7 @@ import torch
 from conftest import run_in_process
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+import _train
 from konohana import checkpoint, detectors, files
 from konohana.data import voc
 from konohana.data.augment import training_transform
@@ -28,9 +29,10 @@ from konohana.errors import UserError
 from konohana.evaluation.predict import predict_dataset
 from konohana.evaluation.summary import evaluate
 from konohana.interrupts import StopRequest
+from konohana.settings import read
 from konohana.toy import writer
 from konohana.training import curves, engine, logs
-from konohana.training.choices import shape_of
+from konohana.training.choices import choose, shape_of
 from konohana.training.engine import train_one_epoch, train_step
 from konohana.training.memory import cap_gpu_memory, out_of_memory_explained
 from konohana.training.run import Run, is_finished
@@ -190,6 +192,34 @@ def test_a_shape_that_is_none_is_one_line(train, dataset, tmp_path, wrong):
     done = train(dataset, tmp_path, wrong)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert wrong.partition('=')[0] in done.stderr
+
+
+def chosen(n_frames, *overrides, begun=None):
+    """The variables that `choose` changed for `n_frames` frames of 640x360."""
+    settings = read(vars(_train), overrides)
+    before = dict(vars(settings))
+    choose(settings, [SimpleNamespace(height=360, width=640)] * n_frames, begun)
+    return {name: value for name, value in vars(settings).items() if value != before[name]}
+
+
+def test_few_frames_from_trained_weights_are_shown_more_often(capsys):
+    shape = {'img_hw': (360, 640), 'group_by_aspect': False}
+    few = ('init_from=weights/net.pt',)
+    assert chosen(60, *few) == {**shape, 'n_epoch': 100, 'eval_every': 13, 'small_part': 0.9}
+    line = 'For so few frames: n_epoch=100, eval_every=13, small_part=0.9 (few_frames=False'
+    assert capsys.readouterr().out.startswith(line)
+    # What is set stays, and a run of minutes has no epochs to choose.
+    assert chosen(60, *few, 'n_epoch=30', 'small_part=0.5') == {**shape, 'eval_every': 4}
+    assert chosen(60, *few, 'max_minutes=10') == {**shape, 'eval_every': 13, 'small_part': 0.9}
+    assert chosen(60, *few, 'batch_size=8', 'accumulate=2')['n_epoch'] == 100
+    capsys.readouterr()
+    # Many frames, a start from nothing and runs of earlier versions are as they were; nothing is said.
+    old = {'order': {'group_by_aspect': False}, 'description': {'img_hw': [360, 640]}}
+    for given, begun in (((300, *few), None), ((60,), None), ((60, *few, 'few_frames=False'), None), ((60, *few), old)):
+        assert {**chosen(*given, begun=begun), 'few_frames': 0} == {**shape, 'few_frames': 0}
+    assert not capsys.readouterr().out
+    again = {**old, 'order': {'group_by_aspect': False, 'few_frames': True}}
+    assert chosen(60, *few, begun=again)['n_epoch'] == 100
 
 
 def test_deleting_the_files_starts_afresh(train, dataset, tmp_path):

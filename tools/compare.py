@@ -56,6 +56,7 @@ def main(arguments=None):
     for name in ('table.md', 'chart.png'):
         files.claim(out / name, [], settings.overwrite, 'compare_out')
     base = {
+        'few_frames': False,  # the same budget for all
         **settings.common,
         'konohana_dataset_path': settings.path(settings.konohana_dataset_path),
         **{key: getattr(settings, key) for key in ('n_epoch', 'seed', 'max_minutes', 'device', 'progress')},

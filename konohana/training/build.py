@@ -10,7 +10,7 @@ from konohana import checkpoint, detectors, distributed, inference
 from konohana.data.dataset import Frames
 from konohana.errors import UserError
 from konohana.training import half_precision
-from konohana.training.choices import choose_shape
+from konohana.training.choices import choose
 from konohana.training.data import make_loader, read_training_frames
 from konohana.training.memory import cap_gpu_memory
 from konohana.training.run import Run, begun, is_finished
@@ -63,7 +63,7 @@ def build(settings, device):
     options = detectors.options_of(settings.detector, vars(settings))
     frames = read_training_frames(settings)
     folder = folder_of(settings)
-    choose_shape(settings, frames.train, begun(folder, settings.use_res2block))
+    choose(settings, frames.train, begun(folder, settings.use_res2block))
     model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
     if settings.only_second_look:
         learn_only_second_look(model, settings)
@@ -90,6 +90,7 @@ def build(settings, device):
         'batch_size': settings.batch_size,
         'frames': len(loader.dataset),
         'group_by_aspect': settings.group_by_aspect,
+        'few_frames': settings.few_frames,
     }
     run = Run(folder, model, ema, optimizer, scaler, description, order, settings.use_res2block)
     print(

@@ -1,5 +1,7 @@
 """What a run takes from its data where its variables leave that open: the shape of its frames, and a recipe for few."""
 
+import math
+
 import numpy as np
 
 from konohana.data.sampler import upright
@@ -9,6 +11,11 @@ NEAR = 0.05  # how far from the usual ratio of the sides frames still are of the
 MIXED = 0.02  # from this share of frames of the other orientation on, these get batches of their own
 STEP = 8  # pixels; sides are multiples of it
 LONGEST = 10.0  # ratio of the sides from which more would leave too little height
+
+USUAL_EPOCHS = 22
+STEPS = 400  # of a run on few frames, which the usual epochs do not make
+EVALUATIONS = 8  # of a run on few frames: its epochs are short
+FEW = {'small_part': (0.65, 0.9)}  # variable -> (its usual value, that for few frames)
 
 
 def shape_of(frames):
@@ -34,22 +41,54 @@ def shape_of(frames):
     return (long, short) if share > 0.5 else (short, long), MIXED <= share <= 1 - MIXED
 
 
-def choose_shape(settings, frames, begun=None):
-    """Fill in `img_hw` and `group_by_aspect` where the settings leave them open, and print what was chosen.
+def choose(settings, frames, begun=None):
+    """Fill in what the settings leave to the data, and print what was chosen.
 
     Args:
         settings: namespace of `_train.py`'s variables, changed in place. frames: list of `Sample` to train on.
-        begun: content of the `optim.pt` of the run that is resumed, whose choice is kept; None for a new run.
+        begun: content of the `optim.pt` of the run that is resumed, whose choices are kept; None for a new run.
     """
-    if settings.img_hw and settings.group_by_aspect is not None:
-        return
-    img_hw, grouped = shape_of(frames)
-    if begun:
-        order = begun['order'] if isinstance(begun['order'], dict) else {}
-        img_hw, grouped = tuple(begun['description']['img_hw']), bool(order.get('group_by_aspect', False))
+    order = {} if begun is None or not isinstance(begun['order'], dict) else begun['order']
+    if not settings.img_hw or settings.group_by_aspect is None:
+        shape = shape_of(frames)
+        if begun:
+            shape = tuple(begun['description']['img_hw']), bool(order.get('group_by_aspect', False))
+        choose_shape(settings, *shape)
+    n_batches = math.ceil(len(frames) / settings.batch_size)
+    settings.few_frames = bool(order.get('few_frames', False)) if begun else has_few(settings, n_batches)
+    if settings.few_frames:
+        choose_recipe(settings, n_batches)
+
+
+def choose_shape(settings, img_hw, grouped):
+    """Fill in `img_hw` and `group_by_aspect` where they are left open; print them where they are not the usual ones."""
     settings.img_hw = settings.img_hw or img_hw
     settings.group_by_aspect = grouped if settings.group_by_aspect is None else settings.group_by_aspect
     if (settings.img_hw, settings.group_by_aspect) != (USUAL_HW, False):
         height, width = settings.img_hw
         groups = '; upright and wide ones get batches of their own' if settings.group_by_aspect else ''
         print(f'These pictures are learned at {width} x {height}{groups} (img_hw, group_by_aspect).')
+
+
+def has_few(settings, n_batches):
+    """Whether a new run has few frames: the usual number of epochs, of `n_batches` each, makes less than `STEPS` steps.
+
+    It also starts from trained weights (`init_from`), and `few_frames` allows for it.
+    """
+    whole = settings.init_from and not settings.only_second_look
+    return settings.few_frames and bool(whole) and USUAL_EPOCHS * n_batches < STEPS * settings.accumulate
+
+
+def choose_recipe(settings, n_batches):
+    """Fill in and print what learns best from few frames; what differs from its usual value stays as it is."""
+    epochs = settings.n_epoch
+    if epochs == USUAL_EPOCHS:
+        epochs = math.ceil(STEPS * settings.accumulate / n_batches)
+    recipe = {'n_epoch': (USUAL_EPOCHS, epochs), 'eval_every': (2, math.ceil(epochs / EVALUATIONS)), **FEW}
+    chosen = {name: few for name, (usual, few) in recipe.items() if getattr(settings, name) == usual}
+    if settings.max_minutes:
+        chosen.pop('n_epoch', None)
+    for name, value in chosen.items():
+        setattr(settings, name, value)
+    shown = ', '.join(f'{name}={value}' for name, value in chosen.items())
+    print(f'For so few frames: {shown} (few_frames=False: the usual values).')
