@@ -383,13 +383,14 @@ def heat_map(map, hw, background=None):
     return cv2.add(colours, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
 
 
-def sheet(panels, titles=None):
-    """Panels side by side, two in a row, each under a strip with its title.
+def sheet(panels, titles=None, columns=2):
+    """Panels side by side, `columns` in a row, each under a strip with its title.
 
     Args:
         panels: uint8 H x W x 3 RGB pictures, usually four: frame, annotated frame, objectness, quality. Those of
             another size than the first are resized to it.
         titles: a text per panel, or None for no strips.
+        columns: panels in a row.
 
     Returns:
         uint8 RGB picture; height and width are even, as video encoders want them.
@@ -398,7 +399,7 @@ def sheet(panels, titles=None):
     size = text_size((h, w))
     gap = 2 * max(1, size // 8)
     strip = 0 if titles is None else 2 * round(size * 0.9)
-    columns = min(2, len(panels))
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     height = rows * (strip + h) + (rows - 1) * gap
     width = columns * w + (columns - 1) * gap
@@ -416,4 +417,29 @@ def sheet(panels, titles=None):
             tag = _tag(fit[0], file, face, fit[1], _BACKGROUND, False)
             top = y + (strip - tag.shape[0]) // 2
             out[top : top + tag.shape[0], x : x + tag.shape[1]] = tag
+    return out
+
+
+def contact_sheet(tiles, titles, hw, columns):
+    """Small pictures in rows, each under its title: one look shows them all.
+
+    Args:
+        tiles: uint8 H x W x 3 RGB pictures of any size, at least one. titles: a text for each.
+        hw: height and width of a tile in pixels; a picture of another shape gets bars.
+        columns: tiles in a row.
+
+    Returns:
+        uint8 RGB picture.
+    """
+    return sheet([boxed(tile, hw) for tile in tiles], titles, columns)
+
+
+def boxed(picture, hw):
+    """A picture (uint8 H x W x 3) within `hw` (height, width), its shape kept, bars at its sides."""
+    scale = min(hw[0] / picture.shape[0], hw[1] / picture.shape[1])
+    h, w = (max(1, min(side, round(length * scale))) for side, length in zip(hw, picture.shape[:2], strict=True))
+    small = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    out = np.full((*hw, 3), _BACKGROUND, np.uint8)
+    y, x = (hw[0] - h) // 2, (hw[1] - w) // 2
+    out[y : y + h, x : x + w] = small
     return out
