@@ -138,10 +138,6 @@ class Konohana(Detector):
         self.requires_grad_(False)
         self.second_look.requires_grad_(True)
 
-    def backbone_parameters(self):
-        looks = [] if self.second_look is None else [self.second_look.stem, self.second_look.blocks]
-        return [parameter for part in (self.backbone, *looks) for parameter in part.parameters()]
-
     def load_pretrained(self, pretrained):
         """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`) -> what was done, as text."""
         if pretrained != 'backbone':

@@ -25,7 +25,10 @@ MARGIN = 0.1  # of the box's width and height, which the crop shows more at each
 # Training
 LABEL_SMOOTHING = 0.1
 JITTER = 0.12  # of the box's width and height; boxes' sides are moved by at most so much
-ERASED = 0.5  # probability that a rectangle of a crop is erased
+RECOLOURED = 0.3  # probability that the lower part of a crop gets other colours
+UNCLOTHED = 0.2  # probability that the lower part of a crop is erased
+ERASED = 0.4  # probability that a rectangle of a crop is erased
+ERASED_SIZE = (0.0, 0.6), (0.3, 1.0)  # where its sides lie, as parts of SIDE
 
 
 class SecondLook(nn.Module):
@@ -105,13 +108,27 @@ def jittered(boxes):
 
 
 def augmented(crops):
-    """Crops (N x 3 x SIDE x SIDE, 0 to 1) with a rectangle erased in half of them."""
-    rows, columns = (torch.arange(SIDE, device=crops.device) + 0.5).repeat(2, len(crops), 1)
-    for positions in (rows, columns):
-        length = torch.empty(len(crops), 1, device=crops.device).uniform_(0.15, 0.55) * SIDE
-        start = torch.rand_like(length) * (SIDE - length)
-        positions.copy_((positions > start) & (positions < start + length))
-    chosen = torch.rand(len(crops), 1, 1, device=crops.device) < ERASED
-    erased = (rows[:, :, None] * columns[:, None, :]).bool() & chosen
-    colour = torch.rand(len(crops), 3, 1, 1, device=crops.device)
-    return torch.where(erased[:, None], colour, crops)
+    """Crops (N x 3 x SIDE x SIDE, 0 to 1) as other episodes might show them: other clothes, something in front.
+
+    The lower part of some crops, where the clothes are, gets other colours or none; of others a rectangle is erased.
+    """
+    n, device = len(crops), crops.device
+    chance = torch.rand(n, 1, 1, 1, device=device)
+    colour = torch.rand(n, 3, 1, 1, device=device)
+    lower = between(n, (0.45, 0.75), (1.0, 1.0), device)[:, None, :, None]
+    rectangle = between(n, *ERASED_SIZE, device)[:, None, :, None] & between(n, *ERASED_SIZE, device)[:, None, None, :]
+    swapped = crops[:, torch.randperm(3, device=device)] * (0.6 + 0.8 * colour)
+    crops = torch.where(lower & (chance < RECOLOURED), swapped.clamp(max=1), crops)
+    erased = torch.where(chance > 1 - UNCLOTHED, lower, rectangle & (chance > 1 - UNCLOTHED - ERASED))
+    return torch.where(erased, colour, crops)
+
+
+def between(n, first, last, device):
+    """For each of n crops the rows or columns from a random one to another: n x SIDE, bool.
+
+    first, last: lowest and highest place of the first and of the last, as parts of SIDE. A last one below the first
+    leaves none.
+    """
+    low, high = (torch.empty(n, 1, device=device).uniform_(*place) * SIDE for place in (first, last))
+    places = torch.arange(SIDE, device=device) + 0.5
+    return (places >= low) & (places <= high)
