@@ -13,6 +13,9 @@ split = 'val'  # split to evaluate
 pictures_in = ''  # folder of pictures, or one picture, instead of a dataset; no labels needed
 weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weights/net.pt
 use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
+cast_path = ''  # folder with a sub-folder of 1 to 20 pictures for each character: name people by these; '' for none
+cast_adds = False  # True: the names learned stay, and the cast adds characters, or other clothes, to them
+cast_threshold = 0.5  # likeness to a character's pictures below which somebody is 'unknown', -1 to 1
 threshold = 0.5  # lowest score that is drawn, 0 to 1
 sheet = True  # True: panels at the detector's size; False: the annotated picture alone, at its own size
 test_out = ''  # folder of the pictures; '' is test_out, or test_out_det3 with use_res2block
@@ -32,7 +35,7 @@ progress = True  # show progress bars
 
 def main(arguments=None):
     settings = read(globals(), arguments)
-    require(settings, batch_size=(1, None), threshold=(0, 1))
+    require(settings, batch_size=(1, None), threshold=(0, 1), cast_threshold=(-1, 1))
     require_one_of(settings, unlabelled=('background', 'ignore'))
     # Imported here: PyTorch takes seconds, and --help should not.
     from konohana import default_weights, load, pictures
@@ -46,9 +49,13 @@ def main(arguments=None):
     path = settings.path(settings.weights) if settings.weights else default_weights(here, settings.use_res2block)
     model = load(path, settings.device, backend=settings.backend)
     print(f'Weights: {path} (computed by {model.backend})')
+    cast_pictures = take_cast(settings, model)
 
     samples, folders, inputs = pictures_of(settings)
-    inputs.append(path)
+    inputs += [path, *cast_pictures]
+    if model.cast and not model.cast.adds:
+        for sample in samples:  # for whoever is none of the cast, that is the right name
+            sample.names = [name if name in model.class_names else model.class_names[-1] for name in sample.names]
     out = settings.path(settings.test_out or ('test_out_det3' if settings.use_res2block else 'test_out'))
     outputs = pictures.output_paths([sample.path for sample in samples], out)
     pictures.claim_outputs(outputs, [*folders, *inputs], settings.overwrite)
@@ -111,6 +118,18 @@ def pictures_of(settings):
 def font_of(settings):
     """The path of the font file to prefer, or None."""
     return settings.path(settings.font) if settings.font else None
+
+
+def take_cast(settings, model):
+    """Name people by the cast in `cast_path`, if there is one -> list of its pictures."""
+    from konohana.detectors import own_cast
+
+    if not settings.cast_path:
+        return []
+    folder = settings.path(settings.cast_path)
+    used, line = own_cast.give(model, folder, settings.cast_adds, settings.cast_threshold)
+    print(line)
+    return used
 
 
 def draw_function(settings, model):

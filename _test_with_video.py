@@ -15,6 +15,9 @@ video_out = ''  # .mkv, .mp4 or .mov, of several a folder; '' is test_out/<name 
 index_only = False  # write no video: only who is on screen when
 weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weights/net.pt
 use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
+cast_path = ''  # folder with a sub-folder of 1 to 20 pictures for each character: name people by these; '' for none
+cast_adds = False  # True: the names learned stay, and the cast adds characters, or other clothes, to them
+cast_threshold = 0.5  # likeness to a character's pictures below which somebody is 'unknown', -1 to 1
 threshold = 0.5  # lowest score that is drawn, or that begins a track (smooth=True), 0 to 1
 smooth = True  # link detections to people with steady names; False draws them as they are, frame by frame
 detect_every = 'auto'  # 'auto' looks at frames that differ from the one before, 1 at every frame, 3 at every third
@@ -40,8 +43,10 @@ progress = True  # show a progress bar and what could not be kept
 def main(arguments=None):
     settings = read(globals(), arguments)
     require(settings, batch_size=(1, None), threshold=(0, 1), crf=(0, 63), start=(0, None), seconds=(0, None))
+    require(settings, cast_threshold=(-1, 1))
     # Imported here: PyTorch takes seconds, and --help should not.
     from konohana import default_weights, load
+    from konohana.detectors import own_cast
     from konohana.toy.writer import draw_default_video
     from konohana.video.camera import camera_number
     from konohana.video.season import annotate_season, episodes, target_of
@@ -54,6 +59,9 @@ def main(arguments=None):
     )
     model = load(path, settings.device, backend=settings.backend)
     print(f'Weights: {path} (computed by {model.backend})')
+    if settings.cast_path:
+        cast = settings.path(settings.cast_path), settings.cast_adds, settings.cast_threshold
+        print(own_cast.give(model, *cast)[1])
     if camera is not None:
         record(settings, model, camera)
     elif season:

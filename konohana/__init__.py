@@ -4,9 +4,10 @@ import konohana
 model = konohana.load()  # the shipped weights; or konohana.load('net.pt', device='cpu')
 detections = model([image])  # float tensor 3 x H x W, RGB, 0 to 1 -> [{'boxes', 'labels', 'scores'}]
 model.class_names[detections[0]['labels'][0] - 1]
+model.cast = konohana.read_cast('my_cast')  # name people by a few pictures of each instead, see docs/cast.md
 """
 
-__all__ = ['default_weights', 'load', 'pick_device']
+__all__ = ['default_weights', 'load', 'pick_device', 'read_cast']
 
 
 def __getattr__(name):
@@ -14,5 +15,6 @@ def __getattr__(name):
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from konohana import inference
+    from konohana.detectors import own_cast
 
-    return getattr(inference, name)
+    return getattr(own_cast if name == 'read_cast' else inference, name)

@@ -43,6 +43,7 @@ class Detector(nn.Module):
     backend = 'torch'
     class_names = ()
     img_hw = None
+    _cast = _known = _trained_names = None  # see `cast`
 
     def forward(self, images, targets=None, with_maps=False, pictures=None):
         if self.training:
@@ -56,7 +57,7 @@ class Detector(nn.Module):
         if self.training:
             return self.losses(outputs, targets, batch.image_sizes, tensors)
         detections = self.detections(outputs, batch.image_sizes, sizes, with_maps)
-        return self.look_again(detections, images, images if pictures is None else pictures)
+        return self.named(self.look_again(detections, images, images if pictures is None else pictures))
 
     def check(self, targets):
         """Check the targets of a training step.
@@ -116,6 +117,37 @@ class Detector(nn.Module):
                 (embeddings, logits).
         """
         return detections
+
+    @property
+    def cast(self):
+        """The `own_cast.Cast` by which people are named instead of, or besides, the names learned; None without one."""
+        return self._cast
+
+    @cast.setter
+    def cast(self, cast):
+        """Name people by a cast from now on (see `own_cast.read_cast`), or, with None, as before.
+
+        `class_names` are then the cast's.
+
+        Raises:
+            UserError: see `own_cast.KnownCast`.
+        """
+        if self._known is not None:
+            self._cast, self._known, self.class_names = None, None, self._trained_names
+        if cast is not None:
+            from konohana.detectors.own_cast import KnownCast
+
+            known = KnownCast(cast, self)
+            self._trained_names, self.class_names = self.class_names, known.class_names
+            self._cast, self._known = cast, known
+
+    def named(self, detections):
+        """Detections under the names of the cast; as they are without one."""
+        if self._known is None:
+            return detections
+        from konohana.detectors.konohana.naming import renamed
+
+        return [renamed(found, self._known.probabilities(found)) for found in detections]
 
     def backbone_parameters(self):
         """The parameters that published weights start, as a list: they learn at `backbone_lr` times the rate."""

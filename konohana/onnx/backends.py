@@ -115,7 +115,7 @@ class Accelerated(Detector):
         if self.training:
             raise ValueError(f"{self.backend} does not train: load the weights with backend='torch'")
         pictures = images if pictures is None else pictures
-        return [self.detect(image, picture, with_maps) for image, picture in zip(images, pictures, strict=True)]
+        return self.named([self.detect(*pair, with_maps) for pair in zip(images, pictures, strict=True)])
 
     def detect(self, image, picture, with_maps=False):
         """One picture, and the same again, maybe larger -> its detections."""

@@ -5,7 +5,8 @@ There are two kinds of file, both of standard operators alone, so that any ONNX 
 with post-processing      `images` 1 x 3 x H x W, RGB, 0 to 1, already at the network's size (what the detector's
                           `transform.resize` makes of a picture; any H and W do). The outputs are `boxes` (n x 4; x1,
                           y1, x2, y2 in pixels of that input), `labels` (n, 1 is the first class), `scores` (n,
-                          descending) and, of a detector that has them, `masks` (n x H x W, bool).
+                          descending) and, of a detector that has them, `masks` (n x H x W, bool), or, of one that
+                          looks again, `probabilities` (n x classes) and `embeddings` (n x 64).
 without                   `batch` N x 3 x H x W, normalized and padded as the detector's `transform` does it. The
                           outputs are the maps of the detector's `raw_outputs`.
 
@@ -33,8 +34,13 @@ from konohana.onnx.metadata import describe, optional
 OPSET = 17  # has RoiAlign as torchvision means it and LayerNormalization; runtimes from 2022 on know it
 
 
+def outputs_of(model):
+    """The names of what a file with post-processing gives: masks only if the detector has them."""
+    return ('boxes', 'labels', 'scores', *(('probabilities', 'embeddings') if model.looks_again else ('masks',)))
+
+
 class _WithPostProcessing(nn.Module):
-    """1 x 3 x H x W, 0 to 1 -> (boxes, labels, scores[, masks]) of one picture, already at the network's size."""
+    """1 x 3 x H x W, 0 to 1 -> the values of `outputs_of` of one picture, already at the network's size."""
 
     def __init__(self, model):
         super().__init__()
@@ -42,7 +48,7 @@ class _WithPostProcessing(nn.Module):
 
     def forward(self, images):
         found = self.model([images[0]])[0]
-        return tuple(found[key] for key in ('boxes', 'labels', 'scores', 'masks') if key in found)
+        return tuple(found[key] for key in outputs_of(self.model) if key in found)
 
 
 class _RawOutputs(nn.Module):
@@ -134,7 +140,7 @@ def _traced(model, detector, picture, post_processing):
         example = model.transform.resize(picture)[0][None]
         model.transform.resizes = False  # resizing is not in the file
         network = _WithPostProcessing(model).eval()
-        entry, names = 'images', ['boxes', 'labels', 'scores', 'masks'][: len(network(example))]
+        entry, names = 'images', outputs_of(model)[: len(network(example))]
         dynamic = {entry: {2: 'height', 3: 'width'}, **{name: {0: 'detections'} for name in names}}
         if 'masks' in names:
             dynamic['masks'] |= {1: 'height', 2: 'width'}

@@ -95,14 +95,18 @@ class OnnxDetector(Detector):
     def __init__(self, model, session):
         super().__init__()
         self.session, self.transform = session, model.transform
+        self.looks_again = 'embeddings' in session.names
         self.nothing = nn.Parameter(torch.empty(0, device='cpu'), requires_grad=False)  # pictures are wanted on the CPU
 
     def backbone_parameters(self):
         return []
 
-    def forward(self, images, targets=None, with_maps=False):
-        """List of float 3 x H x W, RGB, 0 to 1 -> list of detections, one picture after the other."""
-        return [self.detect(image) for image in images]
+    def forward(self, images, targets=None, with_maps=False, pictures=None):
+        """List of float 3 x H x W, RGB, 0 to 1 -> list of detections, one picture after the other.
+
+        A second look is in the file; it looks at the pictures as the network sees them, and `pictures` are not used.
+        """
+        return self.named([self.detect(image) for image in images])
 
     def detect(self, image):
         resized, _ = self.transform.resize(image)
