@@ -2,13 +2,14 @@
 
 The result has each frame of the source at its own time, the sound, subtitles, fonts and chapters, and beside it who is
 on screen when: a table, a timeline and a page. Ctrl-C keeps what is done as <name>_partial. With a webcam (video_in=0)
-it goes on until Ctrl-C, or until its window is closed. A folder is a season: what is done is skipped, and what fails is
-told at the end.
+it goes on until Ctrl-C, or until its window is closed. A folder is a season: what is done with the same options is
+skipped, and what fails is told at the end.
 """
 
+import sys
 import time
 
-from konohana.settings import read, require, run
+from konohana.settings import as_arguments, read, require, run
 
 video_in = ''  # a video, its URL, or 0 for a camera (1, 2, ...); several: a folder, show/*.mkv, a list; '' is a toy one
 video_out = ''  # .mkv, .mp4 or .mov, of several a folder; '' is test_out/<name of video_in>_annotated
@@ -35,6 +36,7 @@ preset = ''  # the encoder's preset; '' takes a fast one
 pix_fmt = ''  # pixel format to encode, like 'yuv420p' for old players; '' keeps the source's depth
 hwaccel = ''  # decode and encode on 'cuda', 'videotoolbox', 'vaapi' or 'qsv' where it can; '' is the CPU
 overwrite = False  # replace a file that this program did not write, and do again what is done of several
+workers = 1  # of several: how many to annotate at once; each takes 1 GB of memory, and a share of the threads
 font = ''  # font file of the labels; '' finds one
 show = False  # show the annotated frames in a window
 progress = True  # show a progress bar and what could not be kept
@@ -43,13 +45,12 @@ progress = True  # show a progress bar and what could not be kept
 def main(arguments=None):
     settings = read(globals(), arguments)
     require(settings, batch_size=(1, None), threshold=(0, 1), crf=(0, 63), start=(0, None), seconds=(0, None))
-    require(settings, cast_threshold=(-1, 1))
+    require(settings, cast_threshold=(-1, 1), workers=(1, 64))
     # Imported here: PyTorch takes seconds, and --help should not.
-    from konohana import default_weights, load
-    from konohana.detectors import own_cast
+    from konohana import default_weights
     from konohana.toy.writer import draw_default_video
     from konohana.video.camera import camera_number
-    from konohana.video.season import annotate_season, episodes, target_of
+    from konohana.video.season import episodes, target_of
 
     here = settings.path('.')
     path = settings.path(settings.weights) if settings.weights else default_weights(here, settings.use_res2block)
@@ -57,20 +58,12 @@ def main(arguments=None):
     sources, season = (
         ([], False) if camera is not None else episodes(settings.video_in or 'toy_show.mp4', settings.path)
     )
-    model = load(path, settings.device, backend=settings.backend)
-    print(f'Weights: {path} (computed by {model.backend})')
-    if settings.cast_path:
-        cast = settings.path(settings.cast_path), settings.cast_adds, settings.cast_threshold
-        print(own_cast.give(model, *cast)[1])
+    if season:
+        annotate_season(settings, sources, path)
+        return
+    model = open_model(settings, path)
     if camera is not None:
         record(settings, model, camera)
-    elif season:
-        folder = settings.path(settings.video_out or 'test_out')
-        again = settings.overwrite or settings.index_only  # an index is quickly made from its stored detections
-        if settings.find and not again:
-            print('find: episodes that are skipped are not searched; index_only=True searches all of them.')
-        ending = '.mkv' if settings.labels_as == 'subtitles' else ''
-        annotate_season(sources, folder, lambda *paths: annotate(settings, model, path, *paths), again, ending)
     else:
         (source,) = sources
         draw_default_video(source, here)
@@ -78,6 +71,81 @@ def main(arguments=None):
             settings.path(settings.video_out) if settings.video_out else target_of(source, settings.path('test_out'))
         )
         annotate(settings, model, path, source, target)
+
+
+def open_model(settings, path):
+    """Load the detector, and say what computes it."""
+    from konohana import load
+    from konohana.detectors import own_cast
+    from konohana.worker import is_worker
+
+    model = load(path, settings.device, backend=settings.backend)
+    if not is_worker():
+        print(f'Weights: {path} (computed by {model.backend})')
+    if settings.cast_path:
+        cast = settings.path(settings.cast_path), settings.cast_adds, settings.cast_threshold
+        print(own_cast.give(model, *cast)[1])
+    return model
+
+
+def annotate_season(settings, sources, weights):
+    """Annotate several videos."""
+    from konohana.video.season import jobs_of, one_by_one
+
+    folder = settings.path(settings.video_out or 'test_out')
+    again = settings.overwrite or settings.index_only  # an index is quickly made from its stored detections
+    if settings.find and not again:
+        print('find: episodes that are skipped are not searched; index_only=True searches all of them.')
+    ending = '.mkv' if settings.labels_as == 'subtitles' else ''
+    jobs = jobs_of(sources, folder, made_with(settings, weights), again, ending)
+    if not jobs:
+        return
+    if settings.workers > 1:
+        annotate_at_once(settings, weights, jobs)
+        return
+    model = open_model(settings, weights)
+    one_by_one(jobs, lambda source, target: annotate(settings, model, weights, source, target))
+
+
+def made_with(settings, weights):
+    """What results are made with, to know when they are to be made again."""
+    from konohana.video import season
+
+    values = dict(vars(settings))
+    if settings.cast_path:
+        from konohana.detectors.own_cast import read_cast
+
+        values['cast_path'] = read_cast(settings.path(settings.cast_path)).identity()
+    return season.made_with(values, weights)
+
+
+def annotate_at_once(settings, weights, jobs):
+    """Annotate several videos at once: each is this script again, with one video."""
+    from konohana.errors import UserError
+    from konohana.progress import progress_bar
+    from konohana.video import workers
+    from konohana.video.season import tell_failed
+
+    if settings.show:
+        raise UserError('show=True: a window needs workers=1.')
+
+    def run_one(job, tell, stop):
+        return workers.run_episode(command_of(settings, job), job.name, threads, tell, stop)
+
+    n = min(settings.workers, len(jobs))
+    threads = workers.share_of_threads(n)
+    print(f'Weights: {weights}')
+    print(f'{n} episodes at once, {threads} of the threads of this machine for each')
+    steps = workers.View.STEPS * len(jobs)
+    with progress_bar('Season', steps, settings.progress, unit='', lines=True, running='{formatted_value}') as bar:
+        failed = workers.annotate_at_once(jobs, n, run_one, workers.View(len(jobs), bar))
+    tell_failed(failed, jobs)
+
+
+def command_of(settings, job):
+    """The command that annotates one video."""
+    changes = {'video_in': str(job.source), 'video_out': str(job.target), 'workers': 1}
+    return [sys.executable, str(settings.path(__file__)), *as_arguments(settings, **changes)]
 
 
 def style_of(settings):
@@ -104,13 +172,17 @@ def record(settings, model, camera):
 
 def annotate(settings, model, weights, source, target):
     """Annotate one video, and write who is in it."""
+    from konohana import files
     from konohana.episodes.episode import annotate_episode
+    from konohana.video.season import of_video
     from konohana.video.window import open_window
 
     names = ('start', 'pix_fmt', 'batch_size', 'smooth', 'detect_every', 'labels_as', 'index_only', 'find')
     options = {name: getattr(settings, name) for name in names}
     with open_window(settings.show, getattr(source, 'name', source)) as window:
-        annotate_episode(model, weights, source, target, window=window, **options, **style_of(settings))
+        done = annotate_episode(model, weights, source, target, window=window, **options, **style_of(settings))
+    if done:
+        files.written(done, of_video(made_with(settings, weights), source))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,8 @@
 """Writing files: whole or not at all, and never over a file that this program did not write. Reading them safely.
 
-In each folder of outputs this program keeps `.konohana_outputs`, a list of what it has written there: name, size and
-time of the last change. A file that is on the list and unchanged may be written again; any other file stays.
+In each folder of outputs this program keeps `.konohana_outputs`, a list of what it has written there: name, size, time
+of the last change and, for some, the settings it was made with. A file that is on the list and unchanged may be written
+again; any other file stays.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from konohana.errors import UserError
 
-LIST_NAME = '.konohana_outputs'  # one JSON line for each file written: [name, size in bytes, time in ns]
+LIST_NAME = '.konohana_outputs'  # one JSON line for each file: [name, size in bytes, time in ns, maybe settings]
 CLOCK = 2_000_000_000  # ns; some file systems (FAT, network drives) keep times no finer than 2 s
 SPARE_LINES = 1000  # lines of the list that later lines replace, before it is written again without them
 
@@ -159,17 +160,29 @@ def claim(path, inputs=(), overwrite=False, variable='the output'):
 
 def written_here(path):
     """Whether `path` is still as this program wrote it, with `remember` (see `replacing`)."""
-    path = Path(path)
+    return _entry(Path(path)) is not None
+
+
+def made_with(path):
+    """The settings that `written` was given for `path`; None for none, or if the file has changed since."""
+    entry = _entry(Path(path))
+    return entry and entry[2]
+
+
+def _entry(path):
+    """(size, time, settings) of an unchanged file on its folder's list; None for any other."""
     try:
         now = path.lstat()
-        size, time = _listed(path.parent / LIST_NAME)[path.name]
+        entry = _listed(path.parent / LIST_NAME)[path.name]
     except (OSError, KeyError):
-        return False
-    return size == now.st_size and abs(time - now.st_mtime_ns) <= CLOCK
+        return None
+    return entry if entry[0] == now.st_size and abs(entry[1] - now.st_mtime_ns) <= CLOCK else None
 
 
-def written(path):
+def written(path, settings=None):
     """Add `path` to the list of its folder; `replacing` with `remember` does so by itself.
+
+    settings: dict that JSON can hold, what the file was made with, for `made_with`.
 
     Lines are appended, so that several programs can write at once; the last line of a name counts. Without a list the
     file is written all the same: at worst a later run refuses to replace it.
@@ -177,16 +190,16 @@ def written(path):
     now = path.stat()
     with contextlib.suppress(OSError):
         with (path.parent / LIST_NAME).open('ab') as file:
-            file.write(_line(path.name, now.st_size, now.st_mtime_ns))
+            file.write(_line(path.name, now.st_size, now.st_mtime_ns, settings))
 
 
-def _line(name, size, time):
+def _line(name, size, time, settings):
     # The line end comes first too: a line that a crash cut off spoils only itself.
-    return f'\n{json.dumps([name, size, time])}\n'.encode()
+    return f'\n{json.dumps([name, size, time, *([settings] if settings else [])])}\n'.encode()
 
 
 def _listed(file):
-    """The list of outputs in `file`, as dict of name -> (size, time). What is not a list of outputs counts as empty."""
+    """The list of outputs in `file`: {name: (size, time, settings or None)}. What is not a list counts as empty."""
     if not file.is_file():
         return {}
     now = file.stat()
@@ -200,8 +213,8 @@ def _parsed(file, _size, _time):
     lines = [line for line in file.read_bytes().splitlines() if line]
     for line in lines:
         try:
-            name, size, time = json.loads(line)
-            found[name] = int(size), int(time)
+            name, size, time, *settings = json.loads(line)
+            found[name] = int(size), int(time), settings[0] if settings and isinstance(settings[0], dict) else None
         except (ValueError, TypeError, OverflowError, RecursionError):
             continue  # damaged
     if len(lines) > len(found) + SPARE_LINES:

@@ -5,31 +5,33 @@ import sys
 
 import progressbar
 
-from konohana import distributed
+from konohana import distributed, worker
 
 
 @contextlib.contextmanager
-def progress_bar(title, total, shown=True, unit='pictures', **variables):
+def progress_bar(title, total, shown=True, unit='pictures', lines=False, **variables):
     """A progress bar as a context manager.
 
     Args:
         title: text at the left.
         total: number of steps; `bar.update(done, **values)` moves it.
         shown: False makes a bar that shows nothing.
-        unit: what is counted, for the rate.
+        unit: what is counted, for the rate; '' shows neither rate nor count.
+        lines: whether the caller prints lines meanwhile, which come above the bar.
         variables: further values shown, name -> format such as '{formatted_value}'; pass new ones to `bar.update`.
 
-    On a terminal the line is redrawn; in a log file each bar ends as one line.
+    On a terminal the line is redrawn; in a log file each bar ends as one line. A worker's bar is lines for the process
+    that started it (see `worker`).
     """
+    count = [progressbar.SimpleProgress(format='%(value_s)s/%(max_value_s)s'), ' '] if unit else []
+    rate = [progressbar.AdaptiveTransferSpeed(prefixes=[''], unit=unit, samples=20), ' '] if unit else []
     widgets = [
         title,
         ' ',
-        progressbar.SimpleProgress(format='%(value_s)s/%(max_value_s)s'),
-        ' ',
+        *count,
         progressbar.Bar(marker='=', left='[', right=']'),
         ' ',
-        progressbar.AdaptiveTransferSpeed(prefixes=[''], unit=unit, samples=20),
-        ' ',
+        *rate,
         progressbar.ETA(
             format_not_started='ETA --:--:--',
             format='ETA %(eta)8s',
@@ -42,12 +44,15 @@ def progress_bar(title, total, shown=True, unit='pictures', **variables):
     if not shown or distributed.rank():
         yield progressbar.NullBar()
         return
+    if worker.is_worker():
+        yield worker.Lines(total)
+        return
     terminal = sys.stderr.isatty()
     bar = progressbar.ProgressBar(
         max_value=total,
         widgets=widgets,
         fd=sys.stderr,
-        redirect_stdout=False,
+        redirect_stdout=lines and terminal,
         # Without a terminal a bar of thousands of steps would fill a log with copies of itself.
         poll_interval=0.1 if terminal else 60,
         min_poll_interval=0.1 if terminal else 60,

@@ -18,7 +18,7 @@ import types
 import warnings
 from pathlib import Path
 
-from konohana import interrupts
+from konohana import interrupts, worker
 from konohana.errors import UserError, printable
 
 
@@ -168,6 +168,12 @@ def read(script_globals, arguments=None, aliases=None, folder=None):
     return settings
 
 
+def as_arguments(settings, **changes):
+    """`name=value` texts from which `read` makes the same settings, with `changes` to some, in another process."""
+    values = {**vars(settings), **changes}
+    return [f'{name}="{value}"' if isinstance(value, str) else f'{name}={value!r}' for name, value in values.items()]
+
+
 def _print_help(script_globals, variables):
     comments = _comments(script_globals['__file__'])
     print(script_globals.get('__doc__') or '')
@@ -245,6 +251,7 @@ def run(main, arguments=None):
     try:
         with interrupts.raising():
             _prepare(arguments)
+            worker.end_with_parent()
             main() if arguments is None else main(arguments)
     except UserError as error:
         # From a process that loads frames the error comes with that process's traceback before it.

@@ -13,7 +13,7 @@ import torch
 from conftest import PROJECT
 
 from konohana.errors import UserError, printable
-from konohana.settings import Settings, read, require, run
+from konohana.settings import Settings, as_arguments, read, require, run
 
 SCRIPT = '''"""Does things to pictures."""
 from pathlib import Path
@@ -423,3 +423,24 @@ def test_relative_paths_start_at_the_scripts_folder_or_at_the_one_it_names(tmp_p
     assert settings.path('a/b') == tmp_path / 'tools' / 'a' / 'b' and settings.path(tmp_path) == tmp_path
     assert read(script_globals, [], folder=tmp_path).path('a') == tmp_path / 'a'
     assert vars(settings).keys() == {name for name in variables() if name.islower() and name[0] != '_'} - {'function'}
+
+
+@pytest.mark.parametrize(
+    'values',
+    [
+        {'text': ''},
+        {'text': '"quoted"', 'name': "it's"},
+        {'text': '花 = \n "a" \'b\' \\n', 'name': 'True'},
+        {'numbers': (3, 4), 'many': ['a', "b'", '"c"'], 'spell': {'柚': 'Yuzu "Y"', 'a': "'"}},
+        {'yes': True, 'number': -2.5e-7, 'free': None, 'whole': 12},
+        {'free': 'auto'},
+    ],
+)
+def test_settings_given_to_another_process_are_the_same(values):
+    script = {
+        **{'__file__': __file__, 'text': 'x', 'name': '', 'numbers': (1, 2), 'many': [], 'spell': {}, 'yes': False},
+        **{'number': 1.0, 'free': None, 'whole': 1},
+    }
+    settings = Settings(**{**{k: v for k, v in script.items() if k != '__file__'}, **values})
+    assert vars(read(script, as_arguments(settings))) == vars(settings)
+    assert read(script, as_arguments(settings, text='changed')).text == 'changed'

@@ -41,6 +41,9 @@ def annotate_episode(model, weights, video_in, target, smooth, detect_every, lab
         detect_every: see `watch`. labels_as: 'picture', or 'subtitles' for a track beside untouched streams.
         index_only: write no video. find: names whose common scenes are listed, '' for none.
         options: see `annotate_video`.
+
+    Returns:
+        the path of the video that was written, None where there is none.
     """
     detect_every = _checked(labels_as, detect_every)
     once = is_url(video_in) or model.wants_masks
@@ -51,7 +54,7 @@ def annotate_episode(model, weights, video_in, target, smooth, detect_every, lab
         )
     if once:
         _report(annotate_video(model, video_in, target, **options), time.monotonic())
-        return
+        return target
     began, spell, font = time.monotonic(), options['label_names'], options['font']
     part = {key: options[key] for key in ('start', 'seconds')}
     target = Path(target)
@@ -83,6 +86,7 @@ def annotate_episode(model, weights, video_in, target, smooth, detect_every, lab
         print(f'Who is on screen when: {path}')
     if find:
         print_scenes(index, find, spell)
+    return None if index_only else target
 
 
 def _checked(labels_as, detect_every):

@@ -2,17 +2,25 @@
 
 import ast
 import glob
+import hashlib
 import itertools
+import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from konohana import files
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, count, printable
 from konohana.video.source import is_url
 from konohana.video.writer import CONTAINERS
 
 EPISODES = set(
     '.3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogm .ogv .rm .rmvb .ts .vob .webm .wmv'.split()
+)
+# Variables of the script that do not change what is written. Of the weights the content counts, not the name.
+SAME_RESULT = set(
+    'video_in video_out index_only weights use_res2block find batch_size device backend overwrite show progress '
+    'workers dask_scheduler'.split()
 )
 OWN = re.compile(r'^unfinished_\d+_|_(annotated|partial\d*|new\d*)$')
 
@@ -88,31 +96,101 @@ def target_of(source, folder, taken=(), ending=''):
     return folder / f'{free}_annotated{ending}'
 
 
-def is_done(source, target):
-    """Whether `target` exists, was written by this program and is not older than its source."""
-    try:
-        return files.written_here(target) and target.stat().st_mtime_ns >= source.stat().st_mtime_ns
-    except OSError:
-        return False
+@dataclass(frozen=True)
+class Job:
+    """An episode to annotate: its `number` among `total`, `source` (Path or URL) and `target` (Path)."""
+
+    number: int
+    total: int
+    source: Path | str
+    target: Path
+
+    @property
+    def name(self):
+        """The episode's name, as lines about it begin."""
+        return printable(self.source if is_url(self.source) else self.source.name)
+
+    def __str__(self):
+        return f'{self.number}/{self.total} {self.name}'
 
 
-def annotate_season(sources, folder, annotate, again, ending=''):
-    """Annotate each of `sources` into `folder`; skip finished ones unless `again`.
+def made_with(settings, weights):
+    """What annotated episodes are made with, to know later whether that has changed: dict that JSON can hold.
 
-    annotate: function (source, target). ending: see `target_of`. Raises one UserError at the end if any of them failed.
+    settings: dict of the script's variables. weights: path of the weights file. See `of_video`.
     """
-    failed, taken = [], set()
+    kept = {name: value for name, value in settings.items() if name not in SAME_RESULT}
+    kept['weights'] = hashlib.sha256(files.read_bytes(weights)).hexdigest()[:16]
+    return json.loads(json.dumps(kept, default=str, skipkeys=True))  # as it is read again: tuples are lists
+
+
+def of_video(settings, source):
+    """`made_with` of one video, since folders of outputs may hold those of several shows."""
+    return {**settings, 'video': [source.name, source.stat().st_size]} if isinstance(source, Path) else settings
+
+
+def changes(before, now):
+    """What differs between two results of `made_with`, as text; '' for nothing. New variables are no change."""
+    names = [name for name, value in now.items() if name in before and before[name] != value]
+    known = {'weights': 'other weights', 'cast_path': 'another cast', 'video': 'another video of this name'}
+    told = [known.get(name) or f'{name}={_short(now[name])} instead of {_short(before[name])}' for name in names]
+    return ', '.join(told[:3] + ([f'{len(told) - 3} more'] if len(told) > 3 else []))
+
+
+def _short(value):
+    text = printable(repr(value))
+    return text if len(text) <= 40 else f'{text[:36]} ...'
+
+
+def why_again(source, target, settings):
+    """Why an episode is to be annotated, '' if its result is there: newer than its source, made with `settings`."""
+    try:
+        if is_url(source) or not target.exists():
+            return 'not done'
+        if target.stat().st_mtime_ns < source.stat().st_mtime_ns:
+            return 'the video is newer than its result'
+        now = of_video(settings, source)
+    except OSError:
+        return 'not done'
+    before = files.made_with(target)
+    # None: another program's file, which is claimed later; or one whose index was never finished.
+    return 'not done' if before is None else changes(before, now)
+
+
+def jobs_of(sources, folder, settings, again, ending=''):
+    """The episodes to annotate into `folder`, as `Job`s; says which are skipped, and why some are done again.
+
+    settings: see `made_with`. again: skip none. ending: see `target_of`.
+    """
+    jobs, taken = [], set()
     for number, source in enumerate(sources, 1):
-        target = target_of(source, folder, taken, ending)
-        taken.add(target)
-        if not again and not is_url(source) and is_done(source, target):
-            print(f'{number}/{len(sources)} {printable(source.name)}: already done, skipped ({target})')
+        job = Job(number, len(sources), source, target_of(source, folder, taken, ending))
+        taken.add(job.target)
+        why = 'not done' if again else why_again(source, job.target, settings)
+        if not why:
+            print(f'{job}: already done, skipped ({job.target})')
             continue
-        print(f'{number}/{len(sources)} {printable(source)}')
+        if why != 'not done':
+            print(f'{job}: done again ({why})')
+        jobs.append(job)
+    return jobs
+
+
+def one_by_one(jobs, annotate):
+    """Annotate each of `jobs` by `annotate(source, target)`, one after the other; see `tell_failed`."""
+    failed = []
+    for job in jobs:
+        print(job)
         try:
-            annotate(source, target)
+            annotate(job.source, job.target)
         except UserError as error:
             print(f'Failed: {error}')
             failed.append(str(error))
+    tell_failed(failed, jobs)
+
+
+def tell_failed(failed, jobs):
+    """Raise one UserError if any of `jobs` failed; failed: list of lines, of which equal ones are told once."""
     if failed:
-        raise UserError(f'{len(failed)} of {len(sources)} videos were not annotated: ' + ' | '.join(failed))
+        lines = ' | '.join(dict.fromkeys(failed))
+        raise UserError(f'{len(failed)} of {count(jobs[0].total, "video was", "videos were")} not annotated: {lines}')
