@@ -15,7 +15,7 @@ weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weigh
 use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
 cast_path = ''  # folder with a sub-folder of 1 to 20 pictures for each character: name people by these; '' for none
 cast_adds = False  # True: the names learned stay, and the cast adds characters, or other clothes, to them
-cast_threshold = 0.5  # likeness to a character's pictures below which somebody is 'unknown', -1 to 1
+cast_threshold = 0.6  # likeness to a character's pictures below which somebody is 'unknown', -1 to 1
 threshold = 0.5  # lowest score that is drawn, 0 to 1
 sheet = True  # True: panels at the detector's size; False: the annotated picture alone, at its own size
 test_out = ''  # folder of the pictures; '' is test_out, or test_out_det3 with use_res2block
@@ -122,7 +122,7 @@ def font_of(settings):
 
 def take_cast(settings, model):
     """Name people by the cast in `cast_path`, if there is one -> list of its pictures."""
-    from konohana.detectors import own_cast
+    from konohana import own_cast
 
     if not settings.cast_path:
         return []

@@ -18,7 +18,7 @@ weights = ''  # weights file (.pt or .onnx); '' takes your net.pt, or else weigh
 use_res2block = False  # if no weights file is named: net_det3.pt instead of net.pt
 cast_path = ''  # folder with a sub-folder of 1 to 20 pictures for each character: name people by these; '' for none
 cast_adds = False  # True: the names learned stay, and the cast adds characters, or other clothes, to them
-cast_threshold = 0.5  # likeness to a character's pictures below which somebody is 'unknown', -1 to 1
+cast_threshold = 0.6  # likeness to a character's pictures below which somebody is 'unknown', -1 to 1
 threshold = 0.5  # lowest score that is drawn, or that begins a track (smooth=True), 0 to 1
 smooth = True  # link detections to people with steady names; False draws them as they are, frame by frame
 detect_every = 'auto'  # 'auto' looks at frames that differ from the one before, 1 at every frame, 3 at every third
@@ -75,16 +75,16 @@ def main(arguments=None):
 
 def open_model(settings, path):
     """Load the detector, and say what computes it."""
-    from konohana import load
-    from konohana.detectors import own_cast
+    from konohana import load, own_cast
     from konohana.worker import is_worker
 
     model = load(path, settings.device, backend=settings.backend)
-    if not is_worker():
-        print(f'Weights: {path} (computed by {model.backend})')
+    lines = [f'Weights: {path} (computed by {model.backend})']
     if settings.cast_path:
         cast = settings.path(settings.cast_path), settings.cast_adds, settings.cast_threshold
-        print(own_cast.give(model, *cast)[1])
+        lines.append(own_cast.give(model, *cast)[1])
+    if not is_worker():
+        print('\n'.join(lines))
     return model
 
 
@@ -113,7 +113,7 @@ def made_with(settings, weights):
 
     values = dict(vars(settings))
     if settings.cast_path:
-        from konohana.detectors.own_cast import read_cast
+        from konohana.own_cast import read_cast
 
         values['cast_path'] = read_cast(settings.path(settings.cast_path)).identity()
     return season.made_with(values, weights)

@@ -14,7 +14,6 @@ def __getattr__(name):
     """The names in `__all__`, imported when first used: `import konohana` alone does not load PyTorch."""
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from konohana import inference
-    from konohana.detectors import own_cast
+    from importlib import import_module
 
-    return getattr(own_cast if name == 'read_cast' else inference, name)
+    return getattr(import_module(f'konohana.{"own_cast" if name == "read_cast" else "inference"}'), name)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import IMG_HW, make_weights
+from conftest import IMG_HW, load_script, make_weights
 
 import konohana
+from konohana import own_cast
 from konohana.data.images import save_image
-from konohana.detectors import own_cast
+from konohana.data.sample import Sample
 from konohana.detectors.base import Detector
 from konohana.errors import UserError
 
@@ -23,9 +24,9 @@ class ByColour(Detector):
         self.nothing = torch.nn.Parameter(torch.zeros(()))
 
     def forward(self, images, targets=None, with_maps=False, pictures=None):
-        return self.named([self.detect(image) for image in images])
+        return self.named([self.people_in(image) for image in images])
 
-    def detect(self, image):
+    def people_in(self, image):
         boxes, embeddings = [], []
         for channel in range(3):
             rows, columns = torch.nonzero((image[channel] > 0.9) & (image.sum(dim=0) < 1.1), as_tuple=True)
@@ -176,3 +177,27 @@ def test_it_is_said_before_anything_is_done(tmp_path, run_script):
     make_weights(tmp_path / 'net.pt', img_hw=list(IMG_HW))
     done = run_script('_test.py', f'weights={tmp_path / "net.pt"}', f'cast_path={tmp_path / "none"}', 'split=val')
     assert done.returncode == 2 and 'no such folder' in done.stderr
+
+
+def test_make_cast_from_labels(toy_dataset, tmp_path, run_script):
+    folder = tmp_path / 'cast'
+    options = [f'labels_in={toy_dataset}', f'cast_out={folder}', 'smallest=8', 'n_pictures=2']
+    done = run_script('tools/make_cast.py', *options)
+    assert done.returncode == 0, done.stderr
+    cast = konohana.read_cast(folder)
+    assert '其他' not in cast.pictures and 1 <= max(map(len, cast.pictures.values())) <= 2
+    assert f'{len(cast.pictures)} characters' in done.stdout
+    assert run_script('tools/make_cast.py', *options).returncode == 0  # its own pictures are written again
+    mine = next(folder.rglob('*.jpg'))
+    save_image(mine, picture((0, 30)))
+    refused = run_script('tools/make_cast.py', *options)
+    assert refused.returncode == 2 and refused.stderr.count('\n') == 1 and 'overwrite=True' in refused.stderr
+    nobody = run_script('tools/make_cast.py', *options[:2], 'smallest=5000')
+    assert nobody.returncode == 2 and 'nobody' in nobody.stderr and nobody.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['../evil', 'a/b', '.hidden', 'C:x', 'dot.'])
+def test_a_label_that_can_be_no_folder_is_one_line(name, tmp_path):
+    tool = load_script('tools/make_cast.py')
+    with pytest.raises(UserError, match='no folder can be called that'):
+        tool.path_of(tmp_path, name, {'sample': Sample(tmp_path / 'a.jpg'), 'number': 0})

@@ -1,12 +1,14 @@
 """What every detector is, and what it declares about itself. Scripts and training read only this."""
 
+import numpy as np
 import torch
 from torch import nn
 
 from konohana.errors import UserError
+from konohana.own_cast import NamedByCast
 
 
-class Detector(nn.Module):
+class Detector(NamedByCast, nn.Module):
     """A detector under torchvision's contract.
 
     Training: `model(images, targets)` -> dict of scalar losses. Evaluation: `model(images)` -> list of dicts of
@@ -43,7 +45,6 @@ class Detector(nn.Module):
     backend = 'torch'
     class_names = ()
     img_hw = None
-    _cast = _known = _trained_names = None  # see `cast`
 
     def forward(self, images, targets=None, with_maps=False, pictures=None):
         if self.training:
@@ -58,6 +59,28 @@ class Detector(nn.Module):
             return self.losses(outputs, targets, batch.image_sizes, tensors)
         detections = self.detections(outputs, batch.image_sizes, sizes, with_maps)
         return self.named(self.look_again(detections, images, images if pictures is None else pictures))
+
+    @torch.inference_mode()
+    def detect(self, frames, with_maps=False, pictures=None):
+        """Detections of frames as arrays; in evaluation mode.
+
+        Args:
+            frames: list of uint8 H x W x 3 arrays, RGB, of any size. with_maps: whether to add `maps`.
+            pictures: larger versions of the same for the second look, or None.
+
+        Returns:
+            list of dicts of arrays, as `model(images)` gives them as tensors.
+        """
+        images = [self._image(frame) for frame in frames]
+        larger = {} if pictures is None else {'pictures': [self._image(picture) for picture in pictures]}
+        detections = self(images, with_maps=with_maps, **larger) if images else []
+        return [{key: values.cpu().numpy() for key, values in found.items()} for found in detections]
+
+    def _image(self, frame):
+        """uint8 H x W x 3 array -> 3 x H x W tensor on the detector's device, float 0 to 1 unless it takes bytes."""
+        device = next(self.parameters()).device
+        image = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)
+        return image if self.takes_bytes else image.float() / 255
 
     def check(self, targets):
         """Check the targets of a training step.
@@ -117,37 +140,6 @@ class Detector(nn.Module):
                 (embeddings, logits).
         """
         return detections
-
-    @property
-    def cast(self):
-        """The `own_cast.Cast` by which people are named instead of, or besides, the names learned; None without one."""
-        return self._cast
-
-    @cast.setter
-    def cast(self, cast):
-        """Name people by a cast from now on (see `own_cast.read_cast`), or, with None, as before.
-
-        `class_names` are then the cast's.
-
-        Raises:
-            UserError: see `own_cast.KnownCast`.
-        """
-        if self._known is not None:
-            self._cast, self._known, self.class_names = None, None, self._trained_names
-        if cast is not None:
-            from konohana.detectors.own_cast import KnownCast
-
-            known = KnownCast(cast, self)
-            self._trained_names, self.class_names = self.class_names, known.class_names
-            self._cast, self._known = cast, known
-
-    def named(self, detections):
-        """Detections under the names of the cast; as they are without one."""
-        if self._known is None:
-            return detections
-        from konohana.detectors.konohana.naming import renamed
-
-        return [renamed(found, self._known.probabilities(found)) for found in detections]
 
     def backbone_parameters(self):
         """The parameters that published weights start, as a list: they learn at `backbone_lr` times the rate."""

@@ -115,9 +115,9 @@ class Accelerated(Detector):
         if self.training:
             raise ValueError(f"{self.backend} does not train: load the weights with backend='torch'")
         pictures = images if pictures is None else pictures
-        return self.named([self.detect(*pair, with_maps) for pair in zip(images, pictures, strict=True)])
+        return self.named([self.detect_one(*pair, with_maps) for pair in zip(images, pictures, strict=True)])
 
-    def detect(self, image, picture, with_maps=False):
+    def detect_one(self, image, picture, with_maps=False):
         """One picture, and the same again, maybe larger -> its detections."""
         given, original, size = image, tuple(image.shape[-2:]), list(self.transform.size_of(*image.shape[-2:]))
         if size != list(original):

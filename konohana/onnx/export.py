@@ -140,7 +140,7 @@ def _traced(model, detector, picture, post_processing):
         example = model.transform.resize(picture)[0][None]
         model.transform.resizes = False  # resizing is not in the file
         network = _WithPostProcessing(model).eval()
-        entry, names = 'images', outputs_of(model)[: len(network(example))]
+        entry, names = 'images', list(outputs_of(model)[: len(network(example))])
         dynamic = {entry: {2: 'height', 3: 'width'}, **{name: {0: 'detections'} for name in names}}
         if 'masks' in names:
             dynamic['masks'] |= {1: 'height', 2: 'width'}

@@ -106,9 +106,9 @@ class OnnxDetector(Detector):
 
         A second look is in the file; it looks at the pictures as the network sees them, and `pictures` are not used.
         """
-        return self.named([self.detect(image) for image in images])
+        return self.named([self.detect_one(image) for image in images])
 
-    def detect(self, image):
+    def detect_one(self, image):
         resized, _ = self.transform.resize(image)
         found = self.session.run(resized[None])
         (height, width), (seen_height, seen_width) = image.shape[-2:], resized.shape[-2:]

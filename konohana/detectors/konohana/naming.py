@@ -65,14 +65,10 @@ def fused(detector, look, weight=LOOK_WEIGHT):
 
 
 def renamed(found, probabilities):
-    """Detections under other names: labels, scores and their order follow `probabilities` (n x c).
-
-    Whoever is not looked at (an embedding of zeros) keeps the score.
-    """
+    """Detections under other names: labels, scores and their order follow `probabilities` (n x c)."""
     before = found['probabilities'].amax(dim=1)
     probability, labels = probabilities.max(dim=1)
-    seen = found['embeddings'].abs().sum(dim=1) > 0
-    scores = torch.where(seen, found['scores'] * (probability / before) ** 0.25, found['scores'])
+    scores = found['scores'] * (probability / before) ** 0.25
     order = scores.argsort(descending=True)
     found = {**found, 'labels': labels + 1, 'scores': scores, 'probabilities': probabilities}
     return {key: value[order] if key in ROWS else value for key, value in found.items()}

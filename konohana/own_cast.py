@@ -3,7 +3,7 @@
 model.cast = konohana.read_cast('my_cast')   # a sub-folder with 1 to 20 pictures for each character
 
 The detector finds people of any show, and the second look's embeddings tell them apart: whoever is found has the name
-of the character whose pictures are nearest, or 'unknown' where none is near.
+of the character whose pictures are nearest on average, or 'unknown' where none is near.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from konohana import files
 from konohana.data.sample import check_name
@@ -19,11 +18,12 @@ from konohana.errors import UserError, count, printable
 
 UNKNOWN = 'unknown'  # the name of whoever is none of the cast
 MOST_PICTURES = 20  # of a character; of more, so many are taken, spread evenly
-THRESHOLD = 0.5  # cosine with a character below which somebody is rather unknown
+THRESHOLD = 0.6  # cosine with a character below which somebody is rather unknown
 SHARPNESS = 12.0  # of the probabilities: they are the softmax of the cosines times this
 SURE = 0.5  # score from which a second person in a picture of the cast is a problem
 FAINT = 0.3  # score from which the person in a picture of the cast is found
 MAIN = 3.0  # times as large as any other person: then it is the one that a picture shows
+ROWS = ('boxes', 'labels', 'scores', 'probabilities', 'embeddings')  # of detections: a row for each person
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,39 @@ def _check_folder_name(folder):
         raise UserError(f'{folder}: {UNKNOWN} is what everybody else is called. Rename or remove this folder.')
 
 
+class NamedByCast:
+    """What a detector needs to name people by a cast: `model.cast = read_cast('my_cast')`.
+
+    The detector calls `named` at the end, and has `class_names`, `looks_again` and `detect` (frames as arrays ->
+    detections as arrays).
+    """
+
+    _cast = _known = _trained_names = None
+
+    @property
+    def cast(self):
+        """The `Cast` by which people are named instead of, or besides, the names learned; None without one."""
+        return self._cast
+
+    @cast.setter
+    def cast(self, cast):
+        """Name people by a cast from now on, or, with None, as before. `class_names` are then the cast's.
+
+        Raises:
+            UserError: see `KnownCast`.
+        """
+        if self._known is not None:
+            self._cast, self._known, self.class_names = None, None, self._trained_names
+        if cast is not None:
+            known = KnownCast(cast, self)
+            self._trained_names, self.class_names = self.class_names, known.class_names
+            self._cast, self._known = cast, known
+
+    def named(self, detections):
+        """Detections, of arrays or of tensors, under the names of the cast; as they are without one."""
+        return detections if self._known is None else [self._known.name(found) for found in detections]
+
+
 class KnownCast:
     """A cast as a detector knows it: by the embeddings of its pictures.
 
@@ -127,26 +160,25 @@ class KnownCast:
                 'second_look=True.'
             )
         self.threshold, trained = cast.threshold, list(model.class_names)
-        self.names = list(cast.pictures)
-        self.embeddings = [_embeddings(model, name, paths) for name, paths in cast.pictures.items()]
-        new = [name for name in self.names if name not in trained]
-        self.class_names = [*trained, *new] if cast.adds else [*self.names, UNKNOWN]
-        self.columns = [self.class_names.index(name) for name in self.names]
+        names = list(cast.pictures)
+        self.centres = np.stack([centre(_embeddings(model, *item)) for item in cast.pictures.items()])
+        new = [name for name in names if name not in trained]
+        self.class_names = [*trained, *new] if cast.adds else [*names, UNKNOWN]
+        self.columns = [self.class_names.index(name) for name in names]
         self.adds, self.n_trained = cast.adds, len(trained)
 
-    def likeness(self, embeddings):
-        """n x d embeddings -> n x c: how near each is to each character, as cosines."""
-        return np.stack([likeness(embeddings, of_one) for of_one in self.embeddings], axis=1)
+    def probabilities(self, embeddings, trained):
+        """The probabilities of `class_names`.
 
-    def probabilities(self, found):
-        """The probabilities of `class_names` for a detector's detections: n x c, each row adding up to 1.
+        Args:
+            embeddings: n x d, zeros of whoever is not looked at, who is then like nobody of the cast.
+            trained: n x n_trained, the detector's own.
 
-        Whoever is not looked at (an embedding of zeros) is like nobody of the cast.
+        Returns:
+            n x len(class_names), float32, each row adding up to 1.
         """
-        embeddings, trained = (found[key].cpu().numpy() for key in ('embeddings', 'probabilities'))
-        seen = np.abs(embeddings).sum(axis=1) > 0
-        logits = np.pad(self.likeness(embeddings) - self.threshold, ((0, 0), (0, 1))) * SHARPNESS
-        logits[~seen, :-1] = -np.inf
+        logits = np.pad(embeddings @ self.centres.T - self.threshold, ((0, 0), (0, 1))) * SHARPNESS
+        logits[~embeddings.any(axis=1), :-1] = -np.inf
         parts = np.exp(logits - logits.max(axis=1, keepdims=True))
         parts /= parts.sum(axis=1, keepdims=True)
         names = np.zeros((len(embeddings), len(self.class_names)), np.float32)
@@ -155,17 +187,41 @@ class KnownCast:
         else:
             names[:, -1] = parts[:, -1]
         names[:, self.columns] += parts[:, :-1]
-        return torch.from_numpy(names).to(found['probabilities'])
+        return names
+
+    def name(self, found):
+        """One picture's detections -> the same under the names of the cast, the best scores first.
+
+        A score changes as the second look's do (see `detectors.konohana.naming`), by the fourth root of what the
+        name's probability changes by; that of whoever is not looked at stays.
+        """
+        arrays = {key: np.asarray(found[key].cpu() if hasattr(found[key], 'cpu') else found[key]) for key in ROWS}
+        names = self.probabilities(arrays['embeddings'], arrays['probabilities'])
+        ratio = names.max(axis=1) / arrays['probabilities'].max(axis=1)
+        seen = arrays['embeddings'].any(axis=1)
+        scores = np.where(seen, arrays['scores'] * ratio**0.25, arrays['scores']).astype(np.float32)
+        order = np.argsort(-scores, kind='stable')
+        new = {**arrays, 'labels': names.argmax(axis=1) + 1, 'scores': scores, 'probabilities': names}
+        return {**found, **{key: _like(found[key], new[key][order]) for key in ROWS}}
 
 
-def likeness(embeddings, pictures):
-    """How near n embeddings are to a character with m pictures (m x d): n cosines.
+def _like(old, new):
+    """An array as a tensor on the same device, if the old values are one."""
+    if isinstance(old, np.ndarray):
+        return new
+    import torch  # here alone: they are its tensors
 
-    The mean of two: with the nearest picture, which knows rare clothes, and with the mean of all, which is steadier.
+    return torch.from_numpy(new).to(old.device)
+
+
+def centre(embeddings):
+    """The mean direction of the embeddings (m x d) of one character: d, of unit length.
+
+    Its cosines differ little with the number of pictures, as those with the nearest picture do: so one threshold does
+    for casts of one picture and of twenty (prototypes, Snell et al. 2017, https://arxiv.org/abs/1703.05175).
     """
-    cosines = embeddings @ pictures.T
-    mean = pictures.mean(axis=0)
-    return (cosines.max(axis=1) + embeddings @ (mean / max(np.linalg.norm(mean), 1e-6))) / 2
+    mean = embeddings.mean(axis=0)
+    return mean / max(np.linalg.norm(mean), 1e-6)
 
 
 def _embeddings(model, name, paths):
@@ -175,7 +231,7 @@ def _embeddings(model, name, paths):
     found, problems = [], []
     for path in paths:
         try:
-            found.append(_one_person(_detected(model, load_image(path)), path))
+            found.append(_one_person(model.detect([load_image(path)])[0], path))
         except UserError as error:
             problems.append(str(error))
     if not found:
@@ -183,15 +239,6 @@ def _embeddings(model, name, paths):
     for problem in problems:
         print(f'Left out: {printable(problem)}')
     return np.stack(found)
-
-
-@torch.inference_mode()
-def _detected(model, image):
-    """A detector's detections of a picture, uint8 H x W x 3, as arrays."""
-    device = next(model.parameters()).device
-    image = torch.from_numpy(image).to(device).permute(2, 0, 1)
-    (found,) = model([image if model.takes_bytes else image.float() / 255])
-    return {key: found[key].cpu().numpy() for key in ('boxes', 'scores', 'embeddings')}
 
 
 def _one_person(detections, path):
