@@ -10,9 +10,10 @@ from konohana.cast import CLASS_NAMES
 from konohana.data.images import save_image
 from konohana.detectors.konohana.naming import LOOK_FROM, fused, look_again, renamed, resized_crops
 from konohana.detectors.konohana.second_look import SIDE, crop
+from konohana.episodes.watch import watch
 from konohana.evaluation.predict import predict
 from konohana.onnx import runtime
-from konohana.toy.writer import draw_frame
+from konohana.toy.writer import draw_frame, write_video
 
 
 @pytest.fixture(scope='module')
@@ -138,3 +139,14 @@ def test_export_agrees_and_without_post_processing_is_refused(looking, tmp_path,
     assert ' 0 without a counterpart' in done.stdout, done.stdout
     refused = run_script('tools/export_onnx.py', *options, 'post_processing=False')
     assert refused.returncode == 2 and refused.stderr.count('\n') == 1 and 'post_processing=True' in refused.stderr
+
+
+def test_video_is_looked_at_in_full_resolution(looking, tmp_path, monkeypatch):
+    path = tmp_path / 'large.mkv'
+    write_video(path, seconds=0.5, fps=8, hw=(IMG_HW[0] * 3, IMG_HW[1] * 3), seed=3)
+    model, seen = konohana.load(looking, 'cpu'), []
+    look = model.look
+    monkeypatch.setattr(model, 'look', lambda picture, boxes: seen.append(picture.shape) or look(picture, boxes))
+    index, _ = watch(model, path, progress=False)
+    assert seen and set(seen) == {(3, IMG_HW[0] * 3, IMG_HW[1] * 3)}
+    assert len(index.frame) and index.box[:, 2:].max() > IMG_HW[1]  # in pixels of the video

@@ -9,7 +9,7 @@ import numpy as np
 from konohana.episodes.index import build_index
 from konohana.episodes.shots import Repeats, ShotFinder
 from konohana.progress import progress_bar
-from konohana.video.annotate import detect, device_of, model_size
+from konohana.video.annotate import detect, device_of, looked_at_size, model_size
 from konohana.video.source import Reducer, Source
 from konohana.video.stages import Stages
 
@@ -79,6 +79,8 @@ class _Watch:
         self.hw = (picture.height, picture.width)
         self.unit = source.prepare(picture, exact=False)
         self.reduce = Reducer(model_size(picture.width, picture.height, picture.sar, model))
+        larger = looked_at_size(picture.width, picture.height, picture.sar, model)
+        self.enlarge = Reducer(larger) if larger else None
         self.shots, self.repeats = ShotFinder(float(source.rate)), Repeats()
         self.device, self.n_classes, self.stages = device_of(model), len(model.class_names), Stages()
         self.times, self.found, self.n_read, self.detected = [], [], 0, 0
@@ -107,18 +109,20 @@ class _Watch:
         )
 
     def _read(self):
-        """The next frames, until `batch_size` of them are to be looked at: (seconds, picture or None for a repeat)."""
+        """The next frames, until `batch_size` of them are to be looked at, see `_next_batch`."""
         with self.stages.at('decode'):
             return self._next_batch()
 
     def _next_batch(self):
+        """List of (seconds, picture or None for a repeat, the same at the second look's size or None)."""
         batch, wanted = [], 0
         for frame in self.frames:
             small = self.reduce(frame)
             self.shots.add(small)
             look = not self.repeats(small) if self.every == 'auto' else self.n_read % self.every == 0
             look = look and self.n_read >= len(self.known)
-            batch.append((float(frame.pts * self.unit), small if look else None))
+            large = self.enlarge(frame) if look and self.enlarge else None
+            batch.append((float(frame.pts * self.unit), small if look else None, large))
             self.n_read += 1
             wanted += look
             if wanted == self.batch_size or len(batch) >= MOST_READ:
@@ -127,10 +131,11 @@ class _Watch:
 
     def _look(self, batch):
         """Detect people in the pictures of a batch; frames that repeat take what was found before them."""
-        pictures = [picture for _, picture in batch if picture is not None]
+        pictures = [picture for _, picture, _ in batch if picture is not None]
+        large = [picture for _, _, picture in batch if picture is not None]
         with self.stages.at('detect'):
-            found = iter(detect(self.model, pictures, self.hw, self.device, LOWEST) if pictures else [])
-        for seconds, picture in batch:
+            found = iter(detect(self.model, pictures, self.hw, self.device, LOWEST, large) if pictures else [])
+        for seconds, picture, _ in batch:
             if len(self.times) < len(self.known):
                 self.found.append(self.known[len(self.times)])
             elif picture is None:

@@ -29,21 +29,24 @@ from konohana.video.writer import CONTAINERS, VideoWriter, check_encoding, check
 __all__ = ['CONTAINERS', 'annotate_video', 'detect', 'model_size']
 
 BATCHES_AHEAD = 2  # batches that may wait to be drawn
+LARGEST_LOOK = (1080, 1920)  # height and width of frames that are looked at again
 PACKETS_IN_BATCH = 1000  # packets to copy after which a batch is closed, however few frames it has
 NOTHING = {'boxes': np.zeros((0, 4), np.float32), 'labels': np.zeros(0, int), 'scores': np.zeros(0, np.float32)}
 
 
-def detect(model, frames, hw, device, threshold):
+def detect(model, frames, hw, device, threshold, pictures=None):
     """Detections of uint8 h x w x 3 RGB frames, with boxes in pixels of a picture of `hw` (height, width).
 
     Detections below `threshold` are dropped, and masks stay at the size of the frames: masks at full size would fill
-    the memory.
+    the memory. pictures: larger versions of the frames, at which a detector that looks again does so.
     """
     h, w = frames[0].shape[:2]
     with torch.inference_mode():
         # Move bytes to the device: a quarter of the floats.
         images = [torch.from_numpy(frame).to(device).permute(2, 0, 1) for frame in frames]
-        found = model(images if inputs_of(model).takes_bytes else [image.float().div(255) for image in images])
+        images = images if inputs_of(model).takes_bytes else [image.float().div(255) for image in images]
+        larger = [torch.from_numpy(picture).to(device).permute(2, 0, 1) for picture in pictures or ()]
+        found = model(images, pictures=larger) if larger else model(images)
     scale = np.array([hw[1] / w, hw[0] / h] * 2, np.float32)
     detections = []
     for d in found:
@@ -80,6 +83,18 @@ def model_size(width, height, sar, model):
     width = max(1, round(width * float(sar or 1)))
     fit = fit_size(height, width, inputs_of(model).img_hw or (height, width))
     return min(fit, (height, width))
+
+
+def looked_at_size(width, height, sar, model):
+    """(height, width) of the frames for a model's second look; None for a model that takes none, or gains nothing.
+
+    Small people are seen better in the frame as it is; beyond `LARGEST_LOOK` nobody gains, and a 4K frame fills memory.
+    """
+    if not getattr(model, 'looks_again', False):
+        return None
+    width = max(1, round(width * float(sar or 1)))
+    size = min(fit_size(height, width, LARGEST_LOOK), (height, width))
+    return size if size > model_size(width, height, 1, model) else None
 
 
 def device_of(model):
