@@ -24,6 +24,11 @@ smooth = True  # link detections to people with steady names; False draws them a
 detect_every = 'auto'  # 'auto' looks at frames that differ from the one before, 1 at every frame, 3 at every third
 labels_as = 'picture'  # or 'subtitles': a track that players switch on and off, the video copied as it is
 find = ''  # list the scenes in which all of these are on screen, like 'Yuzu, Satsuki'
+clips = False  # write each of these scenes as a file of its own
+cut = 'copy'  # clips are copied from the key frame before; 'exact' encodes them, from the first frame to the last
+preview = False  # write a small copy too, which any browser plays on the page
+xray = False  # write who is on screen for players too: as a subtitle file, and as chapters
+index_as = 'jsonl.gz'  # file of the detections; or 'parquet', for pandas and others (pip install pyarrow)
 batch_size = 4  # frames in a batch
 device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
 backend = 'auto'  # on the CPU: 'openvino', 'onnxruntime' or 'torch'; 'auto' takes the fastest that is installed
@@ -48,6 +53,7 @@ def main(arguments=None):
     require(settings, cast_threshold=(-1, 1), workers=(1, 64))
     # Imported here: PyTorch takes seconds, and --help should not.
     from konohana import default_weights
+    from konohana.episodes.clips import check_clips
     from konohana.toy.writer import draw_default_video
     from konohana.video.camera import camera_number
     from konohana.video.season import episodes, target_of
@@ -58,6 +64,7 @@ def main(arguments=None):
     sources, season = (
         ([], False) if camera is not None else episodes(settings.video_in or 'toy_show.mp4', settings.path)
     )
+    check_clips(settings.clips, settings.cut, settings.find)
     if season:
         annotate_season(settings, sources, path)
         return
@@ -70,7 +77,10 @@ def main(arguments=None):
         target = (
             settings.path(settings.video_out) if settings.video_out else target_of(source, settings.path('test_out'))
         )
-        annotate(settings, model, path, source, target)
+        check_find(settings, model, [source])
+        episode = annotate(settings, model, path, source, target)
+        if settings.find:
+            list_scenes(settings, [episode], target.parent)
 
 
 def open_model(settings, path):
@@ -89,22 +99,50 @@ def open_model(settings, path):
 
 
 def annotate_season(settings, sources, weights):
-    """Annotate several videos."""
-    from konohana.video.season import jobs_of, one_by_one
+    """Annotate several videos, and find scenes in all of them, those that were done before too."""
+    from konohana.errors import UserError
+    from konohana.video.season import jobs_of, targets_of
 
     folder = settings.path(settings.video_out or 'test_out')
     again = settings.overwrite or settings.index_only  # an index is quickly made from its stored detections
-    if settings.find and not again:
-        print('find: episodes that are skipped are not searched; index_only=True searches all of them.')
     ending = '.mkv' if settings.labels_as == 'subtitles' else ''
     jobs = jobs_of(sources, folder, made_with(settings, weights), again, ending)
-    if not jobs:
-        return
-    if settings.workers > 1:
+    model = open_model(settings, weights) if jobs and (settings.workers == 1 or settings.find) else None
+    check_find(settings, model, [job.source for job in jobs])
+    failed = None
+    try:
+        annotate_jobs(settings, model, weights, jobs)
+    except UserError as error:
+        failed = error
+    if settings.find:
+        find_in_season(settings, sources, targets_of(sources, folder, ending), folder)
+    if failed:
+        raise failed
+
+
+def annotate_jobs(settings, model, weights, jobs):
+    """Annotate the videos of a season that are not done."""
+    from konohana.video.season import one_by_one
+
+    if jobs and settings.workers > 1:
         annotate_at_once(settings, weights, jobs)
-        return
-    model = open_model(settings, weights)
-    one_by_one(jobs, lambda source, target: annotate(settings, model, weights, source, target))
+    else:
+        one_by_one(jobs, lambda source, target: annotate(settings, model, weights, source, target))
+
+
+def find_in_season(settings, sources, targets, folder):
+    """List the scenes of a season's episodes, as far as these have an index, and cut them out."""
+    from konohana.episodes.episode import known_episode
+
+    known = []
+    for source, target in zip(sources, targets, strict=True):
+        episode = known_episode(source, target, settings.labels_as, settings.index_only)
+        if episode is None:
+            print(f'{getattr(source, "name", source)}: has no index, and is not searched')
+        else:
+            known.append(episode)
+    if known:
+        list_scenes(settings, known, folder)
 
 
 def made_with(settings, weights):
@@ -144,7 +182,7 @@ def annotate_at_once(settings, weights, jobs):
 
 def command_of(settings, job):
     """The command that annotates one video."""
-    changes = {'video_in': str(job.source), 'video_out': str(job.target), 'workers': 1}
+    changes = {'video_in': str(job.source), 'video_out': str(job.target), 'workers': 1, 'find': '', 'clips': False}
     return [sys.executable, str(settings.path(__file__)), *as_arguments(settings, **changes)]
 
 
@@ -171,18 +209,48 @@ def record(settings, model, camera):
 
 
 def annotate(settings, model, weights, source, target):
-    """Annotate one video, and write who is in it."""
+    """Annotate one video, and write who is in it; returns the `find.Episode` that can be searched, or None."""
     from konohana import files
     from konohana.episodes.episode import annotate_episode
     from konohana.video.season import of_video
     from konohana.video.window import open_window
 
-    names = ('start', 'pix_fmt', 'batch_size', 'smooth', 'detect_every', 'labels_as', 'index_only', 'find')
-    options = {name: getattr(settings, name) for name in names}
+    names = ('start', 'pix_fmt', 'batch_size', 'smooth', 'detect_every', 'labels_as', 'index_only', 'index_as')
+    options = {name: getattr(settings, name) for name in (*names, 'preview', 'xray')}
     with open_window(settings.show, getattr(source, 'name', source)) as window:
-        done = annotate_episode(model, weights, source, target, window=window, **options, **style_of(settings))
+        done, episode = annotate_episode(
+            *(model, weights, source, target), window=window, **options, **style_of(settings)
+        )
     if done:
         files.written(done, of_video(made_with(settings, weights), source))
+    return episode
+
+
+def check_find(settings, model, sources):
+    """Stop where `find` can find nothing, before the detector looks at thirty thousand frames."""
+    from konohana.episodes.find import wanted_names
+    from konohana.errors import UserError, printable
+    from konohana.video.source import is_url
+
+    if not (settings.find and sources):
+        return
+    wanted_names(settings.find, model.class_names, settings.label_names)
+    for source in sources:
+        if is_url(source) or model.wants_masks:
+            what = 'a stream is seen once' if is_url(source) else 'masks have no tracks'
+            raise UserError(f'find={settings.find}: {printable(source)}: {what}: there is no index to search.')
+
+
+def list_scenes(settings, episodes, folder):
+    """List the scenes of the episodes with all who are to be found, and cut them out."""
+    from konohana.episodes.clips import cut_clips, folder_of
+    from konohana.episodes.find import find_scenes
+
+    names, scenes = find_scenes(episodes, settings.find, settings.label_names)
+    if settings.clips and scenes:
+        encoding = {name: getattr(settings, name) for name in ('codec', 'crf', 'preset', 'pix_fmt', 'hwaccel')}
+        shared = {name: getattr(settings, name) for name in ('cut', 'overwrite', 'progress')}
+        cut_clips(scenes, folder_of(folder, names), **shared, **encoding)
 
 
 if __name__ == '__main__':

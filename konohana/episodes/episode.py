@@ -13,25 +13,43 @@ import numpy as np
 
 from konohana import files
 from konohana.cast import SHARED_NAMES
-from konohana.episodes import find as find_scenes
 from konohana.episodes import page, subtitles, timeline
-from konohana.episodes.index import detections_of, link, load_index, save_index, write_appearances
+from konohana.episodes import xray as extras
+from konohana.episodes.find import Episode
+from konohana.episodes.index import FORMATS, detections_of, link, load_index, save_index, write_appearances
+from konohana.episodes.parquet import parquet_module
 from konohana.episodes.watch import watch
 from konohana.errors import UserError, count, printable
 from konohana.fonts import find_font
+from konohana.progress import progress_bar
 from konohana.video.annotate import NOTHING, annotate_video
+from konohana.video.recode import write_preview
 from konohana.video.source import Reducer, Source, is_url
 from konohana.video.writer import check_encoding, check_target
 
 ENDINGS = {
-    'detections': '.detections.jsonl.gz',
+    'detections': '.detections.',
     'appearances': '.appearances.csv',
     'timeline': '.timeline.png',
     'page': '.html',
 }
+MORE_ENDINGS = {'preview': '.preview.mp4', 'vtt': '.vtt', 'chapters': '.chapters.txt'}  # on request
 
 
-def annotate_episode(model, weights, video_in, target, smooth, detect_every, labels_as, index_only, find, **options):
+def annotate_episode(
+    model,
+    weights,
+    video_in,
+    target,
+    smooth=True,
+    detect_every='auto',
+    labels_as='picture',
+    index_only=False,
+    index_as='jsonl.gz',
+    preview=False,
+    xray=False,
+    **options,
+):
     """Annotate an episode and write its index; prints what is done.
 
     Args:
@@ -39,65 +57,91 @@ def annotate_episode(model, weights, video_in, target, smooth, detect_every, lab
         video_in: file or URL. target: video to write.
         smooth: draw tracks under steady names; False: the detections of each frame as they are.
         detect_every: see `watch`. labels_as: 'picture', or 'subtitles' for a track beside untouched streams.
-        index_only: write no video. find: names whose common scenes are listed, '' for none.
+        index_only: write no video. index_as: 'jsonl.gz' or 'parquet'.
+        preview: also write a small copy that browsers play. xray: also write who is on screen for players, see `xray`.
         options: see `annotate_video`.
 
     Returns:
-        the path of the video that was written, None where there is none.
+        (path of the video that was written, or None; `find.Episode`, or None of a stream or of masks, which have no
+        index).
     """
-    detect_every = _checked(labels_as, detect_every)
-    once = is_url(video_in) or model.wants_masks
-    if once and (labels_as == 'subtitles' or index_only or find):
-        what = 'a stream is seen once' if is_url(video_in) else 'masks have no tracks'
-        raise UserError(
-            f'{printable(video_in)}: {what}: there is no index of it. Leave labels_as, index_only and find.'
-        )
-    if once:
+    detect_every = _checked(labels_as, detect_every, index_as)
+    if is_url(video_in) or model.wants_masks:
+        _refuse(video_in, labels_as == 'subtitles' or index_only or preview or xray)
         _report(annotate_video(model, video_in, target, **options), time.monotonic())
-        return target
-    began, spell, font = time.monotonic(), options['label_names'], options['font']
-    part = {key: options[key] for key in ('start', 'seconds')}
-    target = Path(target)
-    if labels_as == 'subtitles':
-        target = target.with_suffix('.mkv')
-    watching = {**part, 'detect_every': detect_every}
-    watching.update({key: options[key] for key in ('batch_size', 'progress', 'hwaccel')})
-    paths = index_files(target)
+        return target, None
+    began, spell, start = time.monotonic(), options['label_names'], options['start']
+    target = Path(target).with_suffix('.mkv') if labels_as == 'subtitles' else Path(target)
+    paths = index_files(target, index_as, preview, xray)
     # Known before the detector looks at thirty thousand frames.
-    if find:
-        find_scenes.wanted_names(find, model.class_names, spell)
     check_target(target)
     check_encoding(options['codec'], options['crf'], options['preset'], options['pix_fmt'])
     for path in [*paths.values(), *([] if index_only else [target])]:
         files.claim(path, [video_in], options['overwrite'], 'video_out')
-    start = options['start']
-    index, line = read_or_watch(model, weights, video_in, paths['detections'], options['threshold'], **watching)
+    watching = {key: options[key] for key in ('start', 'seconds', 'batch_size', 'progress', 'hwaccel')}
+    index, line = read_or_watch(
+        *(model, weights, video_in, paths['detections'], options['threshold']), detect_every=detect_every, **watching
+    )
     print(line)
-    shown = video_in
+    episode = episode_of(index, video_in, target, labels_as, index_only)
+    offset = 0.0 if episode.start is None else start
+    chapters = extras.chapters(index, spell, offset) if xray else ()
     if labels_as == 'subtitles' and not index_only:
-        print(f'Labels: {write_labels_as_subtitles(index, video_in, target, spell, start, options["overwrite"])}')
-        shown = target
+        ass = write_labels_as_subtitles(index, video_in, target, spell, start, options['overwrite'], chapters)
+        print(f'Labels: {ass}')
         print(f'{target}: a copy with the labels as a subtitle track')
     elif not index_only:
-        _report(draw_episode(index, video_in, target, smooth, **options), began)
-        shown = target
-    offset = 0.0 if shown is target and labels_as == 'picture' else start
-    for path in write_index(index, target, shown, spell, font, offset, video_in, start):
+        _report(draw_episode(index, video_in, target, smooth, chapters=chapters, **options), began)
+    if preview:
+        print(f'Preview: {make_preview(index, episode, paths["preview"], offset, options["progress"])}')
+    if xray:
+        extras.write_vtt(paths['vtt'], index, spell, offset)
+        extras.write_chapters(paths['chapters'], index, spell, offset)
+        print(f'For players: {paths["vtt"]}, {paths["chapters"]}')
+    shown = {'preview': paths.get('preview'), 'source': video_in, 'start': start}
+    for path in write_index(index, target, episode.video, spell, options['font'], offset, **shown):
         print(f'Who is on screen when: {path}')
-    if find:
-        print_scenes(index, find, spell)
-    return None if index_only else target
+    return None if index_only else target, episode
 
 
-def _checked(labels_as, detect_every):
-    """`detect_every` as `watch` takes it; UserError where one of the two is no choice that there is."""
+def _refuse(video_in, needs_index):
+    if needs_index:
+        what = 'a stream is seen once' if is_url(video_in) else 'masks have no tracks'
+        raise UserError(
+            f'{printable(video_in)}: {what}: there is no index of it. Leave labels_as, index_only, preview and xray.'
+        )
+
+
+def _checked(labels_as, detect_every, index_as):
+    """`detect_every` as `watch` takes it; UserError where one of the three is no choice that there is."""
     if labels_as not in ('picture', 'subtitles'):
         raise UserError(f"labels_as={labels_as!r}: it is 'picture' or 'subtitles'.")
+    if index_as not in FORMATS:
+        raise UserError(f'index_as={index_as!r}: it is {" or ".join(map(repr, FORMATS))}.')
+    if index_as == 'parquet':
+        parquet_module()
     if detect_every == 'auto':
         return detect_every
     if not re.fullmatch('[1-9][0-9]{0,5}', str(detect_every)):
         raise UserError(f"detect_every={detect_every}: it is 'auto' or a whole number from 1, like 2.")
     return int(detect_every)
+
+
+def episode_of(index, video_in, target, labels_as='picture', index_only=False):
+    """The `find.Episode` of an index: clips are cut out of the annotated file, or without one out of the source."""
+    start = float((index.made_from or {}).get('start') or 0.0)
+    if index_only or not target.is_file():
+        return Episode(index, Path(video_in).stem, video_in, start)
+    return Episode(index, target.stem, target, start if labels_as == 'subtitles' else None)
+
+
+def known_episode(video_in, target, labels_as, index_only):
+    """The `find.Episode` of an episode that is done, from the index beside `target`; None where there is none."""
+    for index_as in FORMATS:
+        path = index_files(target, index_as)['detections']
+        if path.is_file():
+            return episode_of(load_index(path), video_in, target, labels_as, index_only)
+    return None
 
 
 def _report(done, began):
@@ -116,20 +160,22 @@ def rate_of(done):
     return f'{mean:.5g} fps on average, varying' if varies else f'{rate:.5g} fps'
 
 
-def print_scenes(index, text, spell=None):
-    """Print the scenes in which all names of `text`, like 'Yuzu, Satsuki', are on screen."""
-    names = find_scenes.wanted_names(text, index.class_names, spell)
-    scenes = find_scenes.scenes_with(index, names)
-    total = sum(end - begin for begin, end in scenes)
-    print(f'{", ".join(names)}: {count(len(scenes), "scene")}, {timeline.clock(total)} together')
-    for begin, end in scenes:
-        print(f'  {timeline.clock(begin)} to {timeline.clock(end)}')
+def make_preview(index, episode, path, offset, progress=True):
+    """Write a small copy of the index's part of an episode, which browsers play; returns its path."""
+    whole = len(index.times)
+    seconds = float((index.made_from or {}).get('seconds') or 0.0)
+    with progress_bar('Preview', max(1, whole), progress, 'frames') as bar:
+        write_preview(episode.video, path, offset, seconds, lambda n: bar.update(min(n, whole)))
+    return path
 
 
-def index_files(target):
+def index_files(target, index_as='jsonl.gz', preview=False, xray=False):
     """{what: path} of the files beside `target`, the annotated video."""
     target = Path(target)
-    return {what: target.with_name(target.stem + ending) for what, ending in ENDINGS.items()}
+    paths = {what: target.with_name(target.stem + ending) for what, ending in {**ENDINGS, **MORE_ENDINGS}.items()}
+    paths['detections'] = target.with_name(f'{target.stem}{ENDINGS["detections"]}{index_as}')
+    unwanted = {*(() if preview else ('preview',)), *(() if xray else ('vtt', 'chapters'))}
+    return {what: path for what, path in paths.items() if what not in unwanted}
 
 
 def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
@@ -163,19 +209,26 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
         print(f'{kept} kept in {path}: the next run goes on from there.')
 
     known = []
-    if files.written_here(path):
-        index = load_index(path)
+    for found in filter(files.written_here, [path, *_in_other_formats(path)]):
+        index = load_index(found)
         if index.made_from == made_from and index.complete:
-            if index.threshold != threshold:
+            if index.threshold != threshold or found != path:
                 keep(index)
-            return index, f'Detections are taken from {path}'
-        known = detections_of(index) if index.made_from == made_from else []
+            return index, f'Detections are taken from {found}'
+        known = known or (detections_of(index) if index.made_from == made_from else [])
 
     index, done = watch(model, video_in, shared=SHARED_NAMES, known=known, keep=keep_part, **options)
     keep(index)
-    rate = done['frames'] / max(done['seconds'], 1e-9)
-    seen = f'{done["detected"]} of {count(done["frames"], "frame")} were looked at, {rate:.1f} frames a second: {path}'
+    rate, new = done['frames'] / max(done['seconds'], 1e-9), done['frames'] - len(known)
+    what = f'the {new} frames that were left' if known else count(new, 'frame')
+    seen = f'{done["detected"]} of {what} were looked at, {rate:.1f} frames a second: {path}'
     return index, f'{seen}\n{done["stages"]}'
+
+
+def _in_other_formats(path):
+    """The paths of the same index in the formats other than `path`'s."""
+    own = next((form for form in FORMATS if path.name.endswith(f'.{form}')), None)
+    return [path.with_name(path.name.removesuffix(own) + form) for form in FORMATS if form != own] if own else []
 
 
 def _identity(video_in):
@@ -217,7 +270,7 @@ def draw_episode(index, video_in, target, smooth=True, threshold=0.5, **options)
     )
 
 
-def write_index(index, target, video, spell=None, font=None, offset=0.0, source=None, start=0.0):
+def write_index(index, target, video, spell=None, font=None, offset=0.0, source=None, start=0.0, preview=None):
     """Write the table, the timeline and the page of an index beside `target`.
 
     Args:
@@ -225,6 +278,7 @@ def write_index(index, target, video, spell=None, font=None, offset=0.0, source=
         spell: {class name: other spelling}. font: path of a font file, or None.
         offset: second of `video` at which the index begins.
         source: the video that pictures are taken from, None for none; start: second of it at which the index begins.
+        preview: path of a small copy that the page plays instead, or None.
 
     Returns:
         list of the paths written.
@@ -235,7 +289,7 @@ def write_index(index, target, video, spell=None, font=None, offset=0.0, source=
     file = str(font) if font else (find_font(texts) or (None,))[0]
     timeline.write_timeline(paths['timeline'], index, spell, file)
     pictures = cut_pictures(index, source, start) if source else None
-    page.write_page(paths['page'], index, video, spell, pictures, offset)
+    page.write_page(paths['page'], index, video, spell, pictures, offset, preview)
     return [paths['appearances'], paths['timeline'], paths['page']]
 
 
@@ -265,13 +319,13 @@ def frame_at(source, seconds, hw):
         return None
 
 
-def write_labels_as_subtitles(index, video_in, target, spell=None, start=0.0, overwrite=False):
+def write_labels_as_subtitles(index, video_in, target, spell=None, start=0.0, overwrite=False, chapters=()):
     """A copy of an episode, coded anew in nothing, with the labels as an ASS track; returns the path of the .ass.
 
-    start: second of the episode at which the index begins.
+    start: second of the episode at which the index begins. chapters: written where the episode has none.
     """
     ass = Path(target).with_suffix('.ass')
     files.claim(ass, [video_in], overwrite, 'video_out')
     subtitles.write_subtitles(ass, index, spell)
-    subtitles.mux(video_in, ass, target, start, overwrite)
+    subtitles.mux(video_in, ass, target, start, overwrite, chapters)
     return ass

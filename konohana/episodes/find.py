@@ -1,15 +1,42 @@
-"""The scenes in which several characters are on screen together."""
+"""The scenes in which several characters are on screen together, in one episode or in many."""
 
 import difflib
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from konohana.cast import ROMANISED
-from konohana.episodes.index import seconds_on_screen
-from konohana.episodes.timeline import runs
-from konohana.errors import UserError
+from konohana.episodes.index import Index, seconds_on_screen
+from konohana.episodes.timeline import clock, runs
+from konohana.errors import UserError, count, printable
 
 PAUSE = 1.0  # seconds: a scene goes on over a pause no longer than this
+
+
+@dataclass
+class Episode:
+    """An episode that is searched.
+
+    Attributes:
+        index: its `Index`. name: begins the names of its clips.
+        video: the file that clips are cut out of. start: second of it at which the index begins; None for an annotated
+            file, which begins with the index's first frame.
+    """
+
+    index: Index
+    name: str
+    video: Path | str
+    start: float | None = 0.0
+
+
+@dataclass
+class Scene:
+    """A scene of an `Episode`, `begin` to `end` in seconds of its index."""
+
+    episode: Episode
+    begin: float
+    end: float
 
 
 def wanted_names(text, class_names, spell=None):
@@ -27,6 +54,8 @@ def wanted_names(text, class_names, spell=None):
             hint = f' Did you mean {close[0]}?' if close else ''
             raise UserError(f'find={text}: nobody is called {part!r}.{hint} Names: {", ".join(spellings)}.')
         names.append(by_lower[part.lower()])
+    if not names:
+        raise UserError(f'find={text}: it names nobody. Write names, separated by commas.')
     return list(dict.fromkeys(names))
 
 
@@ -43,3 +72,22 @@ def scenes_with(index, names):
         else:
             scenes.append((float(ends[a]), float(ends[b])))
     return scenes
+
+
+def find_scenes(episodes, text, spell=None):
+    """Find and print the scenes in which all names of `text`, like 'Yuzu, Satsuki', are on screen.
+
+    Args:
+        episodes: list of `Episode`. spell: {class name: other spelling}, or None.
+
+    Returns:
+        (names found, list of `Scene`).
+    """
+    names = wanted_names(text, list(dict.fromkeys(n for e in episodes for n in e.index.class_names)), spell)
+    scenes = [Scene(e, *times) for e in episodes for times in scenes_with(e.index, names)]
+    total = sum(scene.end - scene.begin for scene in scenes)
+    print(f'{", ".join(map(printable, names))}: {count(len(scenes), "scene")}, {clock(total)} together')
+    for scene in scenes:
+        title = f'{printable(scene.episode.index.video)}: ' if len(episodes) > 1 else ''
+        print(f'  {title}{clock(scene.begin)} to {clock(scene.end)}')
+    return names, scenes

@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from konohana import files
+from konohana.episodes import parquet
 from konohana.episodes.names import choose_names, track_probabilities
 from konohana.episodes.tracks import MIN_FRAMES, link_shot
 from konohana.errors import UserError
 
 FORMAT = 'konohana.index.1'
+FORMATS = ('jsonl.gz', 'parquet')  # of the file, by its ending
 KEPT_NAMES = 5  # of each detection's names, the most probable
 LARGEST_FILE = 1 << 30  # bytes, unpacked
 PAUSE = 1.0  # seconds: an appearance goes on over a pause no longer than this
@@ -222,25 +224,36 @@ def write_appearances(path, index):
 
 
 def save_index(path, index):
-    """Write an index as gzipped JSON lines: a header, then a line for each detection, then for each track.
+    """Write an index: as a Parquet table (see `parquet`) where `path` ends so, else as gzipped JSON lines.
 
-    A detection's line has `frame`, `seconds`, `shot`, `box`, `score`, `names` (name -> probability, the most probable)
-    and, where it belongs to a track, `track`, `name` and `probability`.
+    The first line is a header; then comes a line for each detection: `frame`, `seconds`, `shot`, `box`, `score`,
+    `names` (name -> probability, the most probable) and, where it belongs to a track, `track`, `name` and
+    `probability`.
     """
+    write = parquet.write if str(path).endswith('.parquet') else _write_lines
+    write(path, _header(index), index, *_places(index))
+
+
+def _header(index):
+    """What an index's file says besides its detections."""
+    return {
+        **{'format': FORMAT, 'video': index.video, 'hw': list(index.hw), 'class_names': index.class_names},
+        **{'shared': index.shared, 'shots': [int(s) for s in index.shots], 'chapters': index.chapters},
+        **{'times': [round(float(t), 6) for t in index.times], 'n_detections': len(index.frame)},
+        **{'made_from': index.made_from, 'complete': index.complete, 'threshold': index.threshold},
+    }
+
+
+def _places(index):
+    """(shot, track or -1) of each detection."""
     track_of = np.full(len(index.frame), -1)
     for number, track in enumerate(index.tracks):
         track_of[track['rows'][track['rows'] >= 0]] = number
-    shot_of = np.searchsorted(index.shots, index.frame, side='right') - 1
-    lines = [
-        {
-            **{'format': FORMAT, 'video': index.video, 'hw': list(index.hw), 'class_names': index.class_names},
-            **{'shared': index.shared, 'shots': [int(s) for s in index.shots], 'chapters': index.chapters},
-            **{'times': [round(float(t), 6) for t in index.times], 'n_detections': len(index.frame)},
-            'made_from': index.made_from,
-            'complete': index.complete,
-            'threshold': index.threshold,
-        }
-    ]
+    return np.searchsorted(index.shots, index.frame, side='right') - 1, track_of
+
+
+def _write_lines(path, header, index, shot_of, track_of):
+    lines = [header]
     for row in range(len(index.frame)):
         best = np.argsort(-index.names[row], kind='stable')[:KEPT_NAMES]
         line = {
@@ -262,14 +275,7 @@ def load_index(path):
     """Read what `save_index` wrote, and link it anew. UserError: missing, damaged, or no such file."""
     path = Path(path)
     try:
-        with gzip.open(path, 'rb') as file:
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise ValueError('it is too large')
-        header, *rows = (json.loads(line) for line in data.decode().splitlines())
-        if header['format'] != FORMAT:
-            raise ValueError('it is of another version of this program')
-        index = _from_lines(header, rows)
+        index = _from_file(*(parquet.read if path.suffix == '.parquet' else _read_lines)(path))
     except FileNotFoundError:
         raise UserError(f'{path}: there is no such index.') from None
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -279,27 +285,40 @@ def load_index(path):
     return link(index)
 
 
-def _from_lines(header, rows):
-    class_names = [str(name) for name in header['class_names']]
-    names = np.zeros((len(rows), len(class_names)), np.float32)
+def _read_lines(path):
+    """(header, frame, box, score, names) of an index's file of JSON lines."""
+    with gzip.open(path, 'rb') as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise ValueError('it is too large')
+    header, *rows = (json.loads(line) for line in data.decode().splitlines())
+    column = {name: k for k, name in enumerate(header['class_names'])}
+    names = np.zeros((len(rows), len(column)), np.float32)
     for i, row in enumerate(rows):
         for name, probability in row['names'].items():
-            names[i, class_names.index(name)] = probability
-    times = np.array(header['times'], np.float64)
+            names[i, column[name]] = probability
     frame = np.array([row['frame'] for row in rows], np.int64)
-    if len(rows) != header['n_detections'] or (len(frame) and not 0 <= frame.min() <= frame.max() < len(times)):
+    box = np.array([row['box'] for row in rows], np.float32).reshape(-1, 4)
+    return header, frame, box, np.array([row['score'] for row in rows], np.float32), names
+
+
+def _from_file(header, frame, box, score, names):
+    if header['format'] != FORMAT:
+        raise ValueError('it is of another version of this program')
+    times = np.array(header['times'], np.float64)
+    if len(frame) != header['n_detections'] or (len(frame) and not 0 <= frame.min() <= frame.max() < len(times)):
         raise ValueError('lines are missing')
     return Index(
         str(header['video']),
         tuple(int(side) for side in header['hw']),
         times,
-        class_names,
+        [str(name) for name in header['class_names']],
         [str(name) for name in header['shared']],
         [int(shot) for shot in header['shots']],
         [(float(seconds), str(title)) for seconds, title in header['chapters']],
         frame,
-        np.array([row['box'] for row in rows], np.float32).reshape(-1, 4),
-        np.array([row['score'] for row in rows], np.float32),
+        box,
+        score,
         names,
         made_from=header.get('made_from'),
         complete=bool(header.get('complete', True)),

@@ -9,12 +9,11 @@ from konohana import pages
 from konohana.cast import ROMANISED
 from konohana.drawing import class_colour
 from konohana.episodes.index import seconds_on_screen
-from konohana.episodes.timeline import runs
+from konohana.episodes.timeline import spans_of
 
 N_PICTURES = 8  # of each character, evenly spread over the episode
 PICTURE_HEIGHT = 120  # pixels
 BROWSER_ENDINGS = ('.mp4', '.m4v', '.webm', '.mov', '.mkv')  # what a browser may play
-JOINED = 0.5  # seconds: a shorter gap is not shown as one
 
 
 def picture_moments(index):
@@ -47,28 +46,23 @@ def picture(frame, box):
     return pages.data_url(frame[max(0, y1) : max(y2, y1 + 1), max(0, x1) : max(x2, x1 + 1)], PICTURE_HEIGHT)
 
 
-def write_page(path, index, video, spell=None, pictures=None, offset=0.0):
+def write_page(path, index, video, spell=None, pictures=None, offset=0.0, preview=None):
     """Write the page of an `Index`.
 
     Args:
         video: path of the file that is played: the annotated one, or the source.
         spell: {class name: other spelling}, or None.
         pictures: {name: list of (frame, data URL)}, see `picture_moments` and `picture`; or None.
-        offset: second of the played file at which the index begins.
+        offset: second of that file at which the index begins.
+        preview: path of a small copy of the index's part, which is played instead; or None.
     """
     path, video = Path(path), Path(video)
     lengths, ends = index.frame_seconds, np.append(index.times, index.times[-1:] + index.frame_seconds[-1:])
-    characters = []
+    characters, spans = [], spans_of(index)
     for name, there in seconds_on_screen(index).items():
-        spans = []
-        for a, b in runs(there):
-            if spans and ends[a] - spans[-1][1] <= JOINED:
-                spans[-1][1] = round(float(ends[b]), 3)
-            else:
-                spans.append([round(float(ends[a]), 3), round(float(ends[b]), 3)])
         characters.append(
             {
-                **{'name': name, 'shown': str((spell or {}).get(name, name)), 'spans': spans},
+                **{'name': name, 'shown': str((spell or {}).get(name, name)), 'spans': spans[name]},
                 'latin': ROMANISED.get(name, ''),
                 'seconds': round(float(lengths[there].sum()), 3),
                 'colour': '#{:02x}{:02x}{:02x}'.format(*class_colour(index.class_names.index(name))),
@@ -79,9 +73,11 @@ def write_page(path, index, video, spell=None, pictures=None, offset=0.0):
     data = {
         **{'video': index.video, 'file': beside, 'start': float(ends[0]), 'end': float(ends[-1])},
         'player': quote(beside) if video.suffix.lower() in BROWSER_ENDINGS else '',
-        'offset': offset,
+        **{'offset': offset, 'playerOffset': offset},
         'shots': [round(float(index.times[s]), 3) for s in index.shots],
         'chapters': list(index.chapters),
         'characters': characters,
     }
+    if preview:
+        data.update(player=quote(Path(preview).name), playerOffset=0.0)
     pages.write_page(path, Path(__file__).with_suffix('.html'), data, index.video)

@@ -76,12 +76,13 @@ def _plain(name):
     return name.replace('\\', '\u29f5').replace('{', '(').replace('}', ')').replace('\n', ' ')
 
 
-def mux(video_in, ass, target, start=0.0, overwrite=False):
+def mux(video_in, ass, target, start=0.0, overwrite=False, chapters=()):
     """Copy a video with a subtitle file added as a track of its own; nothing is coded anew.
 
     Args:
         video_in: file or URL. ass: the subtitle file. target: .mkv to write. start: second of the video at
             which the subtitle file's times begin.
+        chapters: written where the video has none, as PyAV's `set_chapters` takes them.
 
     Raises:
         UserError: `target` is no .mkv (no other container holds ASS), or cannot be written.
@@ -92,12 +93,12 @@ def mux(video_in, ass, target, start=0.0, overwrite=False):
     files.claim(target, [video_in], overwrite, 'video_out')
     with files.replacing(target, remember=True) as temporary:
         try:
-            _copy_with(video_in, ass, temporary, start)
+            _copy_with(video_in, ass, temporary, start, chapters)
         except av.FFmpegError as error:
             raise UserError(f'{target}: cannot be written (FFmpeg: {error.strerror}).') from None
 
 
-def _copy_with(video_in, ass, path, start):
+def _copy_with(video_in, ass, path, start, chapters):
     covers = _covers(video_in)
     with (
         av.open(str(video_in), metadata_errors='replace') as source,
@@ -117,7 +118,7 @@ def _copy_with(video_in, ass, path, start):
                 copy.metadata.update(tags(stream.metadata))
         track = out.add_stream_from_template(labels.streams[0], opaque=True)
         track.metadata.update(title='Who is who', language='und')
-        out.set_chapters(source.chapters())
+        out.set_chapters(source.chapters() or list(chapters))
         # What a viewer calls 0, as `video.source` has it.
         begin = max(Fraction(0), Fraction(source.start_time or 0, av.time_base)) + Fraction(start)
         waiting = [_shifted(packet, begin) for packet in labels.demux() if packet.size]

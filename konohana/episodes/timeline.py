@@ -9,6 +9,7 @@ from konohana.drawing import class_colour
 from konohana.episodes.index import seconds_on_screen
 from konohana.errors import UserError
 
+JOINED = 0.5  # seconds: a shorter gap does not interrupt somebody's presence
 ROW = 0.32  # inches
 MARKED_SHOTS = 400  # more cuts than that would make a grey wall
 
@@ -24,6 +25,20 @@ def runs(present):
     """Bool array -> list of (first, last + 1) of its runs of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], present, [False]]).astype(np.int8)))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def spans_of(index):
+    """{name: list of [from, to]} in seconds, the longest on screen first; gaps of up to `JOINED` seconds are closed."""
+    ends = np.append(index.times, index.times[-1:] + index.frame_seconds[-1:])
+    found = {}
+    for name, there in seconds_on_screen(index).items():
+        spans = found[name] = []
+        for a, b in runs(there):
+            if spans and ends[a] - spans[-1][1] <= JOINED:
+                spans[-1][1] = round(float(ends[b]), 3)
+            else:
+                spans.append([round(float(ends[a]), 3), round(float(ends[b]), 3)])
+    return found
 
 
 def write_timeline(path, index, spell=None, font=None):

@@ -122,6 +122,7 @@ def annotate_video(
     hwaccel='',
     overwrite=False,
     detections=None,
+    chapters=(),
 ):
     """Write a copy of a video in which every frame shows the detections of a model.
 
@@ -151,6 +152,7 @@ def annotate_video(
         overwrite: replace a file at `video_out` that this program did not write.
         detections: iterable of the detections to draw in each frame, in order, instead of the model's: dicts as above,
             of arrays, boxes in pixels of the video. The model may then be None; set `class_names`.
+        chapters: chapters to write where the video has none, as PyAV's `set_chapters` takes them.
 
     Returns:
         dict: video_out (Path), frames, seconds (length), rate (Fraction), width, height, notes (list of lines about
@@ -172,7 +174,7 @@ def annotate_video(
     check_target(video_out)
     with Source(video_in, start, seconds, hwaccel) as source:
         files.claim(video_out, [] if is_url(video_in) else [video_in], overwrite, 'video_out')
-        picture = _encoded(source.picture, codec, pix_fmt)
+        picture = encoded(source.picture, codec, pix_fmt)
         unit = source.prepare(picture, CONTAINERS[video_out.suffix.lower()] != 'matroska')
         style = {
             'class_names': model.class_names if class_names is None else class_names,
@@ -181,11 +183,12 @@ def annotate_video(
         encoding = {'codec': codec, 'crf': crf, 'preset': preset, 'hwaccel': hwaccel, 'hdr': source.hdr}
         encoding['source'] = video_in
         with VideoWriter(video_out, picture, source.rate, unit, **encoding) as writer:
-            work = _Annotation(model, source, writer, threshold, batch_size, style, progress, window, detections)
+            work = _Annotation(model, source, writer, threshold, batch_size, style, progress, window, detections,
+                               chapters)  # fmt: skip
             return work.run()
 
 
-def _encoded(picture, codec, pix_fmt):
+def encoded(picture, codec, pix_fmt):
     """`picture` with the pixel format, range and matrix of the result."""
     form = pix_fmt or pixel_format(picture.pix_fmt, codec, picture.width, picture.height)
     full = picture.range == FULL or 'yuvj' in picture.pix_fmt
@@ -200,7 +203,8 @@ def _encoded(picture, codec, pix_fmt):
 class _Annotation:
     """One run of `annotate_video`, once everything is open."""
 
-    def __init__(self, model, source, writer, threshold, batch_size, style, progress, window, detections=None):
+    def __init__(self, model, source, writer, threshold, batch_size, style, progress, window, detections=None,
+                 chapters=()):  # fmt: skip
         self.model, self.source, self.writer = model, source, writer
         self.threshold, self.batch_size, self.progress, self.window = threshold, batch_size, progress, window
         picture = source.picture
@@ -211,7 +215,7 @@ class _Annotation:
         else:
             self.known, self.reduce = itertools.chain(detections, itertools.repeat(NOTHING)), lambda frame: ()
         self.to_rgb, self.notes, self.items = Reducer(), [], source.items()
-        self.copies, self.stages = Copies(source, writer), Stages()
+        self.copies, self.stages = Copies(source, writer, chapters), Stages()
 
     def tell(self, *lines):
         """Add lines to the result's notes, and print them."""

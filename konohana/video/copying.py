@@ -52,7 +52,22 @@ def codec_name(stream):
     return context.name if context else getattr(stream, 'name', None) or 'unknown'
 
 
-def _copier(stream, out, form):
+def chapters_within(chapters, origin, length=math.inf):
+    """A container's chapters in a part of it, with times from the part's beginning.
+
+    origin: second of the file at which the part begins. length: of the part, in seconds.
+    """
+    kept = []
+    for chapter in chapters:
+        base = chapter['time_base']
+        shift = round(origin / base)
+        start, end = max(0, chapter['start'] - shift), chapter['end'] - shift
+        if end > 0 and start * base < length:
+            kept.append({**chapter, 'start': start, 'end': end if end * base <= length else round(length / base)})
+    return kept
+
+
+def copier(stream, out, form):
     """A handle (see `Copies`) that copies packets; times that do not rise, in damaged or joined files, are shifted."""
     last, rising = None, stream.type in ('audio', 'video')
     context = getattr(stream, 'codec_context', None)
@@ -80,13 +95,28 @@ def _copier(stream, out, form):
     return handle
 
 
+def recoder(stream, out):
+    """A handle (see `Copies`) that encodes sound again for the stream `out`."""
+
+    def handle(packet):
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError:
+            frames = []  # a damaged packet becomes a moment of silence
+        written = [p for frame in frames for p in out.encode(frame)]
+        return written + (out.encode(None) if packet is None else [])
+
+    return handle
+
+
 class Copies:
     """The streams of `source` in the file that `writer` writes: `handles` {stream index: function} and `notes`.
 
-    A handle takes a packet of the source (None at the end) and returns the packets to write.
+    A handle takes a packet of the source (None at the end) and returns the packets to write. `chapters`, as
+    `set_chapters` takes them, are written where the source has none.
     """
 
-    def __init__(self, source, writer):
+    def __init__(self, source, writer, chapters=()):
         self.source, self.writer, self.form = source, writer, writer.form
         self.handles, self.notes, self.lost = {}, [], {}
         self.container = writer.path.suffix.lower().lstrip('.')
@@ -95,7 +125,7 @@ class Copies:
         for stream in source.container.streams:
             if stream is not source.video and not self._made_again(stream):
                 self._add(stream)
-        self._chapters()
+        self._chapters(chapters)
         self._say_lost()
 
     def _made_again(self, stream):
@@ -125,7 +155,7 @@ class Copies:
         out = self.writer.container.add_stream_from_template(stream, opaque=True)
         self._like(out, stream)
         if stream.type != 'attachment':
-            self.handles[stream.index] = _copier(stream, out, self.form)
+            self.handles[stream.index] = copier(stream, out, self.form)
         if is_cover(stream) and stream.index in self.source.covers:
             picture = av.Packet(self.source.covers[stream.index])
             picture.stream, picture.pts, picture.dts, picture.is_keyframe = out, 0, 0, True
@@ -151,16 +181,7 @@ class Copies:
         out.codec_context.layout = usual or 'stereo'
         out.bit_rate = 96000 * max(1, context.layout.nb_channels)
         self._like(out, stream)
-
-        def handle(packet):
-            try:
-                frames = stream.decode(packet)
-            except av.FFmpegError:
-                frames = []  # a damaged packet becomes a moment of silence
-            written = [p for frame in frames for p in out.encode(frame)]
-            return written + (out.encode(None) if packet is None else [])
-
-        self.handles[stream.index] = handle
+        self.handles[stream.index] = recoder(stream, out)
         self.notes.append(f'{describe(stream)}: {self.container} cannot hold it as it is, written as aac; .mkv may')
 
     def _recode_text(self, stream):
@@ -192,13 +213,11 @@ class Copies:
             f'{describe(stream)}: {self.container} cannot hold it as it is, written as {codec}{style}{hint}'
         )
 
-    def _chapters(self):
-        kept = []
-        for chapter in self.source.container.chapters():
-            shift = round(self.source.origin / chapter['time_base'])
-            start, end = max(0, chapter['start'] - shift), chapter['end'] - shift
-            if end > 0:
-                kept.append({**chapter, 'start': start, 'end': end})
+    def _chapters(self, chapters):
+        found = self.source.container.chapters()
+        if found and chapters:
+            self.notes.append('chapters: the video has its own, which are kept')
+        kept = chapters_within(found, self.source.origin, self.source.length) if found else list(chapters)
         self.writer.container.set_chapters(kept)
 
     def _say_lost(self):

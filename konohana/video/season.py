@@ -19,7 +19,7 @@ EPISODES = set(
 )
 # Variables of the script that do not change what is written. Of the weights the content counts, not the name.
 SAME_RESULT = set(
-    'video_in video_out index_only weights use_res2block find batch_size device backend overwrite show progress '
+    'video_in video_out index_only weights use_res2block find clips cut batch_size device backend overwrite show progress '
     'workers dask_scheduler'.split()
 )
 OWN = re.compile(r'^unfinished_\d+_|_(annotated|partial\d*|new\d*)$')
@@ -96,6 +96,14 @@ def target_of(source, folder, taken=(), ending=''):
     return folder / f'{free}_annotated{ending}'
 
 
+def targets_of(sources, folder, ending=''):
+    """The results' paths of several episodes; see `target_of`."""
+    targets = []
+    for source in sources:
+        targets.append(target_of(source, folder, targets, ending))
+    return targets
+
+
 @dataclass(frozen=True)
 class Job:
     """An episode to annotate: its `number` among `total`, `source` (Path or URL) and `target` (Path)."""
@@ -162,10 +170,9 @@ def jobs_of(sources, folder, settings, again, ending=''):
 
     settings: see `made_with`. again: skip none. ending: see `target_of`.
     """
-    jobs, taken = [], set()
-    for number, source in enumerate(sources, 1):
-        job = Job(number, len(sources), source, target_of(source, folder, taken, ending))
-        taken.add(job.target)
+    jobs = []
+    for number, (source, target) in enumerate(zip(sources, targets_of(sources, folder, ending), strict=True), 1):
+        job = Job(number, len(sources), source, target)
         why = 'not done' if again else why_again(source, job.target, settings)
         if not why:
             print(f'{job}: already done, skipped ({job.target})')

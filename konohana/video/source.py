@@ -280,6 +280,16 @@ class Source:
         self._unit = Fraction(1, math.lcm(1000, self.rate.numerator)) if self._snap else unit
         return self._unit
 
+    def start_at_first_frame(self):
+        """Make the first frame's time 0, and leave out the sound before it."""
+        self.origin, self.offset = self._first, Fraction(0)
+        self._since = self.origin - Fraction(1, 10**6)
+
+    @property
+    def length(self):
+        """Seconds from the origin to the end of the part that is read, infinite where all is."""
+        return self._until - self.origin
+
     def items(self):
         """Yield packets to copy and frames, in the file's order, converted as `prepare` says, minus the origin."""
         for item in itertools.chain(self._ahead, self._items):
@@ -287,10 +297,13 @@ class Source:
                 moment = item.pts * item.time_base
                 if moment < self._until:
                     yield self._finished(item, moment)
-            elif self._since <= self._moment(item) < self._until or is_cover(item.stream):
+            elif self._wanted(item):
                 self._rebase(item)
                 yield item
         self._ahead = []
+
+    def _wanted(self, packet):
+        return is_cover(packet.stream) or (self._moment(packet) < self._until and starts_within(packet, self._since))
 
     def _moment(self, packet):
         moment = packet.dts if packet.pts is None else packet.pts
@@ -462,6 +475,26 @@ class Source:
 
     def __exit__(self, *_):
         self.close()
+
+
+def starts_within(packet, since):
+    """Whether a packet of a part that begins at `since` (seconds) belongs to it.
+
+    Text that is shown already when the part begins is made to begin with it.
+    """
+    moment = packet.dts if packet.pts is None else packet.pts
+    if moment is None:
+        return since == -math.inf
+    late = since - moment * packet.time_base
+    if late <= 0:
+        return True
+    context = getattr(packet.stream, 'codec_context', None)
+    ticks = math.ceil(late / packet.time_base) if context and packet.stream.type == 'subtitle' else 0
+    if not ticks or not context.codec.text_sub or ticks >= packet.duration:
+        return False
+    packet.duration -= ticks
+    packet.pts = packet.dts = moment + ticks
+    return True
 
 
 def convert(reformat, frame, width, height, pix_fmt, **to):

@@ -88,14 +88,16 @@ class VideoWriter:
     second, for the encoder) and time_base (seconds, of the frames' times). codec 'h264', 'hevc' or 'av1'; crf, its
     quality; preset, '' for a fast one; hwaccel: FFmpeg's name of a device that encodes; hdr: frames' side data of HDR.
     source: the video that is copied, for messages about what is wrong in it; '' where there is none.
+    faststart: MP4 that plays while it loads; such a file cannot be read before it is finished.
 
     Use it as a context manager. `finish` renames the file to `path`; `keep` completes what is written so far as
     `<name>_partial`. Without either, nothing is left.
     """
 
     def __init__(
-        self, path, picture, rate, time_base, codec='h264', crf=18, preset='', hwaccel='', hdr=None, source=''
-    ):
+        self, path, picture, rate, time_base, codec='h264', crf=18, preset='', hwaccel='', hdr=None, source='',
+        faststart=False,
+    ):  # fmt: skip
         self.path, self.frames, self.end, self.source = Path(path), 0, Fraction(0), source
         self.form = CONTAINERS[self.path.suffix.lower()]
         self.notes, self.held, self.refused = [], deque(), 0
@@ -104,7 +106,7 @@ class VideoWriter:
         # MP4 is written in fragments, readable however writing ends; a complete file becomes a plain MP4.
         options = {'avoid_negative_ts': 'disabled'}
         if self.form != 'matroska':
-            options['movflags'] = '+hybrid_fragmented+delay_moov'
+            options['movflags'] = '+faststart' if faststart else '+hybrid_fragmented+delay_moov'
         self.container = av.open(str(self.unfinished), 'w', format=self.form, container_options=options)
         self.time_base, self._last, self._moments = time_base, None, {}
         self.stream = self._add_encoder(picture, rate, codec, crf, preset, hwaccel, hdr)
@@ -281,7 +283,7 @@ class VideoWriter:
             return
         partial = _free(self.path, '_partial')
         self._rename(partial)
-        print(f'Stopped ({type(why).__name__}) after {count(self.frames, "frame")}, kept in {partial}.')
+        print(f'{stopped(why)} after {count(self.frames, "frame")}, kept in {partial}.')
 
     def __enter__(self):
         return self
@@ -322,6 +324,11 @@ def _hdr_parameters(encoder, hdr):
         name = {'libx264': 'cll', 'libx265': 'max-cll'}.get(encoder)
         values.append((name, '{},{}'.format(*struct.unpack('=2I', light[:8]))))
     return [f'{name}={value}' for name, value in values if name]
+
+
+def stopped(why):
+    """What an exception that ends the work is called where its results are kept."""
+    return 'Stopped' if isinstance(why, KeyboardInterrupt) else 'Stopped by an error'
 
 
 def _unfinished(path):
