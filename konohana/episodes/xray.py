@@ -122,7 +122,9 @@ def write_chapters(path, index, spell=None, start=0.0):
     """Write `chapters` as FFmpeg's metadata, which mpv takes: mpv --chapters-file=... video; see `write_vtt`."""
     lines = [';FFMETADATA1']
     for chapter in chapters(index, spell, start):
-        title = ''.join('\\' + c if c in '=;#\\' else c for c in chapter['metadata']['title'])
+        # FFmpeg reads a backslash before the line's end as if the line went on.
+        title = chapter['metadata']['title'].replace('\\', '\u29f5')
+        title = ''.join('\\' + c if c in '=;#' else c for c in title)
         lines += [
             '[CHAPTER]',
             'TIMEBASE=1/1000',
