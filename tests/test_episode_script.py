@@ -10,7 +10,7 @@ import pytest
 
 from konohana import load
 from konohana.episodes.episode import read_or_watch
-from konohana.episodes.index import load_index
+from konohana.episodes.index import load_index, seconds_on_screen
 from konohana.toy.writer import write_video
 from konohana.video.annotate import detect
 from tests.conftest import PROJECT
@@ -43,7 +43,10 @@ def frame_times(path):
 def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, episode, tmp_path):
     out = tmp_path / 'out' / 'a.mkv'
     arguments = (f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}')
-    done = run_script('_test_with_video.py', *arguments, 'find=柚')
+    done = run_script(
+        *('_test_with_video.py', *arguments, 'find=柚', 'clips=True', 'cut=exact', 'preview=True', 'xray=True'),
+        *('preset=ultrafast', 'index_as=parquet'),
+    )
     assert done.returncode == 0, done.stderr
     stages = [line for line in done.stdout.splitlines() if line.startswith('Frames a second of each stage')]
     assert [re.findall(r'(\w+) \d+ \(\d+%\)', line) for line in stages] == [
@@ -54,8 +57,16 @@ def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, e
     assert int(done.stdout.split(' of 24 frames')[0].rsplit(maxsplit=1)[-1]) < 24  # drawings stand for frames
     assert frame_times(out) == frame_times(episode)
     beside = {path.name for path in out.parent.iterdir()} - {'.konohana_outputs'}
-    assert beside == {'a.mkv', 'a.detections.jsonl.gz', 'a.appearances.csv', 'a.timeline.png', 'a.html'}
-    index = load_index(out.with_name('a.detections.jsonl.gz'))
+    clips = sorted((out.parent / 'clips_柚').glob('a_0h00m*.mkv')) if 'clips_柚' in beside else []
+    asked = {'a.preview.mp4', 'a.vtt', 'a.chapters.txt', 'a.detections.parquet', *(['clips_柚'] if clips else [])}
+    assert beside == asked | {'a.mkv', 'a.appearances.csv', 'a.timeline.png', 'a.html'}
+    assert '"file": "a.mkv"' in out.with_suffix('.html').read_text() and len(frame_times(out)) == 24
+    assert '"player": "a.preview.mp4"' in out.with_suffix('.html').read_text()
+    index = load_index(out.with_name('a.detections.parquet'))
+    n_frames = seconds_on_screen(index).get('柚', np.zeros(1)).sum()
+    assert n_frames <= sum(len(frame_times(clip)) for clip in clips) <= n_frames + 12  # a pause of up to 1 s is in it
+    with av.open(str(out)) as container:
+        assert container.chapters()[0]['metadata']['title']
     assert len(index.times) == 24 and index.hw == (90, 160) and len(index.frame)
     with out.with_name('a.appearances.csv').open(encoding='utf-8-sig', newline='') as file:
         assert {row['who'] for row in csv.DictReader(file)} == {track['name'] for track in index.tracks}

@@ -83,7 +83,7 @@ def annotate_episode(
         *(model, weights, video_in, paths['detections'], options['threshold']), detect_every=detect_every, **watching
     )
     print(line)
-    episode = episode_of(index, video_in, target, labels_as, index_only)
+    episode = episode_of(index, video_in, None if index_only else target, labels_as)
     offset = 0.0 if episode.start is None else start
     chapters = extras.chapters(index, spell, offset) if xray else ()
     if labels_as == 'subtitles' and not index_only:
@@ -127,10 +127,10 @@ def _checked(labels_as, detect_every, index_as):
     return int(detect_every)
 
 
-def episode_of(index, video_in, target, labels_as='picture', index_only=False):
-    """The `find.Episode` of an index: clips are cut out of the annotated file, or without one out of the source."""
+def episode_of(index, video_in, target=None, labels_as='picture'):
+    """The `find.Episode` of an index: clips are cut out of the annotated file, or where `target` is None the source."""
     start = float((index.made_from or {}).get('start') or 0.0)
-    if index_only or not target.is_file():
+    if target is None:
         return Episode(index, Path(video_in).stem, video_in, start)
     return Episode(index, target.stem, target, start if labels_as == 'subtitles' else None)
 
@@ -140,7 +140,8 @@ def known_episode(video_in, target, labels_as, index_only):
     for index_as in FORMATS:
         path = index_files(target, index_as)['detections']
         if path.is_file():
-            return episode_of(load_index(path), video_in, target, labels_as, index_only)
+            annotated = None if index_only or not target.is_file() else target
+            return episode_of(load_index(path), video_in, annotated, labels_as)
     return None
 
 
