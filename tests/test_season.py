@@ -162,7 +162,7 @@ def test_two_workers_write_what_one_does(show, run_script, weights_file, tmp_pat
 def test_changed_options_are_done_again(show, run_script, weights_file, tmp_path, monkeypatch):
     def at_once(model, weights, source, target, **options):
         files.write_bytes(target, b'a video', remember=True)
-        return target
+        return target, None
 
     monkeypatch.setattr('konohana.episodes.episode.annotate_episode', at_once)
     monkeypatch.setattr('konohana.inference.load', lambda *_, **__: types.SimpleNamespace(backend='none'))

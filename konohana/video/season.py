@@ -19,8 +19,8 @@ EPISODES = set(
 )
 # Variables of the script that do not change what is written. Of the weights the content counts, not the name.
 SAME_RESULT = set(
-    'video_in video_out index_only weights use_res2block find clips cut batch_size device backend overwrite show progress '
-    'workers dask_scheduler'.split()
+    'video_in video_out index_only weights use_res2block find clips cut batch_size device backend overwrite show '
+    'progress workers dask_scheduler'.split()
 )
 OWN = re.compile(r'^unfinished_\d+_|_(annotated|partial\d*|new\d*)$')
 
