@@ -123,21 +123,28 @@ def judge(pool, judged, names, n, seed):
     """One cast, drawn at random: dict of what it says of the people that are judged.
 
     Returns:
-        `likeness` (people x characters), `names` (of the columns), `truth` (of the rows).
+        `likeness` (people x characters), `names` (of the columns), `truth` (of the rows), and `left_out`: how near
+        the characters' people are to the rest of the cast, once their character is left out of it.
     """
     import numpy as np
 
-    from konohana.own_cast import centre
+    from konohana.own_cast import Characters
 
-    rng, centres = np.random.default_rng(seed), []
+    rng, pictures = np.random.default_rng(seed), []
     for name in names:
         own = [person['embedding'] for person in pool if person['name'] == name]
-        centres.append(centre(np.stack([own[i] for i in rng.permutation(len(own))[:n]])))
+        pictures.append(np.stack([own[i] for i in rng.permutation(len(own))[:n]]))
     embeddings = np.stack([person['embedding'] for person in judged])
+    truth, left_out = np.array([person['name'] for person in judged]), []
+    for i, name in enumerate(names):
+        rest = pictures[:i] + pictures[i + 1 :]
+        if rest and (truth == name).any():
+            left_out.append(Characters(rest).likeness(embeddings[truth == name]).max(axis=1))
     return {
-        'likeness': embeddings @ np.stack(centres).T,
+        'likeness': Characters(pictures).likeness(embeddings),
         'names': np.array(names),
-        'truth': np.array([person['name'] for person in judged]),
+        'truth': truth,
+        'left_out': np.concatenate(left_out) if left_out else np.full(1, np.nan),
     }
 
 
@@ -148,12 +155,9 @@ def rates(draw, threshold):
     likeness, names, truth = draw['likeness'], draw['names'], draw['truth']
     known = np.isin(truth, names)
     right = (names[likeness.argmax(axis=1)] == truth) & (likeness.max(axis=1) >= threshold)
-    columns = np.searchsorted(names, truth[known])
-    others = likeness[known].copy()
-    others[np.arange(len(columns)), columns] = -1.0
     strangers = likeness[~known].max(axis=1) >= threshold
     named = strangers.mean() if len(strangers) else float('nan')
-    return right[known].mean(), named, (others.max(axis=1) >= threshold).mean()
+    return right[known].mean(), named, (draw['left_out'] >= threshold).mean()
 
 
 def learned(judged, names):

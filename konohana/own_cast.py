@@ -18,10 +18,12 @@ from konohana.errors import UserError, count, printable
 
 UNKNOWN = 'unknown'  # the name of whoever is none of the cast
 MOST_PICTURES = 20  # of a character; of more, so many are taken, spread evenly
-THRESHOLD = 0.6  # cosine with a character below which somebody is rather unknown
-SHARPNESS = 12.0  # of the probabilities: they are the softmax of the cosines times this
+THRESHOLD = 0.6  # likeness below which somebody is rather unknown
+COMMON = 0.5  # part that is taken out of what all characters have in common, see `Characters`
+SHARPNESS = 12.0  # of the probabilities: they are the softmax of the likenesses times this
 SURE = 0.5  # score from which a second person in a picture of the cast is a problem
 FAINT = 0.3  # score from which the person in a picture of the cast is found
+FILLS = 0.5  # of a picture: so large a person is the one that it shows
 MAIN = 3.0  # times as large as any other person: then it is the one that a picture shows
 ROWS = ('boxes', 'labels', 'scores', 'probabilities', 'embeddings')  # of detections: a row for each person
 
@@ -32,7 +34,7 @@ class Cast:
 
     Attributes:
         pictures: {name: list of paths}. adds: whether the trained names stay, see `read_cast`.
-        threshold: cosine below which somebody is rather unknown.
+        threshold: likeness below which somebody is rather unknown.
     """
 
     pictures: dict
@@ -57,7 +59,7 @@ def read_cast(path, adds=False, threshold=THRESHOLD):
         path: the folder.
         adds: the names that the detector was trained on stay, and the cast is added to them: new characters, or other
             clothes of those it knows. False: whoever is none of this cast is 'unknown'.
-        threshold: cosine, -1 to 1, below which somebody is rather unknown (rather what the detector says, with `adds`).
+        threshold: likeness, -1 to 1, below which somebody is rather unknown, or with `adds` what the detector says.
 
     Returns:
         `Cast`. The pictures are opened when it is given to a detector: `model.cast = cast`.
@@ -161,7 +163,7 @@ class KnownCast:
             )
         self.threshold, trained = cast.threshold, list(model.class_names)
         names = list(cast.pictures)
-        self.centres = np.stack([centre(_embeddings(model, *item)) for item in cast.pictures.items()])
+        self.characters = Characters([_embeddings(model, *item) for item in cast.pictures.items()])
         new = [name for name in names if name not in trained]
         self.class_names = [*trained, *new] if cast.adds else [*names, UNKNOWN]
         self.columns = [self.class_names.index(name) for name in names]
@@ -177,7 +179,7 @@ class KnownCast:
         Returns:
             n x len(class_names), float32, each row adding up to 1.
         """
-        logits = np.pad(embeddings @ self.centres.T - self.threshold, ((0, 0), (0, 1))) * SHARPNESS
+        logits = np.pad(self.characters.likeness(embeddings) - self.threshold, ((0, 0), (0, 1))) * SHARPNESS
         logits[~embeddings.any(axis=1), :-1] = -np.inf
         parts = np.exp(logits - logits.max(axis=1, keepdims=True))
         parts /= parts.sum(axis=1, keepdims=True)
@@ -214,14 +216,30 @@ def _like(old, new):
     return torch.from_numpy(new).to(old.device)
 
 
-def centre(embeddings):
-    """The mean direction of the embeddings (m x d) of one character: d, of unit length.
+class Characters:
+    """How near people are to each of c characters, by the embeddings of their pictures.
 
-    Its cosines differ little with the number of pictures, as those with the nearest picture do: so one threshold does
-    for casts of one picture and of twenty (prototypes, Snell et al. 2017, https://arxiv.org/abs/1703.05175).
+    A character is the mean direction of the pictures (prototypes, Snell et al. 2017, https://arxiv.org/abs/1703.05175).
+    What all characters have in common, the style of the show above all, tells none of them apart: a part of it is taken
+    out, so that one threshold does for a show that the network has learned and for one that it has not.
+
+    Args:
+        embeddings: list of c arrays, one for each character, pictures x d.
     """
-    mean = embeddings.mean(axis=0)
-    return mean / max(np.linalg.norm(mean), 1e-6)
+
+    def __init__(self, embeddings):
+        centres = _unit(np.stack([of_one.mean(axis=0) for of_one in embeddings]))
+        # Of a single character all would be common to all.
+        self.common = centres.mean(axis=0) * COMMON * min(1.0, len(centres) / 2)
+        self.centres = _unit(centres - self.common)
+
+    def likeness(self, embeddings):
+        """n x d embeddings -> n x c, -1 to 1."""
+        return _unit(embeddings - self.common) @ self.centres.T
+
+
+def _unit(vectors):
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
 
 
 def _embeddings(model, name, paths):
@@ -231,7 +249,8 @@ def _embeddings(model, name, paths):
     found, problems = [], []
     for path in paths:
         try:
-            found.append(_one_person(model.detect([load_image(path)])[0], path))
+            image = load_image(path)
+            found.append(_one_person(model.detect([image])[0], image.shape[:2], path))
         except UserError as error:
             problems.append(str(error))
     if not found:
@@ -241,7 +260,7 @@ def _embeddings(model, name, paths):
     return np.stack(found)
 
 
-def _one_person(detections, path):
+def _one_person(detections, hw, path):
     """The embedding of the one person that a picture of the cast shows; UserError if there is none, or are several."""
     boxes, scores = detections['boxes'], detections['scores']
     sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * (scores >= FAINT)
@@ -249,7 +268,7 @@ def _one_person(detections, path):
         raise UserError(f'{path}: nobody is found in it. Take a picture that shows the person larger or more whole.')
     best = int(np.where(scores >= min(SURE, scores.max()), sizes, 0).argmax())
     others = np.delete(np.where(scores >= SURE, sizes, 0), best)
-    if others.size and sizes[best] < MAIN * others.max():
+    if others.size and sizes[best] < min(MAIN * others.max(), FILLS * hw[0] * hw[1]):
         n = int((others > 0).sum()) + 1
         raise UserError(f'{path}: {n} people are found in it. Cut out the one that is meant.')
     return detections['embeddings'][best]
