@@ -78,35 +78,27 @@ def read_samples(settings):
 def our_models(path):
     """{runtime: the detector of a weights file}, of the runtimes that are installed and can compute it."""
     import konohana
-    from konohana.onnx import backends
+    from konohana.onnx.sessions import installed
 
-    installed = [name for name in RUNTIMES if name == 'torch' or backends.installed(name)]
-    models = {name: konohana.load(path, 'cpu', backend=name) for name in installed}
+    names = [name for name in RUNTIMES if name == 'torch' or installed(name)]
+    models = {name: konohana.load(path, 'cpu', backend=name) for name in names}
     return {name: model for name, model in models.items() if model.backend == name}
 
 
 def picture(samples, model):
     """The frame to detect in, at the network's size: uint8 H x W x 3."""
-    import torch
-    from torchvision.transforms.v2 import functional as TF
-
-    from konohana.data.images import load_image
+    from konohana.data.images import fit_size, load_image, resize
     from konohana.toy.writer import draw_frame
 
     if not samples:
         return draw_frame(3, tuple(model.img_hw))['image']
-    frame = torch.from_numpy(load_image(samples[len(samples) // 2].path)).permute(2, 0, 1)
-    size = list(model.transform.size_of(*frame.shape[-2:]))
-    return TF.resize(frame, size, antialias=True).permute(1, 2, 0).contiguous().numpy()
+    frame = load_image(samples[len(samples) // 2].path)
+    return resize(frame, fit_size(*frame.shape[:2], model.img_hw))
 
 
 def detector(model, frame):
     """Function that detects in a frame, as the scripts do it."""
-    import torch
-
-    from konohana.evaluation.predict import predict
-
-    return lambda: predict(model, [torch.from_numpy(frame).permute(2, 0, 1)])
+    return lambda: model.detect([frame])
 
 
 def peer_functions(name, frame):
@@ -114,8 +106,9 @@ def peer_functions(name, frame):
     import torch
 
     from benchmarks.yolo import BytesYolo, Yolo
-    from konohana.evaluation.predict import predict
-    from konohana.onnx import backends, export
+    from konohana.onnx import export
+    from konohana.onnx.sessions import RUNTIMES as SESSIONS
+    from konohana.onnx.sessions import installed
 
     try:
         model = Yolo(name, fuse=True).requires_grad_(False)
@@ -124,11 +117,12 @@ def peer_functions(name, frame):
         return {}
     graph = export.export_graph(BytesYolo(model).eval(), torch.from_numpy(frame)[None], ['found'])
     model.to(memory_format=torch.channels_last)
-    functions = {(name, 'torch'): lambda: predict(model, [torch.from_numpy(frame).permute(2, 0, 1)])}
-    for runtime in filter(backends.installed, RUNTIMES[1:]):
-        run_graph = backends.OPENERS[runtime](graph, tuple(frame.shape[:2]))
-        functions[name, runtime] = lambda run_graph=run_graph: model.postprocess(
-            run_graph(torch.from_numpy(frame)[None])['found'], **model.limits
+    functions = {(name, 'torch'): lambda: model.detect([frame])}
+    for runtime in filter(installed, RUNTIMES[1:]):
+        session = SESSIONS[runtime](graph, name)
+        session.usual = (1, *frame.shape)
+        functions[name, runtime] = lambda session=session: model.postprocess(
+            torch.from_numpy(session.run(frame[None])['found']), **model.limits
         )
     return functions
 

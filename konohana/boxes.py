@@ -11,9 +11,18 @@ import numpy as np
 EDGE_TOLERANCE = 2.0
 
 
-def _module_of(values):
+def module_of(values):
     """NumPy or PyTorch, whichever these values are of."""
     return np if isinstance(values, np.ndarray) else sys.modules['torch']
+
+
+def as_array(values):
+    """A torch tensor of any device, or anything array-like, as a numpy array."""
+    if hasattr(values, 'detach'):
+        values = values.detach().cpu()
+        # NumPy has no bfloat16.
+        values = values.float() if values.is_floating_point() else values
+    return np.asarray(values)
 
 
 def area(boxes):
@@ -31,7 +40,7 @@ def intersection(a, b):
     Returns:
         values of the broadcast shape without its last dimension, 0 where boxes do not touch.
     """
-    module = _module_of(a)
+    module = module_of(a)
     low = module.maximum(a[..., :2], b[..., :2])
     high = module.minimum(a[..., 2:], b[..., 2:])
     return (high - low).clip(min=0).prod(-1)
@@ -54,7 +63,7 @@ def apart(boxes, labelled):
     Near is one that shares at least half of the area of the smaller box of the two: the same figure, a part of it, or
     it and more.
     """
-    smaller = _module_of(boxes).minimum(area(boxes)[:, None], area(labelled))
+    smaller = module_of(boxes).minimum(area(boxes)[:, None], area(labelled))
     return (intersection(boxes[:, None], labelled) < 0.5 * smaller.clip(min=1e-6)).all(1)
 
 

@@ -11,8 +11,6 @@ import stat
 import zipfile
 from pathlib import Path
 
-import torch
-
 from konohana import files
 from konohana.errors import UserError, printable
 
@@ -32,6 +30,8 @@ def save(content, path, remember=False):
     Raises:
         UserError: it cannot be written (no space, no permission).
     """
+    import torch  # where it is used: who only runs a graph needs no PyTorch
+
     path = Path(path)
     try:
         with files.replacing(path, remember) as temporary, temporary.open('wb') as file:
@@ -77,6 +77,8 @@ def load(path, needed=('model', 'detector', 'class_names', 'img_hw'), foreign=Fa
         UserError: missing, truncated, no checkpoint at all, one with code in it, not of this program, or with content
             that this program does not write: weights that are no numbers, wrong types, ...
     """
+    import torch
+
     path = Path(path)
     data = read_bytes(path)
     older = foreign and data.startswith(OLDER_FORMAT)
@@ -135,6 +137,8 @@ def _check(content, path):
 
 def _tensors(value):
     """All tensors in nested dicts and lists."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (dict, list, tuple)):
@@ -144,6 +148,8 @@ def _tensors(value):
 
 def _wrong_state(state):
     """What is wrong with a state dict, '' for nothing."""
+    import torch
+
     if not isinstance(state, dict):
         return 'not a dict of tensors'
     for name, value in state.items():

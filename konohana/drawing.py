@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from konohana import fonts
-from konohana.boxes import intersection
+from konohana.boxes import as_array, intersection
 
 # Twenty-odd colours that people tell apart (Sasha Trubetskoy, https://sashamaps.net/docs/resources/20-colors/), without
 # the greys; neighbours differ most. More classes continue with hues at the golden angle.
@@ -156,15 +156,6 @@ def _shared(a, b):
     return intersection(a[:, None], b)
 
 
-def _array(values):
-    """A torch tensor of any device, or anything array-like, as a numpy array."""
-    if hasattr(values, 'detach'):
-        values = values.detach().cpu()
-        # NumPy has no bfloat16.
-        values = values.float() if values.is_floating_point() else values
-    return np.asarray(values)
-
-
 def _border(box, inset, thickness):
     """The four rectangles x1, y1, x2, y2 of a border inside `box`; square corners, and never outside."""
     x1, y1, x2, y2 = box[0] + inset, box[1] + inset, box[2] - inset, box[3] - inset
@@ -296,12 +287,12 @@ def _preferred(font):
 
 def _fields(detections):
     """What `draw_detections` takes -> (boxes n x 4, labels n, scores n or None, masks n x h x w or None), as arrays."""
-    boxes = _array(detections['boxes']).astype(np.float64).reshape(-1, 4)
-    labels = _array(detections['labels']).astype(np.int64).reshape(-1)
+    boxes = as_array(detections['boxes']).astype(np.float64).reshape(-1, 4)
+    labels = as_array(detections['labels']).astype(np.int64).reshape(-1)
     scores, masks = detections.get('scores'), detections.get('masks')
-    scores = None if scores is None else _array(scores).astype(np.float64).reshape(-1)
+    scores = None if scores is None else as_array(scores).astype(np.float64).reshape(-1)
     if masks is not None:
-        masks = _array(masks)
+        masks = as_array(masks)
         masks = masks.reshape(-1, *masks.shape[-2:])
     for name, values in (('labels', labels), ('scores', scores), ('masks', masks)):
         if values is not None and len(values) != len(boxes):
@@ -367,7 +358,7 @@ def heat_map(map, hw, background=None):
     Returns:
         uint8 height x width x 3 RGB.
     """
-    values = np.nan_to_num(_array(map).astype(np.float32)).clip(0, 1)
+    values = np.nan_to_num(as_array(map).astype(np.float32)).clip(0, 1)
     values = (values.reshape(values.shape[-2:]) * 255).round().astype(np.uint8)
     values = cv2.resize(values, (hw[1], hw[0]), interpolation=cv2.INTER_LINEAR)
     steps = np.arange(256, dtype=np.uint8).reshape(256, 1)

@@ -20,6 +20,13 @@ CLOCK = 2_000_000_000  # ns; some file systems (FAT, network drives) keep times 
 SPARE_LINES = 1000  # lines of the list that later lines replace, before it is written again without them
 
 
+def shipped_folder():
+    """The folder of the shipped weights: inside the package where pip installed it, beside the package in a clone."""
+    package = Path(__file__).resolve().parent
+    inside = package / 'weights'
+    return inside if inside.is_dir() else package.parent / 'weights'
+
+
 @contextlib.contextmanager
 def replacing(path, remember=False):
     """Give a temporary path beside `path` to write to; rename it to `path` at the end, remove it after an exception.

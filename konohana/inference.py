@@ -1,15 +1,15 @@
 """From a weights file to a detector ready for use."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
-import torch
-
-from konohana import checkpoint
+from konohana import checkpoint, files
 from konohana.detectors import build
-from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError
 from konohana.onnx import backends, runtime
+from konohana.onnx.sessions import installed
 
 
 def pick_device(device=''):
@@ -21,6 +21,8 @@ def pick_device(device=''):
     Raises:
         UserError: there is no such device, or PyTorch cannot use it.
     """
+    import torch  # where it is used: who only runs a graph needs no PyTorch
+
     if not device:
         if torch.cuda.is_available():
             device = 'cuda'
@@ -51,16 +53,9 @@ def default_weights(root=None, use_res2block=False):
     """
     name = weights_name(use_res2block)
     if root is None:
-        return _shipped_folder() / name
+        return files.shipped_folder() / name
     trained = Path(root) / name
     return trained if trained.is_file() else Path(root) / 'weights' / name
-
-
-def _shipped_folder():
-    """The folder of the shipped weights: inside the package where pip installed it, beside the package in a clone."""
-    package = Path(__file__).resolve().parent
-    inside = package / 'weights'
-    return inside if inside.is_dir() else package.parent / 'weights'
 
 
 def weights_name(use_res2block):
@@ -72,20 +67,21 @@ def load(path=None, device='', fuse=True, backend='auto'):
     """Load a detector for use.
 
     Args:
-        path: a weights file of `_train.py`, or an .onnx file of `tools/export_onnx.py`, which onnxruntime computes
-            (see `runtime.load`). None loads the shipped weights.
+        path: a weights file of `_train.py`, or an .onnx file of `tools/export_onnx.py` (see `runtime.load`). None loads
+            the shipped weights.
         device: 'cpu', 'cuda', 'mps', or '' for the fastest there is.
         fuse: fold batch norms into convolutions (faster, the same results within rounding). False is for torch alone.
         backend: what computes the network on a CPU: 'openvino', 'onnxruntime' or 'torch'. 'auto' takes the fastest that
             is installed; it is torch on a GPU, and for what only torch can (masks, two-stage detectors). A runtime
-            needs the network as an ONNX graph, which is made once: see `onnx.backends`. The environment variable
-            KONOHANA_BACKEND says what to take instead of 'auto'.
+            needs the detector as an ONNX graph, which is made once: see `onnx.backends`. With it PyTorch is not even
+            imported. The environment variable KONOHANA_BACKEND says what to take instead of 'auto'.
 
     Returns:
         the detector in evaluation mode, under torchvision's contract: `model([image, ...])` with float tensors
         3 x H x W, RGB, 0 to 1, of any size -> list of dicts of `boxes` (n x 4; x1, y1, x2, y2 in pixels of that image),
-        `labels` (n; k names `model.class_names[k - 1]`) and `scores` (n, 0 to 1, descending). Also
-        `model.class_names`, `model.img_hw` and `model.backend`.
+        `labels` (n; k names `model.class_names[k - 1]`) and `scores` (n, 0 to 1, descending).
+        `model.detect([frame, ...])` does the same with uint8 arrays H x W x 3 and gives arrays, without PyTorch where
+        another runtime computes. Also `model.class_names`, `model.img_hw` and `model.backend`.
 
     Raises:
         UserError: see `checkpoint.load`; weights that do not fit their detector; no such device.
@@ -93,25 +89,62 @@ def load(path=None, device='', fuse=True, backend='auto'):
     path = default_weights() if path is None else path
     backends.check(backend)
     if Path(path).suffix.lower() == '.onnx':
-        if backend in ('torch', 'openvino'):
-            print(f'backend={backend!r}: {path} is an ONNX file, so onnxruntime computes it.')
-        return runtime.load(path, device)
+        if backend == 'torch':
+            print(f'backend={backend!r}: {path} is an ONNX file, so another runtime computes it.')
+        return runtime.load(path, device, backend)
     if backend == 'auto':
         backend = backends.check(os.environ.get('KONOHANA_BACKEND', 'auto'))
-    named = backend in backends.OPENERS
-    device = pick_device(device or ('cpu' if named else ''))
+    named, by_graph = backend not in ('auto', 'torch'), fuse and backend != 'torch'
+    device = str(device)
+    if not device and (named or not _has_gpu()):
+        device = 'cpu'
+    if device != 'cpu':
+        _need_torch(path)
+        device = str(pick_device(device))
+    if device == 'cpu' and by_graph and (fast := backends.at_hand(path, backend)):
+        return fast
+    _need_torch(path)
     content = checkpoint.load(path)
     model = from_checkpoint(content, path).eval()
-    if device.type == 'cpu' and fuse and backend != 'torch':
-        fast = backends.accelerate(model, path, backend)
-        if fast is not model:
-            return fast
-    elif named:
-        print(f'backend={backend!r}: it computes on the CPU alone, and as fuse=True; torch does it on {device}.')
+    if device == 'cpu' and by_graph and (fast := backends.accelerate(model, content, path, backend)):
+        return fast
+    if device != 'cpu' and named:
+        print(f'backend={backend!r}: it computes on the CPU alone; torch does it on {device}.')
+    return on_device(model, pick_device(device), fuse)
+
+
+def on_device(model, device, fuse=True):
+    """A detector ready for use by torch on a device; see `load`."""
+    import torch
+
+    from konohana.detectors.fusing import fuse_batch_norms
+
     if fuse:
         fuse_batch_norms(model)
     layout = torch.channels_last if model.channels_last else torch.contiguous_format
     return model.to(device, memory_format=layout).requires_grad_(False)
+
+
+def _need_torch(path):
+    """UserError where PyTorch is not installed."""
+    if not installed('torch'):
+        raise UserError(
+            f'{path}: without PyTorch only weights with a graph beside them, such as the shipped ones, are used, on '
+            'the CPU by OpenVINO or onnxruntime. For all others: pip install -r requirements.txt'
+        )
+
+
+def _has_gpu():
+    """Whether PyTorch may find a GPU. Without a driver it need not be imported, which takes seconds, to know."""
+    if not installed('torch'):
+        return False
+    if sys.platform == 'darwin' or Path('/dev/kfd').exists():  # Apple's and AMD's
+        return True
+    try:
+        ctypes.CDLL('nvcuda.dll' if sys.platform == 'win32' else 'libcuda.so.1')
+    except OSError:
+        return False
+    return True
 
 
 def from_checkpoint(content, path):

@@ -8,11 +8,9 @@ import sys
 
 import cv2
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
-from torchvision.transforms.v2 import functional as TF
 
-from konohana.boxes import EDGE_TOLERANCE
+from konohana.boxes import EDGE_TOLERANCE, as_array
 
 
 def encode(masks):
@@ -22,12 +20,13 @@ def encode(masks):
         masks: n x H x W, or n x 1 x H x W; torch tensor of any device or numpy array; bool, uint8 (0 is outside), or
             floats (0.5 and more is inside).
     """
-    masks = torch.as_tensor(masks)
+    on_device = hasattr(masks, 'is_cuda') and masks.is_cuda
+    masks = masks if on_device else as_array(masks)
     if masks.ndim == 4:
         masks = masks[:, 0]
-    masks = masks >= 0.5 if masks.is_floating_point() else masks.bool()
+    masks = masks >= (0.5 if 'float' in str(masks.dtype) else 1)
     height, width = masks.shape[-2:]
-    runs = _runs_on_device(masks) if masks.is_cuda else map(_runs, masks.view(torch.uint8).numpy())
+    runs = _runs_on_device(masks) if on_device else map(_runs, masks.astype(np.uint8))
     uncompressed = [{'size': [height, width], 'counts': counts.tolist()} for counts in runs]
     return coco_mask.frPyObjects(uncompressed, height, width) if uncompressed else []
 
@@ -47,6 +46,8 @@ def _runs(mask):
 
 def _runs_on_device(masks):
     """`_runs` for all masks at once on their device, so that only the ends of the runs are copied from it."""
+    import torch  # where it is used: who only reads labels needs no PyTorch
+
     n, height, width = masks.shape
     pixels = masks.transpose(1, 2).reshape(n, -1)
     before = torch.nn.functional.pad(pixels[:, :-1], (1, 0))
@@ -57,6 +58,8 @@ def _runs_on_device(masks):
 
 def decode(rles, hw):
     """List of n compressed RLEs of pictures of `hw` (height, width) -> uint8 tensor n x H x W of 0 and 1."""
+    import torch
+
     if not rles:
         return torch.zeros((0, *hw), dtype=torch.uint8)
     # pycocotools gives H x W x n in Fortran's order: seen from behind it is n x W x H without a copy.
@@ -80,6 +83,9 @@ def resize(masks, hw):
     Everything that resizes masks with their picture uses this. Plain 'nearest', torchvision's choice for a `Mask`,
     shifts them by up to half a pixel.
     """
+    import torch
+    from torchvision.transforms.v2 import functional as TF
+
     masks = masks.as_subclass(torch.Tensor)
     return TF.resize(masks, list(hw), interpolation=TF.InterpolationMode.NEAREST_EXACT)
 

@@ -6,12 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from konohana import drawing, files
 from konohana.data.images import fit_size, load_image, resize, save_image
 from konohana.errors import UserError, noting
-from konohana.evaluation.predict import encoded, predict
+from konohana.evaluation.predict import encoded
 from konohana.progress import progress_bar
 
 N_NAMED = 5  # files that are named where many have the same problem
@@ -100,8 +99,8 @@ def annotate(model, samples, paths, draw, batch_size=8, with_maps=False, progres
         with_maps: whether the detections given to `draw` have the detector's maps (`model.maps`).
 
     Returns:
-        (list of the samples that could be read; list of their detections, with `rles` instead of `masks`; list of
-        (path, error), one for each picture that could not be read or written).
+        (list of the samples that could be read; list of their detections, arrays, with `rles` instead of `masks`; list
+        of (path, error), one for each picture that could not be read or written).
     """
     done, detections, problems = [], [], []
     pairs = list(zip(samples, paths, strict=True))
@@ -112,7 +111,7 @@ def annotate(model, samples, paths, draw, batch_size=8, with_maps=False, progres
                 with noting(problems, sample.path):
                     images[sample.path] = load_image(sample.path)
             read = [(sample, path) for sample, path in pairs[start : start + batch_size] if sample.path in images]
-            found = predict_arrays(model, [images[sample.path] for sample, _ in read], with_maps)
+            found = model.detect([images[sample.path] for sample, _ in read], with_maps)
             for (sample, path), one in zip(read, found, strict=True):
                 image = images[sample.path]
                 sample.height, sample.width = image.shape[:2]
@@ -123,12 +122,6 @@ def annotate(model, samples, paths, draw, batch_size=8, with_maps=False, progres
                 detections.append(encoded({key: one[key] for key in RESULTS if key in one}))
             bar.update(min(start + batch_size, len(pairs)))
     return done, detections, problems
-
-
-def predict_arrays(model, images, with_maps=False):
-    """List of uint8 H x W x 3 pictures -> list of detections."""
-    images = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-    return predict(model, images, with_maps=with_maps) if images else []
 
 
 def problem_lines(problems):

@@ -5,7 +5,7 @@ import sys
 
 import progressbar
 
-from konohana import distributed, worker
+from konohana import worker
 
 
 @contextlib.contextmanager
@@ -41,7 +41,9 @@ def progress_bar(title, total, shown=True, unit='pictures', lines=False, **varia
     ]
     for name, text in variables.items():
         widgets += [' ', progressbar.Variable(name, format=text)]
-    if not shown or distributed.rank():
+    # Without PyTorch there is one process; importing it takes seconds.
+    distributed = sys.modules.get('konohana.distributed')
+    if not shown or (distributed and distributed.rank()):
         yield progressbar.NullBar()
         return
     if worker.is_worker():

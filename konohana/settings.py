@@ -267,6 +267,10 @@ def run(main, arguments=None):
         if error.filename is None:
             raise
         _fail(f'{error.filename}: {error.strerror}.')
+    except ModuleNotFoundError as error:
+        if (error.name or '').partition('.')[0] not in ('torch', 'torchvision'):
+            raise
+        _fail('This needs PyTorch, which is not installed: pip install -r requirements.txt')
     except MemoryError:
         _fail('There is not enough memory. Close other programs, or use smaller pictures or a smaller batch_size.')
 

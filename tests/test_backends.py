@@ -1,10 +1,13 @@
 """Faster runtimes than PyTorch: the same detections, one graph for each weights file, one line where there is none."""
 
+import hashlib
+import json
 import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import PROJECT, make_weights
@@ -16,7 +19,7 @@ from konohana.data.images import list_pictures, load_image
 from konohana.detectors import yolof
 from konohana.errors import UserError
 from konohana.evaluation.predict import predict
-from konohana.onnx import backends, export, runtime
+from konohana.onnx import backends, export, runtime, sessions
 from konohana.toy.writer import draw_frame
 
 onnx = pytest.importorskip('onnx')
@@ -37,15 +40,27 @@ def graph(tmp_path_factory):
     """The graph of the weights of `weights_file`, as bytes."""
     path = tmp_path_factory.mktemp('graph') / 'net.pt'
     make_weights(path)
-    return export.export_frames(konohana.load(path, 'cpu', backend='torch'))
+    return export.export_frames(konohana.load(path, 'cpu', backend='torch'), checkpoint.load(path), hash_of(path))
 
 
 @pytest.fixture
 def exports(monkeypatch, graph):
     """List that grows with each detector whose graph is made; they all get the same one, which takes no time."""
     made = []
-    monkeypatch.setattr(export, 'export_frames', lambda model: made.append(model) or graph)
+
+    def export_frames(model, content, weights):
+        made.append(model)
+        content = onnx.load_from_string(graph)
+        (said,) = (one for one in content.metadata_props if one.key == 'weights')
+        said.value = json.dumps(weights)
+        return content.SerializeToString()
+
+    monkeypatch.setattr(export, 'export_frames', export_frames)
     return made
+
+
+def hash_of(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def toy(*sizes):
@@ -74,6 +89,9 @@ def test_same_detections_as_torch(name, weights_file):
         assert torch.allclose(found['objectness'], expected['objectness'], atol=0.02)
         same_size = tuple(image.shape[1:]) == tuple(model.img_hw)
         check_same(expected, found, **({} if same_size else {'box': 2, 'score': 0.05}))  # resized as bytes
+        (arrays,) = fast.detect([image.permute(1, 2, 0).numpy()], with_maps=True)
+        assert all(isinstance(arrays[key], np.ndarray) and (arrays[key] == found[key].numpy()).all() for key in found)
+        assert fast([image.numpy()])[0]['scores'].tolist() == found['scores'].tolist()
     together = fast([image.float() / 255 for image in images])
     assert len(together) == 3 and fast([]) == []
     check_same(predict(fast, images[:1])[0], together[0])
@@ -85,7 +103,7 @@ def test_shipped_weights_on_real_frames(tmp_path):
     path = shutil.copy(PROJECT / 'weights' / 'net.pt', tmp_path)
     model = konohana.load(path, 'cpu', backend='torch')
     images = [torch.from_numpy(load_image(path)).permute(2, 0, 1) for path in list_pictures(REAL)[::500]]
-    for name in filter(backends.installed, RUNTIMES):
+    for name in backends.runtimes():
         fast = konohana.load(path, 'cpu', backend=name)
         for expected, found in zip(predict(model, images), predict(fast, images), strict=True):
             check_same(expected, found, box=0.02, score=1e-4)
@@ -97,9 +115,10 @@ def test_yolof_too(monkeypatch):
     monkeypatch.setattr(yolof, 'CHANNELS', 64)
     monkeypatch.setattr(yolof, 'MIDDLE_CHANNELS', 32)
     model = lively('yolof', ('decoder.name_layer.',), 20, backbone='resnet18')
-    run = backends.OPENERS['onnxruntime'](export.export_frames(model), None)
+    content = {'detector': 'yolof', 'options': {'backbone': 'resnet18'}}
+    fast = backends.started('onnxruntime', export.export_frames(model, content, ''), 'net.onnx')
     (image,) = toy((60, 96))
-    check_same(predict(model, [image])[0], predict(backends.Accelerated(model, 'onnxruntime', run), [image])[0])
+    check_same(predict(model, [image])[0], predict(fast, [image])[0])
 
 
 def test_the_graph_is_made_once_and_again_when_the_weights_change(weights_file, exports):
@@ -123,7 +142,7 @@ def test_a_damaged_graph_is_made_again(damage, weights_file, exports, graph):
     parts = {'truncated': graph[: len(graph) // 2], 'empty': b'', 'of another detector': other.SerializeToString()}
     path.write_bytes(parts[damage])
     assert konohana.load(weights_file, 'cpu', backend='onnxruntime').backend == 'onnxruntime'
-    assert len(exports) == 2 and path.read_bytes() == graph
+    assert len(exports) == 2 and onnx.load(path).graph == onnx.load_from_string(graph).graph
 
 
 def test_weights_in_a_folder_that_cannot_be_written(weights_file, exports, monkeypatch, tmp_path):
@@ -148,9 +167,9 @@ def test_weights_in_a_folder_that_cannot_be_written(weights_file, exports, monke
 
 def test_what_only_torch_can_compute(tmp_path, capsys):
     model = lively('solov2_light_r18', ('cate_layer.',), 1)
-    assert backends.accelerate(model, tmp_path / 'net.pt') is model
+    assert backends.accelerate(model, {}, tmp_path / 'net.pt') is None
     assert capsys.readouterr().out == ''
-    assert backends.accelerate(model, tmp_path / 'net.pt', 'onnxruntime') is model
+    assert backends.accelerate(model, {}, tmp_path / 'net.pt', 'onnxruntime') is None
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
@@ -164,10 +183,10 @@ def test_without_runtimes(weights_file, monkeypatch):
 
 
 def test_runtimes_that_fail(weights_file, exports, monkeypatch):
-    def fail(graph, usual):
+    def fail(*_):
         raise UserError('out of order')
 
-    monkeypatch.setattr(backends, 'OPENERS', {**backends.OPENERS, 'openvino': fail})
+    monkeypatch.setitem(sessions.RUNTIMES, 'openvino', fail)
     monkeypatch.setattr(backends, 'installed', lambda name: True)
     assert konohana.load(weights_file, 'cpu').backend == 'onnxruntime'
     with pytest.raises(UserError, match="'openvino': out of order"):
@@ -175,7 +194,7 @@ def test_runtimes_that_fail(weights_file, exports, monkeypatch):
     # Nor does an export that fails stop anybody who has not asked for it.
     (kept,) = graphs(weights_file.parent)
     kept.unlink()
-    monkeypatch.setattr(export, 'export_frames', lambda model: fail(b'', model))
+    monkeypatch.setattr(export, 'export_frames', fail)
     assert konohana.load(weights_file, 'cpu').backend == 'torch'
 
 
@@ -191,7 +210,7 @@ def test_scripts_say_what_computes(weights_file, exports, run_script, tmp_path):
     save_image(tmp_path / 'in' / 'a.png', draw_frame(0, (64, 96))['image'])
     options = (f'weights={weights_file}', f'pictures_in={tmp_path / "in"}', f'test_out={tmp_path / "out"}')
     done = run_script('_test.py', *options)
-    fastest = next(name for name in backends.OPENERS if backends.installed(name))
+    fastest = next(iter(backends.runtimes()))
     assert done.returncode == 0 and f'(computed by {fastest})' in done.stdout, done.stderr
     assert (tmp_path / 'out' / 'a.jpg').is_file()
 

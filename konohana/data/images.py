@@ -150,7 +150,28 @@ def resize(image, hw):
     """
     if image.shape[:2] == tuple(hw):
         return image
-    return np.asarray(Image.fromarray(image).resize((hw[1], hw[0]), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(image).resize((hw[1], hw[0]), Image.Resampling.BILINEAR))
+
+
+def cut_out(image, boxes, side, margin=0.0):
+    """Cut boxes out of a picture, each resized to a square.
+
+    Args:
+        image: uint8 H x W x 3. boxes: n x 4 (x1, y1, x2, y2 in pixels of it). side: of the squares in pixels.
+        margin: of a box's width and height, which the square shows more at each side, as far as the picture reaches.
+
+    Returns:
+        uint8 n x side x side x 3.
+    """
+    height, width = image.shape[:2]
+    around = margin * (boxes[:, 2:] - boxes[:, :2])
+    regions = np.concatenate([boxes[:, :2] - around, boxes[:, 2:] + around], axis=1)
+    regions = regions.clip(0, [width, height, width, height]).round().astype(int)
+    crops = np.empty((len(boxes), side, side, 3), np.uint8)
+    for crop, (x1, y1, x2, y2) in zip(crops, regions.tolist(), strict=True):
+        left, top = min(x1, width - 1), min(y1, height - 1)
+        crop[:] = resize(np.ascontiguousarray(image[top : max(y2, top + 1), left : max(x2, left + 1)]), (side, side))
+    return crops
 
 
 def list_pictures(folder):

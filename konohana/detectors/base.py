@@ -60,6 +60,11 @@ class Detector(NamedByCast, nn.Module):
         detections = self.detections(outputs, batch.image_sizes, sizes, with_maps)
         return self.named(self.look_again(detections, images, images if pictures is None else pictures))
 
+    @property
+    def device(self):
+        """The device that its weights are on."""
+        return next(self.parameters()).device
+
     @torch.inference_mode()
     def detect(self, frames, with_maps=False, pictures=None):
         """Detections of frames as arrays; in evaluation mode.
@@ -78,8 +83,8 @@ class Detector(NamedByCast, nn.Module):
 
     def _image(self, frame):
         """uint8 H x W x 3 array -> 3 x H x W tensor on the detector's device, float 0 to 1 unless it takes bytes."""
-        device = next(self.parameters()).device
-        image = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)
+        # Bytes are moved to the device: a quarter of the floats.
+        image = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)
         return image if self.takes_bytes else image.float() / 255
 
     def check(self, targets):

@@ -9,10 +9,9 @@ import itertools
 import json
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from konohana import files, masks
+from konohana.boxes import as_array, iou
 from konohana.evaluation.predict import encoded
 
 try:
@@ -100,8 +99,8 @@ def _objects(sample, found):
     """(name, annotation without ids) of each object; a difficult one as often as detections may fall on it."""
     repeats = np.ones(len(sample.boxes), int)
     if found is not None and sample.difficult.any():
-        overlaps = box_iou(found['boxes'].float(), torch.as_tensor(sample.boxes)) >= LOWEST_IOU
-        repeats = np.where(sample.difficult, overlaps.sum(dim=0).clamp(min=1).numpy(), repeats)
+        overlaps = iou(as_array(found['boxes']).astype(np.float32), sample.boxes) >= LOWEST_IOU
+        repeats = np.where(sample.difficult, overlaps.sum(0).clip(min=1), repeats)
     shapes = sample.masks or [None] * len(sample.boxes)
     for *row, difficult, times in zip(sample.names, sample.boxes, shapes, sample.difficult, repeats, strict=True):
         name, annotation = row[0], _annotation(*row[1:], crowd=0)

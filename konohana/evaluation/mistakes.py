@@ -9,10 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
 from konohana import pages
+from konohana.boxes import iou
 from konohana.data.images import load_image
 from konohana.errors import UserError
 from konohana.evaluation.summary import drop_unlabelled, match
@@ -68,7 +67,7 @@ def outcome_of(samples, detections, class_names, iou_threshold=0.5, unlabelled='
             found = drop_unlabelled(found, sample.boxes)
         pairs, excused = match(found, sample, iou_threshold)
         objects = {**dict(pairs), **dict.fromkeys(excused, EXCUSED)}
-        rows = zip(found['boxes'].numpy(), found['labels'].tolist(), found['scores'].tolist(), strict=True)
+        rows = zip(found['boxes'], found['labels'].tolist(), found['scores'].tolist(), strict=True)
         for i, (box, label, score) in enumerate(rows):
             result.found.append(Found(picture, box, label - 1, score, objects.get(i, NOBODY)))
     return result
@@ -172,8 +171,7 @@ def _missed(picture, j, sample, labels, found, threshold):
 
 
 def _overlaps(box, boxes):
-    boxes = torch.as_tensor(np.asarray(boxes, np.float32).reshape(-1, 4))
-    return box_iou(torch.as_tensor(np.asarray(box, np.float32))[None], boxes)[0].numpy()
+    return iou(np.asarray(box, np.float32)[None], np.asarray(boxes, np.float32).reshape(-1, 4))[0]
 
 
 def write_mistakes(path, outcome, threshold, sheets, spell=str, progress=True):

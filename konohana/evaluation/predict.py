@@ -1,12 +1,8 @@
 """Detections of pictures and datasets."""
 
-import torch
-
-from konohana import masks
 from konohana.progress import progress_bar
 
 
-@torch.inference_mode()
 def predict(model, images, encode=False, with_maps=False):
     """Detect in a list of pictures.
 
@@ -19,13 +15,15 @@ def predict(model, images, encode=False, with_maps=False):
     Returns:
         list of dicts, one for each picture, as the detector returns them, on the CPU.
     """
-    device = next(model.parameters()).device
-    images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True) for image in images]
-    if not model.takes_bytes:
-        images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
-    detections = model(images, with_maps=True) if with_maps else model(images)
-    if encode:
-        detections = [encoded(found) for found in detections]
+    import torch  # where it is used: these are its tensors
+
+    with torch.inference_mode():
+        images = [image.as_subclass(torch.Tensor).to(model.device, non_blocking=True) for image in images]
+        if not model.takes_bytes:
+            images = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
+        detections = model(images, with_maps=True) if with_maps else model(images)
+        if encode:
+            detections = [encoded(found) for found in detections]
     return [
         {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in d.items()} for d in detections
     ]
@@ -35,6 +33,8 @@ def encoded(found):
     """Detections of a picture -> the same with `rles` (see `masks.encode`) instead of `masks`, if there are any."""
     found = dict(found)
     if 'masks' in found:
+        from konohana import masks  # needs pycocotools
+
         found['rles'] = masks.encode(found.pop('masks'))
     return found
 

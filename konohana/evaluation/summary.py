@@ -15,10 +15,8 @@ detections: whoever has one of the names is labelled.
 from collections import Counter
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
-from konohana.boxes import apart
+from konohana.boxes import apart, as_array, iou
 from konohana.cast import ROMANISED
 from konohana.evaluation.coco_metrics import COCO_NUMBERS, coco_ground_truth, coco_results, compute_coco_metrics
 from konohana.evaluation.voc_metrics import drop_ignored, voc_matches, voc_mean
@@ -60,11 +58,11 @@ def evaluate(samples, detections, class_names, unlabelled='background'):
 
 def drop_unlabelled(found, boxes):
     """Leave out the detections (dict of tensors and lists of n) that are `apart` from all labelled boxes (m x 4)."""
-    keep = ~apart(found['boxes'].float(), torch.as_tensor(boxes))
+    keep = ~apart(as_array(found['boxes']).astype(np.float32), as_array(boxes))
     return {
-        key: value[keep]
-        if isinstance(value, torch.Tensor)
-        else [v for v, near in zip(value, keep, strict=True) if near]
+        key: [v for v, near in zip(value, keep, strict=True) if near]
+        if isinstance(value, list)
+        else as_array(value)[keep]
         for key, value in found.items()
     }
 
@@ -108,13 +106,12 @@ def match(found, sample, iou_threshold):
 
     See `metrics_at_threshold`. The best detections choose first, so those of a higher threshold have the same pairs.
     """
-    overlaps = box_iou(found['boxes'].float(), torch.as_tensor(sample.boxes))
-    difficult = torch.as_tensor(sample.difficult)
+    overlaps, difficult = iou(as_array(found['boxes']).astype(np.float32), sample.boxes), sample.difficult
     free, pairs, excused = ~difficult, [], []
-    for i in found['scores'].argsort(descending=True).tolist():
+    for i in np.argsort(-as_array(found['scores']), kind='stable').tolist():
         hits = overlaps[i] >= iou_threshold
         if (hits & free).any():
-            best = int(torch.where(free, overlaps[i], -1.0).argmax())
+            best = int(np.where(free, overlaps[i], -1.0).argmax())
             free[best] = False
             pairs.append((i, best))
         elif (hits & difficult).any():

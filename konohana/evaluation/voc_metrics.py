@@ -1,10 +1,8 @@
 """Pascal VOC's mean average precision (Everingham et al. 2010, https://doi.org/10.1007/s11263-009-0275-4)."""
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
-from konohana.boxes import part_inside
+from konohana.boxes import as_array, iou, part_inside
 
 
 def voc_map(samples, detections, class_names, iou_threshold=0.5, eleven_points=True):
@@ -38,9 +36,9 @@ def voc_matches(samples, detections, class_names, iou_threshold):
     label_of = {name: label for label, name in enumerate(class_names, start=1)}
     for sample, found in zip(samples, detections, strict=True):
         found = drop_ignored(found, sample.ignored)
-        labels, scores = found['labels'].numpy(), found['scores'].numpy()
+        labels, scores = found['labels'], found['scores']
         true_labels = np.array([label_of[name] for name in sample.names], np.int64)
-        overlaps = box_iou(found['boxes'].float(), torch.as_tensor(sample.boxes)).numpy()
+        overlaps = iou(found['boxes'].astype(np.float32), sample.boxes)
         for label in {*labels.tolist(), *true_labels.tolist()}:
             mine, keep = true_labels == label, labels == label
             rows, n_objects = matches[label - 1]
@@ -83,10 +81,11 @@ def drop_ignored(found, ignored):
     """Leave out the detections whose box lies more than half inside one ignored region.
 
     Args:
-        found: dict of `boxes` (n x 4), `labels` and `scores`. ignored: m x 4 boxes of regions, numpy or torch.
+        found: dict of `boxes` (n x 4), `labels` and `scores`, tensors or arrays. ignored: m x 4 boxes of regions.
 
     Returns:
-        dict of `boxes`, `labels` and `scores` of those that remain.
+        dict of `boxes`, `labels` and `scores` of those that remain, arrays.
     """
-    keep = (part_inside(found['boxes'].float(), torch.as_tensor(ignored)) <= 0.5).all(dim=1)
-    return {key: found[key][keep] for key in ('boxes', 'labels', 'scores')}
+    found = {key: as_array(found[key]) for key in ('boxes', 'labels', 'scores')}
+    keep = (part_inside(found['boxes'].astype(np.float32), as_array(ignored)) <= 0.5).all(1)
+    return {key: values[keep] for key, values in found.items()}

@@ -17,6 +17,7 @@ This uses PyTorch's older exporter, by tracing (`dynamo=False`): every PyTorch f
 further package; the newer one needs onnxscript. Optional packages: onnx to write, onnxruntime to use.
 """
 
+import base64
 import contextlib
 import copy
 import io
@@ -27,10 +28,12 @@ import torch
 from torch import nn
 
 from konohana import files
-from konohana.detectors.konohana.second_look import SIDE
+from konohana.detectors.konohana.naming import LOOK_FROM
+from konohana.detectors.konohana.second_look import EMBEDDING, MARGIN, SIDE
 from konohana.errors import UserError
 from konohana.onnx.metadata import describe, optional
 
+LOOKED_AT = ('boxes', 'labels', 'scores', 'probabilities')  # what the second look takes and gives
 OPSET = 17  # has RoiAlign as torchvision means it and LayerNormalization; runtimes from 2022 on know it
 
 
@@ -63,11 +66,11 @@ class _RawOutputs(nn.Module):
 
 
 class _Frames(nn.Module):
-    """Frames as bytes, n x H x W x 3 -> the maps of `raw_outputs`, as a tuple in their order."""
+    """A frame as bytes, 1 x H x W x 3 -> detections, as a tuple in the order of `names`."""
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.divisor = model, model.transform.size_divisible
+        self.model, self.divisor, self.names = model, model.transform.size_divisible, None
         transform = model.transform
         mean, std = (torch.tensor(values)[:, None, None] for values in (transform.image_mean, transform.image_std))
         self.register_buffer('scale', 1 / (255 * std))
@@ -75,20 +78,25 @@ class _Frames(nn.Module):
 
     def forward(self, frames):
         batch = frames.permute(0, 3, 1, 2).float() * self.scale + self.shift
-        height, width = batch.shape[-2:]
-        batch = nn.functional.pad(batch, (0, -width % self.divisor, 0, -height % self.divisor))
-        return tuple(self.model.raw_outputs(batch).values())
+        size = tuple(batch.shape[-2:])
+        batch = nn.functional.pad(batch, (0, -size[1] % self.divisor, 0, -size[0] % self.divisor))
+        (found,) = self.model.detections(self.model.raw_outputs(batch), [size], [size], with_maps=True)
+        self.names = list(found)
+        return tuple(found.values())
 
 
-class _Crops(nn.Module):
-    """Crops as bytes, n x SIDE x SIDE x 3 -> (embeddings, logits) of the second look."""
+class _Look(nn.Module):
+    """Crops as bytes, k x SIDE x SIDE x 3, of the first k of n detections -> the detections after the second look."""
 
-    def __init__(self, second_look):
+    def __init__(self, model):
         super().__init__()
-        self.second_look = second_look
+        self.model = model
 
-    def forward(self, crops):
-        return self.second_look(crops.permute(0, 3, 1, 2).float() / 255)
+    def forward(self, crops, *rows):
+        found = dict(zip(LOOKED_AT, rows, strict=True))
+        images = crops.permute(0, 3, 1, 2).float() / 255
+        (found,) = self.model.look_again([found], images[:1], images[:1], lambda *_: self.model.second_look(images))
+        return tuple(found[key] for key in (*LOOKED_AT, 'embeddings'))
 
 
 def export(model, path, detector, options, picture, post_processing=True):
@@ -152,20 +160,22 @@ def _traced(model, detector, picture, post_processing):
         dynamic = {name: {0: 'n', 2: f'{name}_height', 3: f'{name}_width'} for name in names}
         dynamic[entry] = {0: 'n', 2: 'height', 3: 'width'}
     try:
-        return _exported(network, example, entry, names, dynamic)
+        return _exported(network, example, [entry], names, dynamic)
     except UserError as error:
         raise UserError(f'detector={detector!r}: {error}') from None
 
 
 @torch.no_grad()
-def export_frames(model):
-    """The network of a detector as an ONNX graph that takes frames as bytes: what `backends` runs.
+def export_frames(model, content, weights):
+    """A detector as an ONNX graph that takes frames as bytes: what `backends` runs.
 
-    Its input `frames` is uint8 n x height x width x 3, RGB, at the network's size (`transform.size_of`). It normalizes
-    and pads them as the detector's transform does. The outputs are the maps of `raw_outputs`.
+    Its input `frames` is uint8 1 x height x width x 3, RGB, at the network's size (`transform.size_of`). The outputs
+    are the detections, with the detector's maps, in pixels of that input. The graph of a second look is in its
+    metadata: that one takes people cut out of the picture as it is before it is resized.
 
     Args:
         model: a detector on the CPU in evaluation mode, with `has_raw_outputs`.
+        content: of its weights file, see `checkpoint.load`. weights: the SHA-256 of that file.
 
     Returns:
         the file's content, as bytes.
@@ -173,53 +183,60 @@ def export_frames(model):
     Raises:
         UserError: the package onnx is not installed, or PyTorch cannot export the detector.
     """
-    # Two frames with sides that need padding: a number that holds for these alone would be taken for a constant.
+    # Sides that need padding: a number that holds for these alone would be taken for a constant.
     twice = 2 * model.transform.size_divisible
-    example = torch.zeros(2, twice - 3, twice - 5, 3, dtype=torch.uint8)
-    names = list(model.raw_outputs(torch.zeros(1, 3, twice, twice)))
-    dynamic = {name: {0: 'n', 2: f'{name}_height', 3: f'{name}_width'} for name in names}
-    dynamic['frames'] = {0: 'n', 1: 'height', 2: 'width'}
-    return export_graph(_Frames(model).eval(), example, names, dynamic)
+    example = torch.zeros(1, twice - 3, twice - 5, 3, dtype=torch.uint8)
+    network = _Frames(model).eval()
+    network(example)
+    dynamic = {name: {0: f'{name}_height', 1: f'{name}_width'} for name in model.maps}
+    dynamic.update({name: {0: 'detections'} for name in network.names if name not in model.maps})
+    dynamic['frames'] = {1: 'height', 2: 'width'}
+    about = {'weights': weights, 'second_look': _look(model) if model.looks_again else None}
+    texts = describe(model, content['detector'], content.get('options', {}), True, frames=about)
+    return export_graph(network, example, network.names, dynamic, metadata=texts)
 
 
-def export_look(model):
-    """The second look of a detector as an ONNX graph that takes crops as bytes: what `backends` runs.
+def _look(model):
+    """The second look of a detector, as `metadata.describe` takes it."""
+    n_classes = len(model.class_names)
+    crops = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
+    scores = torch.tensor([0.9, 0.8, 0.1])
+    rows = torch.zeros(3, 4), torch.ones(3, dtype=torch.int64), scores, torch.full((3, n_classes), 1 / n_classes)
+    dynamic = {'crops': {0: 'seen'}, **{name: {0: 'detections'} for name in (*LOOKED_AT, 'embeddings')}}
+    dynamic |= {f'{name}_before': {0: 'detections'} for name in LOOKED_AT}
+    names = ['crops', *(f'{name}_before' for name in LOOKED_AT)]
+    graph = export_graph(_Look(model).eval(), (crops, *rows), [*LOOKED_AT, 'embeddings'], dynamic, names)
+    text = base64.b64encode(graph).decode('ascii')
+    return {'graph': text, 'side': SIDE, 'margin': MARGIN, 'look_from': LOOK_FROM, 'embedding': EMBEDDING}
 
-    Its input `frames` is uint8 n x SIDE x SIDE x 3, RGB; the outputs are `embeddings` (n x d) and `logits`.
 
-    Args, returns, raises: see `export_frames`.
-    """
-    names = ['embeddings', 'logits']
-    dynamic = {name: {0: 'n'} for name in ('frames', *names)}
-    example = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
-    with torch.no_grad():
-        return export_graph(_Crops(model.second_look).eval(), example, names, dynamic)
-
-
-def export_graph(network, frames, names, dynamic=None):
-    """Any network of frames as bytes as an ONNX graph.
+def export_graph(network, example, names, dynamic=None, inputs=('frames',), metadata=None):
+    """Any network as an ONNX graph, such as one of frames as bytes.
 
     Args:
-        network: a module in evaluation mode of uint8 n x H x W x 3. frames: an example.
-        names: of the network's outputs. dynamic: sizes that vary, as torch.onnx.export wants them.
+        network: a module in evaluation mode. example: its input, or a tuple of them.
+        names: of the network's outputs. inputs: names of its inputs. metadata: dict of text.
+        dynamic: sizes that vary, as torch.onnx.export wants them.
 
     Returns, raises: see `export_frames`.
     """
     onnx = optional('onnx', 'Computing a network without PyTorch')
-    content = onnx.load_from_string(_exported(network, frames, 'frames', names, dynamic or {}))
+    content = onnx.load_from_string(_exported(network, example, list(inputs), names, dynamic or {}))
     del content.graph.value_info[:]  # see `export`
+    _fix_reductions(onnx, content)
+    onnx.helper.set_model_props(content, metadata or {})
     return content.SerializeToString()
 
 
-def _exported(network, example, entry, names, dynamic):
+def _exported(network, example, inputs, names, dynamic):
     """What PyTorch's exporter makes of what a network does with `example`, as bytes."""
     file = io.BytesIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')  # about the exporter's age, and about numbers that it takes for constants
         try:
             torch.onnx.export(
-                *(network, (example,), file),
-                input_names=[entry],
+                *(network, example if isinstance(example, tuple) else (example,), file),
+                input_names=inputs,
                 output_names=names,
                 dynamic_axes=dynamic,
                 opset_version=OPSET,

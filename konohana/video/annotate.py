@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-import torch
 
 from konohana import files
+from konohana.boxes import as_array
 from konohana.data.images import fit_size
 from konohana.errors import UserError, count
 from konohana.progress import progress_bar
@@ -41,30 +41,37 @@ def detect(model, frames, hw, device, threshold, pictures=None):
     the memory. pictures: larger versions of the frames, at which a detector that looks again does so.
     """
     h, w = frames[0].shape[:2]
-    with torch.inference_mode():
-        # Move bytes to the device: a quarter of the floats.
-        images = [torch.from_numpy(frame).to(device).permute(2, 0, 1) for frame in frames]
-        images = images if inputs_of(model).takes_bytes else [image.float().div(255) for image in images]
-        larger = [torch.from_numpy(picture).to(device).permute(2, 0, 1) for picture in pictures or ()]
-        found = model(images, pictures=larger) if larger else model(images)
+    if hasattr(model, 'detect'):
+        found = model.detect(frames, pictures=pictures or None)
+    else:
+        found = _called(model, frames, device)
     scale = np.array([hw[1] / w, hw[0] / h] * 2, np.float32)
     detections = []
     for d in found:
-        scores = torch.as_tensor(d['scores'])
+        scores = as_array(d['scores'])
         shown = scores >= threshold
-        boxes = torch.as_tensor(d['boxes'])[shown].cpu().float().numpy().reshape(-1, 4) * scale
-        detections.append({'boxes': boxes, 'scores': scores[shown].cpu().float().numpy()})
+        boxes = as_array(d['boxes']).astype(np.float32)[shown].reshape(-1, 4) * scale
+        detections.append({'boxes': boxes, 'scores': scores.astype(np.float32)[shown]})
         for key in ('labels', 'masks', 'probabilities'):
             if key in d:
-                detections[-1][key] = torch.as_tensor(d[key])[shown].cpu().numpy()
+                detections[-1][key] = as_array(d[key])[shown]
     return detections
+
+
+def _called(model, frames, device):
+    """What any callable gives for frames; see `annotate_video`."""
+    import torch  # here alone: detectors of this program that other runtimes compute do without it
+
+    with torch.inference_mode():
+        images = [torch.from_numpy(frame).to(device).permute(2, 0, 1) for frame in frames]
+        return model(images if inputs_of(model).takes_bytes else [image.float().div(255) for image in images])
 
 
 class Inputs(NamedTuple):
     """The inputs that a model takes: `img_hw` (height, width) or None for any, `device`, and whether it takes bytes."""
 
     img_hw: tuple | None
-    device: torch.device | str
+    device: object  # torch.device or its name
     takes_bytes: bool
 
 

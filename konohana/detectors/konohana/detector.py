@@ -204,7 +204,10 @@ class Konohana(Detector):
         detections = self.postprocess(self.decode(outputs), sizes)
         if with_maps:
             for i, (height, width) in enumerate(sizes):
-                rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+                rows, columns = (
+                    (height + STRIDE - 1) // STRIDE,
+                    (width + STRIDE - 1) // STRIDE,
+                )  # exact in an exported graph too
                 shown = outputs['find'][i, :2, :rows, :columns].float().sigmoid()
                 detections[i].update(zip(self.maps, shown, strict=True))
         return self.transform.postprocess(detections, sizes, original_sizes)

@@ -1,0 +1,190 @@
+"""Graphs run by OpenVINO or onnxruntime: arrays in, arrays out. Nothing here needs PyTorch."""
+
+import functools
+import importlib.util
+import os
+import sys
+import threading
+
+from konohana.errors import UserError, printable
+from konohana.onnx import metadata
+
+# A file of a few bytes can ask for any amount of memory. This is what all graphs in onnxruntime together get.
+MEMORY_LIMIT = 4 * 2**30
+
+
+def installed(name):
+    """Whether a runtime can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ValueError, ImportError):  # it is known not to be there
+        return False
+
+
+def n_threads():
+    """Threads that a runtime takes: PyTorch's number where it is in use, else OMP_NUM_THREADS, else one a core."""
+    if 'torch' in sys.modules:
+        return sys.modules['torch'].get_num_threads()
+    chosen = os.environ.get('OMP_NUM_THREADS', '')
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return int(chosen) if chosen.isdecimal() and int(chosen) else usable
+
+
+class OnnxRuntime:
+    """A graph in onnxruntime.
+
+    Args:
+        data: its bytes. path: the file, for messages. device: 'cpu', 'cuda', or '' for the fastest of what onnxruntime
+            offers; inputs and outputs are on the CPU in any case.
+
+    Attributes:
+        metadata: dict of text. limit: seconds that a run may take, None for any.
+
+    Raises:
+        UserError: onnxruntime is not installed, there is no such device, or the graph is damaged.
+    """
+
+    backend, limit = 'onnxruntime', None
+
+    def __init__(self, data, path, device='cpu', usual=None):
+        self.path = path
+        onnxruntime = metadata.optional('onnxruntime', f'{path}: an ONNX file')
+        cuda = 'CUDAExecutionProvider' in onnxruntime.get_available_providers()
+        kind = str(device).partition(':')[0]
+        if kind not in ('', 'cpu', 'cuda') or (kind == 'cuda' and not cuda):
+            raise UserError(
+                f"device={device!r}: onnxruntime does not run there. Use 'cpu', or for CUDA the package "
+                'onnxruntime-gpu.'
+            )
+        providers = ['CUDAExecutionProvider'] if cuda and kind != 'cpu' else []
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = n_threads()
+        settings.log_severity_level = 4  # nothing: errors come as exceptions
+        # Threads that wait busily for the next picture would slow everything in between: video, another detector.
+        settings.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        _limit_memory()
+        settings.add_session_config_entry('session.use_env_allocators', '1')
+        try:
+            self.session = onnxruntime.InferenceSession(data, settings, providers=[*providers, 'CPUExecutionProvider'])
+            self.inputs = [given.name for given in self.session.get_inputs()]
+            self.names = [output.name for output in self.session.get_outputs()]
+            self.metadata = self.session.get_modelmeta().custom_metadata_map
+        except Exception as error:
+            # onnxruntime's exceptions have no common class of their own.
+            reason = printable(' '.join(str(error).split())[:150])
+            raise UserError(f'{path}: damaged, or not an ONNX file ({reason}). Export or copy it again.') from None
+        self.new_options = onnxruntime.RunOptions
+
+    def run(self, *arrays):
+        """The graph's outputs for its inputs: dict of arrays, by name.
+
+        Raises:
+            UserError: it cannot be run, or not within `limit` seconds.
+        """
+        options = self.new_options()
+        timer = threading.Timer(self.limit or 0, setattr, (options, 'terminate', True))
+        if self.limit:
+            timer.start()
+        try:
+            outputs = self.session.run(None, dict(zip(self.inputs, arrays, strict=True)), options)
+        except Exception as error:
+            reason = ' '.join(str(error).split())
+            if options.terminate:
+                raise UserError(f'{self.path}: it does not come to an end within {self.limit:g} seconds.') from None
+            if 'Available memory' in reason:
+                reason = f'more memory than {MEMORY_LIMIT / 2**30:g} GiB; a smaller batch_size needs less'
+            raise UserError(
+                f'{self.path}: onnxruntime cannot run it on {arrays[0].shape} ({printable(reason[-200:])}).'
+            ) from None
+        finally:
+            timer.cancel()
+        return dict(zip(self.names, outputs, strict=True))
+
+
+@functools.cache
+def _limit_memory():
+    """Make onnxruntime's memory on the CPU one pool of `MEMORY_LIMIT`, for all sessions that ask for it."""
+    onnxruntime = metadata.optional('onnxruntime', 'An ONNX file')
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    pool = onnxruntime.OrtArenaCfg({'max_mem': MEMORY_LIMIT})
+    onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo('Cpu', *kind), pool)
+
+
+class OpenVino:
+    """A graph in OpenVINO, on the CPU; see `OnnxRuntime`.
+
+    Args:
+        usual: the shape that its input mostly has. Of a known size it is a tenth faster; one that takes any size serves
+            all the others. None: any size always.
+    """
+
+    backend, limit = 'openvino', None
+
+    def __init__(self, data, path, device='cpu', usual=None):
+        self.path, self.data, self.usual, self.requests = path, data, usual, {}
+        self.openvino = metadata.optional('openvino', "backend='openvino'")
+        if str(device) not in ('', 'cpu'):
+            raise UserError(f"device={device!r}: backend='openvino' computes on the CPU alone.")
+        self.lock = threading.Lock()  # a request is for one thread at a time
+        try:
+            graph = self._graph()
+            self.names = [output.get_any_name() for output in graph.outputs]  # compiled, some have others
+            about = graph.get_rt_info()
+            about = about['framework'] if 'framework' in about else {}
+            self.metadata = {key: value.value for key, value in about.items()}
+        except Exception as error:
+            raise UserError(
+                f'{path}: damaged, or not an ONNX file ({_reason(error)}). Export or copy it again.'
+            ) from None
+        if any(operation.get_type_name() == 'Loop' for operation in graph.get_ops()):
+            raise UserError(f"{path}: it has loops, which onnxruntime alone computes: backend='onnxruntime'.")
+
+    def _graph(self):
+        return _core(self.openvino).read_model(self.data)
+
+    def _request(self, arrays):
+        """The request for inputs of these shapes."""
+        usual = self.usual is not None and arrays[0].shape == tuple(self.usual)
+        if usual not in self.requests:
+            graph = self._graph()
+            if usual:
+                graph.reshape(list(self.usual))
+            config = {
+                'INFERENCE_PRECISION_HINT': 'f32',  # bfloat16 and float16 are slower where there are no AMX units
+                'INFERENCE_NUM_THREADS': n_threads(),
+                'PERFORMANCE_HINT': 'LATENCY',
+                'ENABLE_CPU_PINNING': False,  # other programs have a right to the cores
+            }
+            self.requests[usual] = _core(self.openvino).compile_model(graph, 'CPU', config).create_infer_request()
+        return self.requests[usual]
+
+    def run(self, *arrays):
+        """See `OnnxRuntime.run`; there are no loops that need a limit."""
+        with self.lock:
+            try:
+                request = self._request(arrays)
+                request.infer(list(arrays), share_inputs=True)
+            except Exception as error:
+                raise UserError(
+                    f'{self.path}: OpenVINO cannot run it on {arrays[0].shape} ({_reason(error)}).'
+                ) from None
+            outputs = zip(self.names, request.model_outputs, strict=True)
+            return {name: request.get_tensor(output).data.copy() for name, output in outputs}
+
+
+def _reason(error):
+    """An exception's text in one short line."""
+    return printable(' '.join(str(error).split())[-200:])
+
+
+@functools.cache
+def _core(openvino):
+    """OpenVINO's core, one for the process and never let go.
+
+    Its CPU plug-in gives the thread that loads it a stack for signal handlers and frees it with the last core, in
+    whatever thread that happens: then the next signal, a Ctrl-C say, ends the process by a segmentation fault.
+    """
+    return openvino.Core()
+
+
+RUNTIMES = {'openvino': OpenVino, 'onnxruntime': OnnxRuntime}  # the fastest first, see docs/speed.md
