@@ -88,6 +88,7 @@ def test_weight_of_the_opinions_and_order_of_scores():
         'labels': torch.tensor([1, 1]),
         'scores': torch.tensor([0.8, 0.7]),
         'probabilities': torch.tensor([[0.9, 0.1], [0.9, 0.1]]),
+        'embeddings': torch.ones(2, 3),
         'quality': torch.zeros(3, 5),
     }
     again = renamed(found, torch.tensor([[0.3, 0.2], [0.1, 0.9]]))

@@ -33,7 +33,8 @@ from konohana.detectors.konohana.second_look import EMBEDDING, MARGIN, SIDE
 from konohana.errors import UserError
 from konohana.onnx.metadata import describe, optional
 
-LOOKED_AT = ('boxes', 'labels', 'scores', 'probabilities')  # what the second look takes and gives
+LOOKED_AT = ('boxes', 'scores', 'probabilities')  # what the second look takes of detections
+NAMED = ('boxes', 'labels', 'scores', 'probabilities', 'embeddings')  # what it gives
 OPSET = 17  # has RoiAlign as torchvision means it and LayerNormalization; runtimes from 2022 on know it
 
 
@@ -96,7 +97,7 @@ class _Look(nn.Module):
         found = dict(zip(LOOKED_AT, rows, strict=True))
         images = crops.permute(0, 3, 1, 2).float() / 255
         (found,) = self.model.look_again([found], images[:1], images[:1], lambda *_: self.model.second_look(images))
-        return tuple(found[key] for key in (*LOOKED_AT, 'embeddings'))
+        return tuple(found[key] for key in NAMED)
 
 
 def export(model, path, detector, options, picture, post_processing=True):
@@ -201,11 +202,11 @@ def _look(model):
     n_classes = len(model.class_names)
     crops = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
     scores = torch.tensor([0.9, 0.8, 0.1])
-    rows = torch.zeros(3, 4), torch.ones(3, dtype=torch.int64), scores, torch.full((3, n_classes), 1 / n_classes)
-    dynamic = {'crops': {0: 'seen'}, **{name: {0: 'detections'} for name in (*LOOKED_AT, 'embeddings')}}
+    rows = torch.zeros(3, 4), scores, torch.full((3, n_classes), 1 / n_classes)
+    dynamic = {'crops': {0: 'seen'}, **{name: {0: 'detections'} for name in NAMED}}
     dynamic |= {f'{name}_before': {0: 'detections'} for name in LOOKED_AT}
     names = ['crops', *(f'{name}_before' for name in LOOKED_AT)]
-    graph = export_graph(_Look(model).eval(), (crops, *rows), [*LOOKED_AT, 'embeddings'], dynamic, names)
+    graph = export_graph(_Look(model).eval(), (crops, *rows), list(NAMED), dynamic, names)
     text = base64.b64encode(graph).decode('ascii')
     return {'graph': text, 'side': SIDE, 'margin': MARGIN, 'look_from': LOOK_FROM, 'embedding': EMBEDDING}
 
@@ -237,7 +238,7 @@ def _exported(network, example, inputs, names, dynamic):
             torch.onnx.export(
                 *(network, example if isinstance(example, tuple) else (example,), file),
                 input_names=inputs,
-                output_names=names,
+                output_names=list(names),
                 dynamic_axes=dynamic,
                 opset_version=OPSET,
                 dynamo=False,

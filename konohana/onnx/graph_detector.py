@@ -69,7 +69,7 @@ class GraphDetector(NamedByCast):
             return {**found, 'embeddings': np.zeros((len(found['scores']), how['embedding']), np.float32)}
         ratio = np.float32([picture.shape[1] / hw[1], picture.shape[0] / hw[0]] * 2)
         crops = cut_out(picture, found['boxes'][:n_seen] * ratio, how['side'], how['margin'])
-        rows = (found[key] for key in ('boxes', 'labels', 'scores', 'probabilities'))
+        rows = (found[key] for key in ('boxes', 'scores', 'probabilities'))
         return {**found, **self.second_look.run(crops, *rows)}
 
     def try_look(self):
