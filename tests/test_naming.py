@@ -3,13 +3,12 @@
 import pytest
 import torch
 from conftest import IMG_HW, untrained_state
-from konohana.detectors.own_cast import renamed
 
 import konohana
 from konohana import checkpoint, detectors
 from konohana.cast import CLASS_NAMES
 from konohana.data.images import save_image
-from konohana.detectors.konohana.naming import LOOK_FROM, fused, look_again, resized_crops
+from konohana.detectors.konohana.naming import LOOK_FROM, fused, look_again, renamed, resized_crops
 from konohana.detectors.konohana.second_look import SIDE, crop
 from konohana.episodes.watch import watch
 from konohana.evaluation.predict import predict

@@ -36,9 +36,7 @@ def look_again(found, hw, picture, look):
     embeddings, logits = look(picture, boxes)
     names = fused(probabilities[:n_seen], logits.to(probabilities).softmax(dim=-1))
     names = torch.cat([names, probabilities[n_seen:]])
-    # Zeros for the rest, in a form whose size is no constant in an exported graph.
-    rest = probabilities[n_seen:, :1] @ embeddings.new_zeros(1, embeddings.shape[1])
-    embeddings = torch.cat([embeddings, rest])
+    embeddings = torch.cat([embeddings, embeddings.new_zeros(scores.shape[0] - n_seen, embeddings.shape[1])])
     return renamed({**found, 'embeddings': embeddings}, names)
 
 
