@@ -51,12 +51,11 @@ class Detector(NamedByCast, nn.Module):
             self.check(targets)
         sizes = [tuple(image.shape[-2:]) for image in images]
         batch, targets = self.transform(images, targets)
-        tensors = batch.tensors
         if self.channels_last:
-            tensors = tensors.contiguous(memory_format=torch.channels_last)
-        outputs = self.raw_outputs(tensors)
+            batch.tensors = batch.tensors.contiguous(memory_format=torch.channels_last)
+        outputs = self.raw_outputs(batch.tensors)
         if self.training:
-            return self.losses(outputs, targets, batch.image_sizes, tensors)
+            return self.losses(outputs, targets, batch.image_sizes, batch.tensors)
         detections = self.detections(outputs, batch.image_sizes, sizes, with_maps)
         return self.named(self.look_again(detections, images, images if pictures is None else pictures))
 
