@@ -10,7 +10,7 @@ import pytest
 
 from konohana import load
 from konohana.episodes.episode import read_or_watch
-from konohana.episodes.index import load_index, seconds_on_screen
+from konohana.episodes.index import load_index, save_index, seconds_on_screen
 from konohana.toy.writer import write_video
 from konohana.video.annotate import detect
 from tests.conftest import PROJECT
@@ -141,6 +141,17 @@ def test_a_season_of_indexes(run_script, episode, tmp_path):
     assert done.returncode == 0 and '2 episodes' in done.stdout, done.stderr
     assert '柚: ' in done.stdout and ' together' in done.stdout  # also where they have no scene
     assert '花' in (tmp_path / 'season.html').read_text(encoding='utf-8')
+    index = load_index(tmp_path / 'ep 2.detections.jsonl.gz')
+    name = index.tracks[0]['name']
+    options = (f'find={name}', 'clips=True', f'videos_in={tmp_path}')
+    (tmp_path / 'ep 10.detections.jsonl.gz').rename(tmp_path / 'ep 10.old')
+    save_index(tmp_path / 'ep 10.detections.parquet', index)
+    done = run_script('tools/season.py', f'indexes_in={tmp_path}', *options)
+    assert done.returncode == 0 and '2 episodes' in done.stdout, done.stderr
+    cut = sorted(path.name for path in (tmp_path / f'clips_{name}').glob('*.mkv'))
+    assert len(cut) >= 2 and cut[0].startswith('ep 10_0h00m0') and cut[-1].startswith('ep 2_0h00m0')
+    refused = run_script('tools/season.py', f'indexes_in={tmp_path}', *options[:2])
+    assert refused.returncode == 2 and 'ep 2.mkv: clips are cut out of files' in refused.stderr
     empty = run_script('tools/season.py', f'indexes_in={tmp_path / "none"}')
     assert empty.returncode == 2 and 'no index there' in empty.stderr
 

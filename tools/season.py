@@ -1,7 +1,8 @@
 """Who is on screen in a whole season: python tools/season.py indexes_in=test_out
 
 Reads the indexes that _test_with_video.py writes beside its videos and writes one page: screen time by character and
-episode, first appearances, who meets whom. With `find` it also lists the scenes that several characters share.
+episode, first appearances, who meets whom. With `find` it also lists the scenes that several characters share, and with
+`clips` cuts them out.
 """
 
 import sys
@@ -9,40 +10,69 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.errors import UserError, count, printable
+from konohana.errors import UserError, count
 from konohana.settings import read, run
 
-indexes_in = 'test_out'  # folder with the <name>.detections.jsonl.gz of the episodes
+indexes_in = 'test_out'  # folder with the <name>.detections.jsonl.gz or .parquet of the episodes
 page_out = ''  # page to write; '' is season.html in that folder
 title = ''  # of the page; '' is the folder's name
 find = ''  # list the scenes of all episodes in which all of these are on screen, like 'Yuzu, Satsuki'
+clips = False  # write each of these scenes as a file of its own
+cut = 'copy'  # clips are copied from the key frame before; 'exact' encodes them, from the first frame to the last
+videos_in = ''  # folder of the episodes that clips are cut out of; '' takes the annotated files beside the indexes
 label_names = {}  # other spellings to show, like {'柚': 'Yuzu'}
-overwrite = False  # replace a page that this program did not write
+overwrite = False  # replace files that this program did not write
+progress = True  # show a progress bar
 
 ROOT = Path(__file__).resolve().parent.parent
+ENDINGS = ('.detections.jsonl.gz', '.detections.parquet')
+CONTAINERS = ('.mkv', '.mp4', '.m4v', '.mov')
 
 
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     from konohana import files
+    from konohana.episodes.clips import check_clips, cut_clips, folder_of
+    from konohana.episodes.find import find_scenes
     from konohana.episodes.index import load_index
     from konohana.episodes.season import write_season
-    from konohana.video.season import in_order
 
     folder = settings.path(settings.indexes_in)
-    ending = '.detections.jsonl.gz'
-    paths = sorted(folder.glob(f'*{ending}'), key=in_order) if folder.is_dir() else []
+    check_clips(settings.clips, settings.cut, settings.find)
+    paths = index_paths(folder)
     if not paths:
         raise UserError(f'{folder}: no index there. Run _test_with_video.py on the episodes first.')
     page = settings.path(settings.page_out) if settings.page_out else folder / 'season.html'
     files.claim(page, paths, settings.overwrite, 'page_out')
     indexes = [load_index(path) for path in paths]
-    if settings.find:
-        list_scenes(indexes, settings.find, settings.label_names)
-    beside = [path.with_name(path.name.removesuffix(ending) + '.html') for path in paths]
+    beside = [path.with_name(stem_of(path) + '.html') for path in paths]
     pages = [relative(path, page.parent) if path.is_file() else '' for path in beside]
     write_season(page, indexes, settings.title or folder.name, settings.label_names, pages)
     print(f'{count(len(indexes), "episode")}: {page}')
+    if settings.find:
+        videos_in = settings.path(settings.videos_in) if settings.videos_in else None
+        known = [episode_of(index, path, videos_in) for index, path in zip(indexes, paths, strict=True)]
+        names, scenes = find_scenes(known, settings.find, settings.label_names)
+        if settings.clips and scenes:
+            encoding = {'codec': 'h264', 'crf': 18, 'preset': ''}
+            shared = {name: getattr(settings, name) for name in ('cut', 'overwrite', 'progress')}
+            cut_clips(scenes, folder_of(page.parent, names), **shared, **encoding)
+
+
+def index_paths(folder):
+    """The indexes in a folder, one for each episode, in their order."""
+    from konohana.video.season import in_order
+
+    found = {}
+    for ending in ENDINGS:
+        for path in folder.glob(f'*{ending}') if folder.is_dir() else ():
+            found.setdefault(stem_of(path), path)
+    return sorted(found.values(), key=in_order)
+
+
+def stem_of(path):
+    """The name of an index's episode: what all files beside it begin with."""
+    return next(path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending))
 
 
 def relative(path, folder):
@@ -53,18 +83,18 @@ def relative(path, folder):
         return path.as_posix()
 
 
-def list_scenes(indexes, text, spell):
-    """Print the scenes of all episodes in which all names of `text` are on screen."""
-    from konohana.episodes.find import scenes_with, wanted_names
-    from konohana.episodes.timeline import clock
+def episode_of(index, path, videos_in):
+    """What is searched of an index: its clips are cut out of the file in `videos_in`, or out of the one beside it."""
+    from konohana.episodes.find import Episode
+    from konohana.episodes.subtitles import is_labelled_copy
 
-    known = list(dict.fromkeys(name for index in indexes for name in index.class_names))
-    names = wanted_names(text, known, spell)
-    scenes = [(printable(index.video), *scene) for index in indexes for scene in scenes_with(index, names)]
-    total = sum(end - begin for _, begin, end in scenes)
-    print(f'{", ".join(names)}: {count(len(scenes), "scene")}, {clock(total)} together')
-    for video, begin, end in scenes:
-        print(f'  {video}: {clock(begin)} to {clock(end)}')
+    start = float((index.made_from or {}).get('start') or 0.0)
+    name = stem_of(path)
+    if videos_in:
+        return Episode(index, name, videos_in / index.video, start)
+    beside = [path.with_name(name + ending) for ending in CONTAINERS]
+    video = next((file for file in beside if file.is_file()), beside[0])
+    return Episode(index, name, video, start if is_labelled_copy(video) else None)
 
 
 if __name__ == '__main__':

@@ -44,7 +44,7 @@ def cut_clips(scenes, folder, cut='copy', overwrite=False, progress=True, **enco
         UserError: a video is not there, or is a stream; a clip would replace a file; some could not be cut.
     """
     targets = [folder / clip_name(scene) for scene in scenes]
-    videos = {scene.episode.video for scene in scenes}
+    videos = dict.fromkeys(scene.episode.video for scene in scenes)
     for video in videos:
         if is_url(video) or not video.is_file():
             raise UserError(f'{printable(video)}: clips are cut out of files, and there is none.')

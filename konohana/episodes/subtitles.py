@@ -15,6 +15,7 @@ from konohana.video.source import is_cover
 
 STILL = 1.5  # pixels of a picture 360 high: a box that moves less is not drawn anew
 LAYER_BOX, LAYER_NAME = 0, 1
+TITLE = 'Who is who'  # of the track
 
 
 def _pysubs2():
@@ -98,6 +99,15 @@ def mux(video_in, ass, target, start=0.0, overwrite=False, chapters=()):
             raise UserError(f'{target}: cannot be written (FFmpeg: {error.strerror}).') from None
 
 
+def is_labelled_copy(path):
+    """Whether a video has a track of labels: it is the whole episode then, and no annotated part of it."""
+    try:
+        with av.open(str(path), metadata_errors='replace') as container:
+            return any(stream.metadata.get('title') == TITLE for stream in container.streams.subtitles)
+    except (av.FFmpegError, OSError, ValueError):
+        return False
+
+
 def _copy_with(video_in, ass, path, start, chapters):
     covers = _covers(video_in)
     with (
@@ -117,7 +127,7 @@ def _copy_with(video_in, ass, path, start, chapters):
                 copy.disposition = stream.disposition
                 copy.metadata.update(tags(stream.metadata))
         track = out.add_stream_from_template(labels.streams[0], opaque=True)
-        track.metadata.update(title='Who is who', language='und')
+        track.metadata.update(title=TITLE, language='und')
         out.set_chapters(source.chapters() or list(chapters))
         # What a viewer calls 0, as `video.source` has it.
         begin = max(Fraction(0), Fraction(source.start_time or 0, av.time_base)) + Fraction(start)

@@ -67,6 +67,12 @@ class _Part:
     def cast(self):
         return set(np.flatnonzero(self.present >= max(PART * self.length, 1e-9)).tolist())
 
+    @property
+    def named(self):
+        """Who is told to be there, the longest on screen first: of many who pass by, the first two."""
+        order = [k for k in np.argsort(-self.present, kind='stable').tolist() if self.present[k] > 0]
+        return [k for k in order if k in self.cast] or order[:2]
+
     def joined(self, other):
         return _Part(self.first, other.last, self.length + other.length, self.present + other.present)
 
@@ -98,10 +104,7 @@ def scenes(index, shortest=SHORTEST):
         best = max(first, key=lambda i: parts[i].likeness(parts[i + 1]))
         parts[best : best + 2] = [parts[best].joined(parts[best + 1])]
     ends = np.append(index.times, index.times[-1:] + lengths[-1:])
-    return [
-        (float(ends[p.first]), float(ends[p.last]), [names[k] for k in sorted(p.cast, key=lambda k: -p.present[k])])
-        for p in parts
-    ]
+    return [(float(ends[p.first]), float(ends[p.last]), [names[k] for k in p.named]) for p in parts]
 
 
 def chapters(index, spell=None, start=0.0):
