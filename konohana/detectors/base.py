@@ -145,6 +145,13 @@ class Detector(NamedByCast, nn.Module):
         """
         return detections
 
+    def features(self, crops):
+        """How people look to the network: crops of one person each, N x 3 x h x w, RGB, 0 to 1 -> N x d.
+
+        None where the detector does not say.
+        """
+        return None
+
     def backbone_parameters(self):
         """The parameters that published weights start, as a list: they learn at `backbone_lr` times the rate."""
         return list(self.backbone.parameters())

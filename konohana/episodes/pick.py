@@ -14,7 +14,7 @@ LONG = 6.0  # seconds: a longer shot gives two frames
 ALIKE = 10  # of 64 bits: frames whose perceptual hashes differ less are near-duplicates
 
 # An opening or ending: most moments of a stretch are in another episode too, in the same order.
-RARE = 4  # of so many moments, one is compared
+RARE = 2  # of so many moments, one is compared
 STRETCH = 16  # compared moments
 MOST = 12  # of these must be in the other episode
 SAME = 8  # of 64 bits

@@ -5,6 +5,8 @@ a fade or near a cut. `grab` fetches the frames of chosen moments at full size l
 """
 
 import io
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +18,17 @@ from konohana import files
 from konohana.episodes.shots import ShotFinder
 from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.video.source import Reducer, Source
+from konohana.video.source import QUICK, Reducer, Source
 
 VERSION = 1  # raise when what is kept changes
-WIDTH = 320  # pixels of the frames that are looked at
-EVERY = 0.125  # seconds between moments
+WIDTHS = (320, 160)  # pixels of the frames of moments, and of all others, which are compared with one another
+EVERY = 0.25  # seconds between moments
+AHEAD = 32  # frames that are decoded while others are looked at
 REACH = 0.25  # seconds before and after a moment that must not fade into one another
 FADE = 0.3  # of the change from before to after: a frame that lies no farther off their mean is a blend of both
 CHANGE = 8.0  # grey levels: what changes less does not fade
 NEAR_CUT = 2  # frames: encoders spend little on the first of a shot
+TINY = 80  # pixels: at this width frames are compared to find fades
 LOOK = (12, 16)  # rows and columns of the picture that tells looks apart
 
 
@@ -66,15 +70,33 @@ def scan(path, progress=True, hwaccel=''):
         picture = source.picture
         unit = source.prepare(picture, exact=False)
         width = max(1, round(picture.width * float(picture.sar or 1)))
-        small = Reducer((max(8, round(WIDTH * picture.height / width)), WIDTH))
+        sizes = [(max(8, round(wide * picture.height / width)), wide) for wide in WIDTHS]
         looker, total = _Looker(float(source.rate)), max(1, round(source.expected * source.rate))
-        with progress_bar(f'Looking at {source.name}', total, progress, 'frames') as bar:
-            for item in source.items():
-                if isinstance(item, av.VideoFrame):
-                    looker.add(float(item.pts * unit), small(item))
-                    bar.update(min(looker.n_frames, total))
+        small = _smaller(source, float(unit), [Reducer(hw, QUICK) for hw in sizes], looker.step)
+        # Decoding goes on in another thread meanwhile.
+        with (
+            ThreadPoolExecutor(1) as reader,
+            progress_bar(f'Looking at {source.name}', total, progress, 'frames') as bar,
+        ):
+            upcoming = reader.submit(_batch, small)
+            while batch := upcoming.result():
+                upcoming = reader.submit(_batch, small)
+                for seconds, frame in batch:
+                    looker.add(seconds, frame)
+                bar.update(min(looker.n_frames, total))
             bar.max_value = max(1, looker.n_frames)
         return Scan(Path(path), (picture.height, width), float(source.origin), **looker.arrays())
+
+
+def _smaller(source, unit, reducers, step):
+    """Yield (seconds, small frame) of each frame; every `step`-th, a moment, is less small."""
+    frames = (item for item in source.items() if isinstance(item, av.VideoFrame))
+    for number, frame in enumerate(frames):
+        yield float(frame.pts * unit), reducers[number % step > 0](frame)
+
+
+def _batch(frames):
+    return list(itertools.islice(frames, AHEAD))
 
 
 class _Looker:
@@ -88,8 +110,10 @@ class _Looker:
 
     def add(self, seconds, frame):
         self.shots.add(frame)
-        grey = cv2.cvtColor(cv2.resize(frame, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        self.greys = [*self.greys[-2 * self.reach :], grey.astype(np.float32)]
+        tiny = cv2.resize(
+            frame, (TINY, max(1, round(TINY * frame.shape[0] / frame.shape[1]))), interpolation=cv2.INTER_AREA
+        )
+        self.greys = [*self.greys[-2 * self.reach :], cv2.cvtColor(tiny, cv2.COLOR_RGB2GRAY)]
         if self.n_frames % self.step == 0:
             self.rows.append({'times': seconds, **measures(frame)})
             self.frames.append(self.n_frames)
@@ -114,7 +138,7 @@ class _Looker:
 
 def _fades(greys, reach):
     """Whether the frame in the middle is a blend of those `reach` before and after: a cross-fade, or one to black."""
-    before, middle, after = greys[0], greys[reach], greys[2 * reach]
+    before, middle, after = (greys[i].astype(np.float32) for i in (0, reach, 2 * reach))
     change = np.abs(after - before)
     off = np.abs(middle - (before + after) / 2)
     # In a moving scene most of the picture stays; in a fade nearly all of it changes.
@@ -177,7 +201,7 @@ def grab(found, times, progress=True, hw=None):
                 yield time, picture
 
 
-def _neighbours(times, gap=4.0):
+def _neighbours(times, gap=8.0):
     """Split ascending times where seeking is faster than reading on."""
     times = list(times)
     cuts = [i for i in range(1, len(times)) if times[i] - times[i - 1] > gap]

@@ -22,6 +22,7 @@ from konohana.errors import UserError, printable
 # In 4:2:0 one chroma sample covers 2 x 2 pixels. With averaging it stays the same if pixels are doubled and halved.
 # swscale's numbers of AREA, ACCURATE_RND and FULL_CHR_H_INT: PyAV 17, the last for Python 3.10, has no names for them.
 ACCURATE = 0x20 | 0x40000 | 0x2000
+QUICK = 0x20  # AREA alone
 MATRICES = (1, 4, 5, 6, 7, 9)  # YCbCr matrices (ITU-T H.273) that can be computed; 10 is computed as 9
 UNKNOWN = 2  # of matrices, primaries and transfers
 LIMITED, FULL = 1, 2
@@ -515,14 +516,18 @@ def convert(reformat, frame, width, height, pix_fmt, **to):
 
 
 class Reducer:
-    """Frames as uint8 H x W x 3 RGB of one size, `hw` (height, width; None leaves the size)."""
+    """Frames as uint8 H x W x 3 RGB of one size, `hw` (height, width; None leaves the size).
 
-    def __init__(self, hw=None):
-        self.hw, self.reformat = hw, VideoReformatter().reformat
+    interpolation: swscale's flags. `QUICK` is for looking at: its chroma is less exact, at a third of the time.
+    """
+
+    def __init__(self, hw=None, interpolation=ACCURATE):
+        self.hw, self.reformat, self.interpolation = hw, VideoReformatter().reformat, interpolation
 
     def __call__(self, frame):
         h, w = self.hw or (frame.height, frame.width)
-        return convert(self.reformat, frame, w, h, 'rgb24', dst_color_range=FULL).to_ndarray()
+        how = {'dst_color_range': FULL, 'interpolation': self.interpolation}
+        return convert(self.reformat, frame, w, h, 'rgb24', **how).to_ndarray()
 
 
 def rgb_to_yuv(image, picture, reformat=None):

@@ -138,6 +138,9 @@ class Konohana(Detector):
         self.requires_grad_(False)
         self.second_look.requires_grad_(True)
 
+    def features(self, crops):
+        return self.backbone(crops * 2 - 1)[-1].mean(dim=(2, 3))
+
     def load_pretrained(self, pretrained):
         """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`) -> what was done, as text."""
         if pretrained != 'backbone':

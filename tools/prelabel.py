@@ -1,0 +1,231 @@
+"""Labels to correct instead of to draw: python tools/prelabel.py pictures_in=frames weights=weights/net.pt
+
+Writes a first guess of the labels of pictures in any form that training reads. For a show that the weights do not know,
+names=False finds people whoever they are and groups them by looks, with a contact sheet for each group; write names
+into names.txt there, run the same command again, and the groups become labels. A label file that you have edited stays.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from konohana.errors import UserError
+from konohana.settings import read, require, run
+
+pictures_in = 'frames'  # folder of pictures, such as those of extract_frames.py; paths start at the project's folder
+weights = ''  # weights of a detector; '' takes yours (net.pt), or else the shipped ones
+names = True  # write the detector's names; False: the show is new, and people are grouped by looks
+
+labels_out = ''  # folder to write, the pictures copied into it; '' is pictures_in itself for labelme, else beside it
+form = 'labelme'  # form to write: voc, coco, yolo, label_studio, cvat or labelme
+split = 'train'  # the split to write in labels_out
+
+threshold = 0.5  # boxes with this score or more are written under their names
+unsure_threshold = 0.3  # those from this score on are written as "unsure"
+n_groups = 30  # groups of looks at most (names=False): with more of them, each holds fewer who do not belong
+ignore_class = '不计算'  # name of boxes that mark regions where nothing is learned
+
+device = ''  # cpu, cuda, ...; '' takes the fastest
+backend = 'auto'  # what computes the network on a CPU: auto, openvino, onnxruntime or torch
+batch_size = 4  # pictures that the detector sees at once
+overwrite = False  # replace contact sheets and names.txt that this program did not write
+progress = True  # show progress bars
+
+ROOT = Path(__file__).resolve().parent.parent
+UNSURE = 'unsure'
+TILE, COLUMNS, MOST_TILES = (140, 140), 10, 200  # of a contact sheet: height and width, in a row, at most
+
+
+def main(arguments=None):
+    settings = read(globals(), arguments, folder=ROOT)
+    require(settings, threshold=(0, 1), unsure_threshold=(0, 1), n_groups=(1, None), batch_size=(1, None))
+    if settings.unsure_threshold > settings.threshold:
+        raise UserError(f'unsure_threshold={settings.unsure_threshold:g} is above threshold={settings.threshold:g}.')
+    from konohana.data.images import list_pictures
+    from konohana.data.reading import FORMS
+
+    if settings.form not in FORMS:
+        raise UserError(f'form={settings.form}: unknown form. Choose one of {", ".join(FORMS)}.')
+    pictures = list_pictures(settings.path(settings.pictures_in))
+    target, in_place = place(settings)
+    if settings.names:
+        samples = named(settings, pictures)
+    else:
+        folder = target.with_name(f'{target.name}_people')
+        if not (folder / 'people.json').is_file():
+            first_guess(settings, pictures, folder)
+            return
+        samples = renamed(settings, pictures, folder)
+    write(settings, target, in_place, samples)
+
+
+def place(settings):
+    """(folder of the dataset, whether the labels lie beside the pictures, which are not copied then)."""
+    source = settings.path(settings.pictures_in)
+    if settings.labels_out:
+        target = settings.path(settings.labels_out)
+        return target, target.resolve() == source.resolve()
+    in_place = settings.form == 'labelme'
+    return (source if in_place else source.with_name(f'{source.name}_{settings.form}')), in_place
+
+
+def detections(settings, model, pictures, lowest):
+    """Yield (path, picture, detections from score `lowest` on) of each picture."""
+    from konohana.data.images import load_image
+    from konohana.progress import progress_bar
+    from konohana.video.annotate import detect, device_of
+
+    with progress_bar('Looking', len(pictures), settings.progress) as bar:
+        for start in range(0, len(pictures), settings.batch_size):
+            paths = pictures[start : start + settings.batch_size]
+            images = [load_image(path) for path in paths]
+            for path, image in zip(paths, images, strict=True):  # pictures may have different sizes
+                yield path, image, detect(model, [image], image.shape[:2], device_of(model), lowest)[0]
+            bar.update(start + len(paths))
+
+
+def load_model(settings, backend):
+    from konohana import default_weights, load
+
+    path = settings.path(settings.weights) if settings.weights else default_weights(ROOT)
+    model = load(path, settings.device, backend=backend)
+    print(f'Weights: {path} (computed by {model.backend})')
+    return model
+
+
+def named(settings, pictures):
+    """Samples with the detector's names."""
+    model = load_model(settings, settings.backend)
+    found = []
+    for path, image, seen in detections(settings, model, pictures, settings.unsure_threshold):
+        sure = seen['scores'] >= settings.threshold
+        guesses = [model.class_names[k - 1] if s else UNSURE for k, s in zip(seen['labels'], sure, strict=True)]
+        found.append(sample(path, image.shape[:2], seen['boxes'], guesses, settings.ignore_class))
+    return found
+
+
+def sample(path, hw, boxes, names, ignore_class):
+    """A `Sample` of named boxes; `DROP` and the ignored regions' name are no names."""
+    import numpy as np
+
+    from konohana.data.sample import Sample, clipped
+    from konohana.people import DROP
+
+    frame = Sample(path, *hw)
+    boxes = clipped(np.asarray(boxes, np.float32).reshape(-1, 4), frame)
+    real = [i for i, name in enumerate(names) if name not in (DROP, ignore_class)]
+    frame.boxes, frame.names = boxes[real], [names[i] for i in real]
+    frame.difficult = np.zeros(len(real), bool)
+    frame.ignored = boxes[[i for i, name in enumerate(names) if name == ignore_class]]
+    return frame
+
+
+def first_guess(settings, pictures, folder):
+    """Find people, group them by looks, and write contact sheets, names.txt and people.json, which keeps the boxes."""
+    import json
+
+    import numpy as np
+    import torch
+
+    from konohana import files, people
+    from konohana.detectors.konohana.naming import resized_crops
+
+    for name in ('names.txt', 'people.json'):
+        files.claim(folder / name, pictures, settings.overwrite, 'labels_out')
+    model = load_model(settings, 'torch')  # a faster runtime does not give features
+    rows, looks, crops, owners = [], [], [], []
+    for number, (path, image, seen) in enumerate(detections(settings, model, pictures, 0.05)):
+        boxes, scores = people.find_people(seen, settings.unsure_threshold)
+        rows.append({'file': path.name, 'hw': image.shape[:2], 'boxes': boxes.round(2).tolist()})
+        rows[-1]['scores'] = scores.round(3).tolist()
+        if len(boxes):
+            own = resized_crops(torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(boxes))
+            looks.append(people.looks_of(model, own))
+            crops += list(own.permute(0, 2, 3, 1).numpy())
+            owners += [number] * len(boxes)
+    if not crops:
+        raise UserError(f'{pictures[0].parent}: nobody was found. Lower unsure_threshold, or try other weights.')
+    groups = people.group([np.concatenate(parts) for parts in zip(*looks, strict=True)], owners, settings.n_groups)
+    draw_people(folder, crops, groups, [rows[k]['file'] for k in owners])
+    each = iter(groups.tolist())
+    for row in rows:
+        row['people'] = [next(each) for _ in row['boxes']]
+    files.write_text(folder / 'names.txt', people.names_text(groups, settings.ignore_class), remember=True)
+    files.write_text(folder / 'people.json', json.dumps(rows, ensure_ascii=False, indent=1) + '\n', remember=True)
+    print(
+        f'{len(crops)} people in {len(pictures)} pictures, {groups.max()} groups, {(groups == 0).sum()} like no others'
+    )
+    print(f'Look at {folder / "person_1.jpg"} and the others, write names into {folder / "names.txt"},')
+    print('and run the same command again.')
+
+
+def draw_people(folder, crops, groups, names):
+    """A contact sheet for each group; captions are the boxes' numbers and pictures."""
+    from konohana.data.images import save_image
+    from konohana.drawing import contact_sheet
+
+    for number in sorted(set(groups.tolist())):
+        members = [i for i, k in enumerate(groups) if k == number][:MOST_TILES]
+        titles = [f'{i + 1}  {names[i]}' for i in members]
+        picture = contact_sheet([crops[i] for i in members], titles, TILE, COLUMNS)
+        save_image(folder / (f'person_{number}.jpg' if number else f'{UNSURE}.jpg'), picture, remember=True)
+
+
+def renamed(settings, pictures, folder):
+    """Samples under the names of names.txt, of the boxes that an earlier run found."""
+    from konohana import files
+    from konohana.data.shapes import read_json
+    from konohana.people import read_names
+
+    path = folder / 'people.json'
+    rows, there = read_json(path), {picture.name: picture for picture in pictures}
+    with files.reading(path):
+        names = iter(read_names(folder / 'names.txt', [person for row in rows for person in row['people']]))
+        given = {row['file']: [next(names) for _ in row['boxes']] for row in rows}
+        found = [
+            sample(there[row['file']], row['hw'], row['boxes'], given[row['file']], settings.ignore_class)
+            for row in rows
+            if row['file'] in there
+        ]
+    more = len(set(there) - set(given))
+    if more:
+        print(f'{more} pictures are new since the groups were made. Delete {path} to begin anew with them.')
+    print(f'Names: {folder / "names.txt"}')
+    return found
+
+
+def write(settings, target, in_place, samples):
+    """Write the label files, and copy the pictures if they are wanted elsewhere. Edited files stay."""
+    from collections import Counter
+    from dataclasses import replace
+
+    from konohana import files
+    from konohana.data import shapes
+    from konohana.data.reading import FORMS
+
+    writer = FORMS[settings.form]
+    if not in_place:
+        folder = writer.picture_folder(target, settings.split)
+        copies = {folder / frame.path.name: frame.path for frame in samples}
+        for path, source in copies.items():
+            if not path.exists():
+                files.write_bytes(path, files.read_bytes(source), remember=True)
+        samples = [replace(frame, path=folder / frame.path.name) for frame in samples]
+    counts = Counter(name for frame in samples for name in frame.names)
+    labels = writer.write(target, {settings.split: samples}, sorted(counts), settings.ignore_class)
+    kept = [path for path in labels if path.exists() and not files.written_here(path)]
+    for path in labels.keys() - set(kept):
+        files.write_text(path, labels[path], remember=True)
+    for line in shapes.lost(samples, settings.form, writer.HOLDS, settings.ignore_class):
+        print(line)
+    for path in kept[:3]:
+        print(f'{path}: edited since it was written, or not written by this program: it stays.')
+    if len(kept) > 3:
+        print(f'... and {len(kept) - 3} more such files.')
+    print(', '.join(f'{name} {count}' for name, count in counts.most_common()))
+    print(f'{target}: {len(samples)} pictures, {counts.total()} boxes, {len(labels) - len(kept)} label files written')
+
+
+if __name__ == '__main__':
+    run(main)
