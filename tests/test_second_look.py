@@ -55,6 +55,14 @@ def one_line(done, *words):
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and all(word in done.stderr for word in words), done
 
 
+def test_strangers_are_a_little_more_likely_in_use_than_in_training():
+    look = model_with_it().second_look
+    look.set_names(['柚', 'other', '莲'])
+    crops = torch.rand(2, 3, SIDE, SIDE)
+    (_, plain), (_, careful) = model_with_it().second_look.eval()(crops), look.eval()(crops)
+    assert torch.allclose(careful - plain, torch.tensor([0.0, 1.25, 0.0]), atol=1e-5)
+
+
 def train_with(run_script, dataset, tmp_path, *arguments):
     small = ('img_hw=64,96', 'batch_size=4', 'num_workers=0', 'n_epoch=1', 'val_split=', 'paste=0')
     place = (f'konohana_dataset_path={dataset}', f'checkpoint_path={tmp_path}', f'log_path={tmp_path / "logs"}')

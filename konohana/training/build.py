@@ -65,6 +65,8 @@ def build(settings, device):
     folder = folder_of(settings)
     choose(settings, frames.train, begun(folder, settings.use_res2block))
     model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
+    if model.looks_again:
+        model.second_look.set_names(frames.class_names)
     if settings.only_second_look:
         learn_only_second_look(model, settings)
     if settings.unlabelled == 'ignore':

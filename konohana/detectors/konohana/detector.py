@@ -51,7 +51,7 @@ class Konohana(Detector):
 
     resizable = True
     channels_last = True  # halves the time of depthwise convolutions on a CPU
-    class_layers = ('name_layer.', 'second_look.centres')
+    class_layers = ('name_layer.', 'second_look.centres', 'second_look.caution')
     maps = ('objectness', 'quality')
     unlabelled = 'background'
     has_raw_outputs = True

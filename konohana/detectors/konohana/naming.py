@@ -6,7 +6,7 @@ from torchvision.transforms.v2 import functional as TF
 from konohana.detectors.konohana.second_look import EMBEDDING, SIDE, regions
 
 LOOK_FROM = 0.3  # score from which a box is looked at again
-LOOK_WEIGHT = 0.5  # of the second look's opinion against the detector's, 0 to 1
+LOOK_WEIGHT = 0.4  # of the second look's opinion against the detector's, 0 to 1
 
 
 def look_again(found, hw, picture, look):

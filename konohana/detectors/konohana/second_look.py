@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import clip_boxes_to_image, roi_align
 
+from konohana.cast import SHARED_NAMES
 from konohana.detectors.konohana.network import BLOCKS, ConvNorm, InvertedResidual
 
 SIDE = 128  # height and width of a crop in pixels
 N_BLOCKS = 11  # of network.BLOCKS, down to stride 32
 EMBEDDING = 64  # length of an embedding
 SCALE = 12.0  # logits are cosines times this
+CAUTION = 1.25  # added to the logits of names that several people may have, such as "other"
 MARGIN = 0.1  # of the box's width and height, which the crop shows more at each side
 
 # Training
@@ -39,6 +41,9 @@ class SecondLook(nn.Module):
 
     `forward(crops)`: N x 3 x SIDE x SIDE, RGB, 0 to 1 (see `crop`) -> embeddings (N x EMBEDDING, of unit length),
     logits (N x n_classes).
+
+    In use, names that several people may have (cast.SHARED_NAMES) are a little more likely than training says: an
+    episode's strangers are seldom those of the training frames, and look less like them than the cast like itself.
     """
 
     def __init__(self, n_classes, activation='relu6'):
@@ -53,13 +58,19 @@ class SecondLook(nn.Module):
         self.top = ConvNorm(channels, 384, act=activation)
         self.embed = nn.Sequential(nn.Linear(384, EMBEDDING, bias=False), nn.BatchNorm1d(EMBEDDING))
         self.centres = nn.Parameter(torch.randn(n_classes, EMBEDDING) * 0.1)
+        self.register_buffer('caution', torch.zeros(n_classes))
+
+    def set_names(self, class_names):
+        """Say what the classes are called, see above."""
+        self.caution.copy_(torch.tensor([CAUTION * (name in SHARED_NAMES) for name in class_names]))
 
     def forward(self, crops):
         x = self.stem(crops * 2 - 1)
         for block in self.blocks:
             x = block(x)
         embeddings = F.normalize(self.embed(self.top(x).mean(dim=(2, 3))), dim=1)
-        return embeddings, F.linear(embeddings, F.normalize(self.centres, dim=1)) * SCALE
+        logits = F.linear(embeddings, F.normalize(self.centres, dim=1)) * SCALE
+        return embeddings, logits if self.training else logits + self.caution
 
 
 def crop(image, boxes):
