@@ -49,6 +49,7 @@ def main(arguments=None):
     model = load(settings.path(settings.weights) if settings.weights else None, settings.device, backend=backend)
     if not (model.looks_again or settings.generic):
         raise UserError('weights: they have no second look. generic=True compares the features of the detector itself.')
+    model.looks_at_everyone = True  # those, too, whose names it is sure of
     pool, judged = (people(model, root, name, settings) for name in (settings.cast_split, settings.split))
     names = sorted({person['name'] for person in pool} - set(SHARED_NAMES))
     counts = [sum(person['name'] in names for person in group) for group in (pool, judged)]

@@ -19,13 +19,14 @@ weights = ''  # weights file with a second look; '' takes weights/net.pt
 konohana_dataset_path = 'toy_show'  # dataset whose frames are timed; the toy show is drawn when it is not there
 split = 'val'  # its split
 ignore_class = IGNORE_CLASS  # boxes with this name mark regions that are not counted
-n_people = 3  # people that are looked at again in a frame
+n_people = 3  # people that are found in a frame
 n_frames = 8  # frames to take turns with
 n_rounds = 10  # rounds of all frames that are timed, after one to warm up
 threads = 0  # threads to use, 0 for torch's choice
 progress = True  # show progress bars
 
 ROOT = Path(__file__).resolve().parent.parent
+FOUND = 0.5  # score from which somebody is found
 RUNTIMES = ('torch', 'onnxruntime', 'openvino')
 
 
@@ -70,7 +71,7 @@ def without_look(content):
 
 
 def frames_with(model, settings):
-    """Frames of the dataset, at the network's size, in which so many people are looked at again."""
+    """Frames of the dataset in which so many people are found."""
     from konohana.data.images import load_image
     from konohana.data.reading import read_frames, report
     from konohana.toy.writer import draw_default
@@ -79,16 +80,20 @@ def frames_with(model, settings):
     draw_default(root, ROOT, [settings.split], settings.progress)
     (samples,), problems = read_frames(root, [settings.split], settings.ignore_class, settings.progress)
     report(problems, False)
-    frames = []
+    frames, looked = [], 0
     for sample in samples:
         image = load_image(sample.path)
         (found,) = model.detect([image])
-        if int(found['embeddings'].any(axis=1).sum()) == settings.n_people:
+        if int((found['scores'] >= FOUND).sum()) == settings.n_people:
             frames.append(image)
+            looked += int(found['embeddings'].any(axis=1).sum())
         if len(frames) == settings.n_frames:
             break
     if not frames:
         raise UserError(f'{root}: no frame in which {settings.n_people} people are found. Choose another n_people.')
+    print(
+        f'{looked} of {settings.n_people * len(frames)} people are looked at again: of the others the detector is sure'
+    )
     return frames
 
 

@@ -116,6 +116,7 @@ class NamedByCast:
     """
 
     _cast = _known = _trained_names = None
+    looks_at_everyone = False  # the detector gives embeddings of people, too, whose names it is sure of
 
     @property
     def cast(self):
@@ -131,6 +132,7 @@ class NamedByCast:
         """
         if self._known is not None:
             self._cast, self._known, self.class_names = None, None, self._trained_names
+        self.looks_at_everyone = cast is not None
         if cast is not None:
             known = KnownCast(cast, self)
             self._trained_names, self.class_names = self.class_names, known.class_names

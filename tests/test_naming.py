@@ -8,7 +8,7 @@ import konohana
 from konohana import checkpoint, detectors
 from konohana.cast import CLASS_NAMES
 from konohana.data.images import save_image
-from konohana.detectors.konohana.naming import LOOK_FROM, fused, look_again, renamed, resized_crops
+from konohana.detectors.konohana.naming import LOOK_FROM, SURE, fused, look_again, renamed, resized_crops
 from konohana.detectors.konohana.second_look import SIDE, crop
 from konohana.episodes.watch import watch
 from konohana.evaluation.predict import predict
@@ -55,7 +55,8 @@ def test_names_follow_both_opinions(looking):
     assert model.looks_again and not without.looks_again and 'embeddings' not in before
     seen = after['embeddings'].norm(dim=1) > 0
     assert seen.any() and torch.allclose(after['embeddings'][seen].norm(dim=1), torch.ones(int(seen.sum())))
-    assert int(seen.sum()) == int((before['scores'] >= LOOK_FROM).sum())
+    chosen = (before['scores'] >= LOOK_FROM) & (before['probabilities'].amax(dim=1) < SURE)
+    assert int(seen.sum()) == int(chosen.sum())
     assert (after['scores'].diff() <= 0).all()
     assert torch.equal(after['labels'], after['probabilities'].argmax(dim=1) + 1)
     assert torch.allclose(after['probabilities'].sum(dim=1), torch.ones(len(seen)), atol=1e-5)
@@ -75,6 +76,12 @@ def test_who_is_not_looked_at_keeps_its_name():
     assert again['labels'].tolist() == [2, 2]
     assert torch.equal(again['probabilities'][1], found['probabilities'][1])
     assert again['embeddings'][1].abs().sum() == 0
+    found['probabilities'] = torch.tensor([[0.99, 0.01], [0.1, 0.9]])
+    of_all = look_again(found, (40, 40), torch.zeros(3, 40, 40), sure, everyone=True)
+    assert (
+        of_all['labels'].tolist() == [1, 2] and of_all['embeddings'][0].abs().sum() > 0
+    )  # the name of a sure one stays
+    assert look_again(found, (40, 40), torch.zeros(3, 40, 40), None)['embeddings'].abs().sum() == 0
     nobody = look_again({k: v[:0] for k, v in found.items()}, (40, 40), torch.zeros(3, 40, 40), None)
     assert nobody['embeddings'].shape == (0, 64)
 

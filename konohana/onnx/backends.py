@@ -28,7 +28,7 @@ from konohana.onnx.sessions import RUNTIMES, installed
 
 FIRST_RUN = 60.0  # seconds that a graph may take for its first frame: one with an endless loop has no end
 SHIPPED = files.shipped_folder()
-VERSION = 2  # of the graph: another number, and graphs written before are written again
+VERSION = 3  # of the graph: another number, and graphs written before are written again
 NAMES = ('auto', 'torch', *reversed(RUNTIMES))
 
 

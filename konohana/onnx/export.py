@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from konohana import files
-from konohana.detectors.konohana.naming import LOOK_FROM
+from konohana.detectors.konohana.naming import LOOK_FROM, SURE
 from konohana.detectors.konohana.second_look import EMBEDDING, MARGIN, SIDE
 from konohana.errors import UserError
 from konohana.onnx.metadata import describe, optional
@@ -87,16 +87,17 @@ class _Frames(nn.Module):
 
 
 class _Look(nn.Module):
-    """Crops as bytes, k x SIDE x SIDE x 3, of the first k of n detections -> the detections after the second look."""
+    """Crops as bytes, k x SIDE x SIDE x 3, and which k of n detections they show -> these after the second look."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, crops, *rows):
-        found = dict(zip(LOOKED_AT, rows, strict=True))
+    def forward(self, crops, rows, *values):
+        found = dict(zip(LOOKED_AT, values, strict=True))
         images = crops.permute(0, 3, 1, 2).float() / 255
-        (found,) = self.model.look_again([found], images[:1], images[:1], lambda *_: self.model.second_look(images))
+        look = lambda *_: self.model.second_look(images)  # noqa: E731
+        (found,) = self.model.look_again([found], images[:1], images[:1], look, rows)
         return tuple(found[key] for key in NAMED)
 
 
@@ -148,6 +149,7 @@ def _traced(model, detector, picture, post_processing):
     if post_processing:
         example = model.transform.resize(picture)[0][None]
         model.transform.resizes = False  # resizing is not in the file
+        model.looks_at_everyone = True  # who uses the file may want everybody's embedding
         network = _WithPostProcessing(model).eval()
         entry, names = 'images', list(outputs_of(model)[: len(network(example))])
         dynamic = {entry: {2: 'height', 3: 'width'}, **{name: {0: 'detections'} for name in names}}
@@ -202,13 +204,14 @@ def _look(model):
     n_classes = len(model.class_names)
     crops = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
     scores = torch.tensor([0.9, 0.8, 0.1])
-    rows = torch.zeros(3, 4), scores, torch.full((3, n_classes), 1 / n_classes)
-    dynamic = {'crops': {0: 'seen'}, **{name: {0: 'detections'} for name in NAMED}}
+    values = torch.zeros(3, 4), scores, torch.full((3, n_classes), 1 / n_classes)
+    dynamic = {'crops': {0: 'seen'}, 'rows': {0: 'seen'}, **{name: {0: 'detections'} for name in NAMED}}
     dynamic |= {f'{name}_before': {0: 'detections'} for name in LOOKED_AT}
-    names = ['crops', *(f'{name}_before' for name in LOOKED_AT)]
-    graph = export_graph(_Look(model).eval(), (crops, *rows), list(NAMED), dynamic, names)
+    names, rows = ['crops', 'rows', *(f'{name}_before' for name in LOOKED_AT)], torch.tensor([0, 2])
+    graph = export_graph(_Look(model).eval(), (crops, rows, *values), list(NAMED), dynamic, names)
     text = base64.b64encode(graph).decode('ascii')
-    return {'graph': text, 'side': SIDE, 'margin': MARGIN, 'look_from': LOOK_FROM, 'embedding': EMBEDDING}
+    numbers = {'side': SIDE, 'margin': MARGIN, 'look_from': LOOK_FROM, 'sure': SURE, 'embedding': EMBEDDING}
+    return {'graph': text, **numbers}
 
 
 def export_graph(network, example, names, dynamic=None, inputs=('frames',), metadata=None):

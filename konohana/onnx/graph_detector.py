@@ -64,13 +64,16 @@ class GraphDetector(NamedByCast):
     def _look_again(self, found, hw, picture):
         """Detections whose names the second look has settled, see `detectors.konohana.naming`."""
         how = self.about['second_look']
-        n_seen = int((found['scores'] >= how['look_from']).sum())  # the first ones: scores are descending
-        if not n_seen:
+        chosen = found['scores'] >= how['look_from']
+        if not self.looks_at_everyone:
+            chosen &= found['probabilities'].max(axis=1, initial=0) < how['sure']
+        rows = np.flatnonzero(chosen)
+        if not len(rows):
             return {**found, 'embeddings': np.zeros((len(found['scores']), how['embedding']), np.float32)}
         ratio = np.float32([picture.shape[1] / hw[1], picture.shape[0] / hw[0]] * 2)
-        crops = cut_out(picture, found['boxes'][:n_seen] * ratio, how['side'], how['margin'])
-        rows = (found[key] for key in ('boxes', 'scores', 'probabilities'))
-        return {**found, **self.second_look.run(crops, *rows)}
+        crops = cut_out(picture, found['boxes'][rows] * ratio, how['side'], how['margin'])
+        values = (found[key] for key in ('boxes', 'scores', 'probabilities'))
+        return {**found, **self.second_look.run(crops, rows, *values)}
 
     def try_look(self):
         """Take a second look once, if there is one, so that what is wrong with it is known from the start."""

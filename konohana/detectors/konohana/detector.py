@@ -224,11 +224,11 @@ class Konohana(Detector):
             crops = as_floats(resized_crops(picture, boxes))
         return self.second_look(crops)
 
-    def look_again(self, detections, images, pictures, look=None):
+    def look_again(self, detections, images, pictures, look=None, rows=None):
         if self.second_look is None:
             return detections
         return [
-            look_again(found, image.shape[-2:], picture, look or self.look)
+            look_again(found, image.shape[-2:], picture, look or self.look, rows, self.looks_at_everyone)
             for found, image, picture in zip(detections, images, pictures, strict=True)
         ]
 

@@ -6,10 +6,11 @@ from torchvision.transforms.v2 import functional as TF
 from konohana.detectors.konohana.second_look import EMBEDDING, SIDE, regions
 
 LOOK_FROM = 0.3  # score from which a box is looked at again
+SURE = 0.85  # probability from which the detector is believed: it is hardly ever wrong then, and looking takes time
 LOOK_WEIGHT = 0.4  # of the second look's opinion against the detector's, 0 to 1
 
 
-def look_again(found, hw, picture, look):
+def look_again(found, hw, picture, look, rows=None, everyone=False):
     """Name the people of one picture by both opinions.
 
     The probabilities of the names become the weighted geometric mean of both. A score is the geometric mean of the
@@ -21,23 +22,30 @@ def look_again(found, hw, picture, look):
         hw: (height, width) of the picture in whose pixels the boxes are.
         picture: the same or a larger version of it, 3 x H x W, RGB, uint8 or float 0 to 1.
         look: function of (picture, n x 4 boxes) -> (embeddings n x d, logits n x n_classes).
+        rows: indices of the boxes to look at, m int64; None chooses them: scores from `LOOK_FROM` on, whose name the
+            detector is not sure of.
+        everyone: choose also those whose name it is sure of. Their embeddings are wanted then; their names stay.
 
     Returns:
-        such a dict, with `embeddings` (n x d, of unit length). Boxes with a score below `LOOK_FROM` are not looked at:
-        they keep their names, and zeros are their embeddings.
+        such a dict, with `embeddings` (n x d, of unit length). Boxes that are not looked at keep their names, and zeros
+        are their embeddings.
     """
     scores, probabilities = found['scores'], found['probabilities']
-    n_seen = (scores >= LOOK_FROM).sum()  # the first ones: scores are descending
-    if not torch.jit.is_tracing() and not n_seen:
-        return {**found, 'embeddings': probabilities.new_zeros(len(scores), EMBEDDING)}
-    boxes = found['boxes'][:n_seen]
+    unsure = probabilities.amax(dim=1) < SURE
+    if rows is None:
+        wanted = scores >= LOOK_FROM
+        rows = (wanted if everyone else wanted & unsure).nonzero()[:, 0]
+    embeddings = probabilities.new_zeros(scores.shape[0], EMBEDDING)
+    if not torch.jit.is_tracing() and not len(rows):
+        return {**found, 'embeddings': embeddings}
+    boxes = found['boxes'][rows]
     if tuple(hw) != tuple(picture.shape[-2:]):
         boxes = boxes * boxes.new_tensor([picture.shape[-1] / hw[1], picture.shape[-2] / hw[0]] * 2)
-    embeddings, logits = look(picture, boxes)
-    names = fused(probabilities[:n_seen], logits.to(probabilities).softmax(dim=-1))
-    names = torch.cat([names, probabilities[n_seen:]])
-    embeddings = torch.cat([embeddings, embeddings.new_zeros(scores.shape[0] - n_seen, embeddings.shape[1])])
-    return renamed({**found, 'embeddings': embeddings}, names)
+    seen, logits = look(picture, boxes)
+    own = probabilities[rows]
+    names = torch.where(unsure[rows][:, None], fused(own, logits.to(own).softmax(dim=-1)), own)
+    embeddings = embeddings.index_copy(0, rows, seen.to(embeddings))
+    return renamed({**found, 'embeddings': embeddings}, probabilities.index_copy(0, rows, names))
 
 
 def resized_crops(picture, boxes):
