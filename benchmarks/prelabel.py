@@ -18,7 +18,7 @@ split = 'train'
 n_pictures = 160  # the first ones of the split; 0 is all
 weights = ''  # weights of a detector; '' takes yours (net.pt), or else the shipped ones
 n_groups = 30  # groups of looks at most
-unsure_threshold = 0.3  # score from which a box is written
+people_threshold = 0.45  # score, in which the name does not count, from which a box is written
 ignore_class = '不计算'  # name of boxes that mark regions not to be counted
 all_labelled = True  # everybody in the pictures is labelled; False: other boxes are no mistakes
 progress = True  # show progress bars
@@ -29,7 +29,7 @@ STANDS, ROUGH = 0.75, 0.5  # IoU with a labelled box from which a box is right a
 
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
-    require(settings, n_pictures=(0, None), n_groups=(1, None), unsure_threshold=(0, 1))
+    require(settings, n_pictures=(0, None), n_groups=(1, None), people_threshold=(0, 1))
     from konohana import files
     from konohana.data.reading import read_frames, report
     from konohana.data.shapes import read_json
@@ -45,7 +45,7 @@ def main(arguments=None):
         pictures = Path(folder) / 'frames'
         for number, frame in enumerate(frames):
             files.write_bytes(pictures / f'{number:06}{frame.path.suffix}', files.read_bytes(frame.path))
-        names = ('weights', 'n_groups', 'unsure_threshold', 'progress')
+        names = ('weights', 'n_groups', 'people_threshold', 'progress')
         options = [f'{name}={getattr(settings, name)}' for name in names]
         prelabel.main([f'pictures_in={pictures}', 'names=False', *options])
         rows = read_json(Path(folder) / 'frames_people' / 'people.json')

@@ -102,7 +102,7 @@ def test_an_edited_label_file_is_never_touched(prelabel, form):
 
 def test_a_show_that_nobody_knows(prelabel, show):
     frames, run = prelabel
-    done = run('names=False', 'n_groups=12')
+    done = run('names=False', 'n_groups=12', 'people_threshold=0.3')
     assert done.returncode == 0 and 'run the same command again' in done.stdout, done.stderr
     assert not list(frames.glob('*.json'))
     folder = frames.with_name('frames_people')

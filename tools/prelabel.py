@@ -23,6 +23,7 @@ split = 'train'  # the split to write in labels_out
 
 threshold = 0.5  # boxes with this score or more are written under their names
 unsure_threshold = 0.3  # those from this score on are written as "unsure"
+people_threshold = 0.45  # names=False: score, in which the name does not count, from which somebody is there
 n_groups = 30  # groups of looks at most (names=False): with more of them, each holds fewer who do not belong
 ignore_class = '不计算'  # name of boxes that mark regions where nothing is learned
 
@@ -39,7 +40,14 @@ TILE, COLUMNS, MOST_TILES = (140, 140), 10, 200  # of a contact sheet: height an
 
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
-    require(settings, threshold=(0, 1), unsure_threshold=(0, 1), n_groups=(1, None), batch_size=(1, None))
+    require(
+        settings,
+        threshold=(0, 1),
+        unsure_threshold=(0, 1),
+        people_threshold=(0, 1),
+        n_groups=(1, None),
+        batch_size=(1, None),
+    )
     if settings.unsure_threshold > settings.threshold:
         raise UserError(f'unsure_threshold={settings.unsure_threshold:g} is above threshold={settings.threshold:g}.')
     from konohana.data.images import list_pictures
@@ -136,7 +144,7 @@ def first_guess(settings, pictures, folder):
     model = load_model(settings, 'torch')  # a faster runtime does not give features
     rows, looks, crops, owners = [], [], [], []
     for number, (path, image, seen) in enumerate(detections(settings, model, pictures, 0.05)):
-        boxes, scores = people.find_people(seen, settings.unsure_threshold)
+        boxes, scores = people.find_people(seen, settings.people_threshold)
         rows.append({'file': path.name, 'hw': image.shape[:2], 'boxes': boxes.round(2).tolist()})
         rows[-1]['scores'] = scores.round(3).tolist()
         if len(boxes):
@@ -145,7 +153,7 @@ def first_guess(settings, pictures, folder):
             crops += list(own.permute(0, 2, 3, 1).numpy())
             owners += [number] * len(boxes)
     if not crops:
-        raise UserError(f'{pictures[0].parent}: nobody was found. Lower unsure_threshold, or try other weights.')
+        raise UserError(f'{pictures[0].parent}: nobody was found. Lower people_threshold, or try other weights.')
     groups = people.group([np.concatenate(parts) for parts in zip(*looks, strict=True)], owners, settings.n_groups)
     draw_people(folder, crops, groups, [rows[k]['file'] for k in owners])
     each = iter(groups.tolist())
