@@ -22,7 +22,8 @@ What a template's script finds there:
     get(id)                     the element of this id
     make(tag, text, parent)     a new element; text is never taken as HTML, so names may be hostile
     count(3, 'scene')           '3 scenes', and '1 scene'; count(2, 'person', 'people')
-    clock(seconds)              '2:03' or '1:02:03', rounded; at(seconds) the same, rounded down
+    clock(seconds)              '2:03' or '1:02:03', rounded; at(seconds) the same, rounded down; lasting(seconds) with
+                                '<0:01' for what is no second long
     header(text, row, scope)    a th of a table, scope 'col' or 'row', its whole text as its tooltip
     table(parent, columns, rows)  fills a table: texts of the columns, and rows of texts, of which the first is a header
     shaded(cell, part)          colours a cell by a part from 0 to 1

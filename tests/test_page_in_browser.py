@@ -2,10 +2,12 @@
 
 import shutil
 
+import av
 import numpy as np
 import pytest
 
-from konohana.episodes import page
+from konohana.episodes import page, season
+from konohana.video.recode import write_preview
 from tests.test_episodes import HOSTILE, box_at, episode, sure_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
@@ -25,7 +27,6 @@ def browser():
 @pytest.fixture
 def opened(browser, tmp_path):
     """(page in the browser, list of what its console said, list of requests that left the folder)."""
-    av = pytest.importorskip('av')
     frames = []
     for i in range(72):
         found = [(box_at(10), 0.9, sure_of('Yuzu'))] if i < 60 else []
@@ -49,6 +50,57 @@ def opened(browser, tmp_path):
         'document.getElementById("player").readyState >= 1 || document.getElementById("player").hidden'
     )
     yield tab, said, asked
+    tab.close()
+
+
+def open_page(browser, path):
+    """(page in the browser, list of what its console said)."""
+    tab, said = browser.new_page(), []
+    tab.set_default_timeout(5000)
+    tab.on('console', lambda message: said.append(message.text) if message.type in ('error', 'warning') else None)
+    tab.on('pageerror', lambda error: said.append(str(error)))
+    tab.goto(path.as_uri())
+    return tab, said
+
+
+def test_the_preview_plays_where_the_video_does_not(browser, tmp_path):
+    frames = [[(box_at(10), 0.9, sure_of('Yuzu'))] if i >= 24 else [] for i in range(60)]
+    with av.open(str(tmp_path / 'a.mkv'), 'w') as container:
+        stream = container.add_stream('libx265', 24, width=320, height=180, pix_fmt='yuv420p10le')
+        stream.options = {'preset': 'ultrafast', 'x265-params': 'log-level=none'}
+        for i in range(72):
+            frame = av.VideoFrame.from_ndarray(np.full((180, 320, 3), 3 * i, np.uint8), 'rgb24')
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    preview = tmp_path / 'a "b" #1.preview.mp4'
+    write_preview(tmp_path / 'a.mkv', preview, 0.5)
+    page.write_page(tmp_path / 'a.html', episode(frames), tmp_path / 'a.mkv', offset=0.5, preview=preview)
+    tab, said = open_page(browser, tmp_path / 'a.html')
+    if not tab.evaluate('player.canPlayType(\'video/mp4; codecs="avc1.64001e"\')'):
+        pytest.skip('this Chromium has no H.264')
+    tab.wait_for_function('player.readyState >= 2')
+    tab.get_by_role('button', name='Yuzu, 0:01 to 0:02', exact=True).click()
+    tab.wait_for_function('!player.seeking')
+    # The preview begins where the index does, and mpv plays the video itself.
+    assert tab.evaluate('player.currentTime') == pytest.approx(1, abs=0.01)
+    assert tab.inner_text('#mpv') == "mpv --start=1.50 'a.mkv'"
+    assert tab.evaluate('player.videoHeight') == 180 and said == []
+    tab.close()
+
+
+def test_an_episode_with_nobody_says_so(browser, tmp_path):
+    page.write_page(tmp_path / 'a.html', episode([[]] * 5), tmp_path / 'a.ts')
+    tab, said = open_page(browser, tmp_path / 'a.html')
+    assert 'Nobody appears in this episode.' in tab.inner_text('main')
+    assert tab.locator('h2:visible').count() == 0 and tab.is_visible('#unplayable') and said == []
+    season.write_season(tmp_path / 'b.html', [episode([[]] * 5)], 'Season')
+    tab.goto((tmp_path / 'b.html').as_uri())
+    assert 'Nobody appears in these episodes.' in tab.inner_text('main') and tab.locator('h2:visible').count() == 0
+    alone = episode([[(box_at(10), 0.9, sure_of('Yuzu'))]] * 24)
+    page.write_page(tmp_path / 'a.html', alone, tmp_path / 'a.ts')
+    tab.goto((tmp_path / 'a.html').as_uri())
+    assert 'No two of them are on screen together.' in tab.inner_text('main') and said == []
+    assert tab.locator('h2:visible').all_inner_texts() == ['Find scenes', 'Timeline', 'Screen time', 'Who meets whom']
     tab.close()
 
 
