@@ -11,6 +11,8 @@ from konohana.errors import UserError, printable
 # By the names that users give; the first that recognises a folder reads it.
 FORMS = {'coco': coco, 'voc': voc, 'yolo': yolo, 'cvat': cvat, 'label_studio': label_studio, 'labelme': labelme}
 
+USUAL = ('train', 'val', 'valid', 'test', 'all')  # splits
+
 MOST_SHOWN = 1000  # lines about problems
 
 
@@ -22,6 +24,15 @@ def form_of(path):
 def splits_of(path):
     """Names of the splits that a folder has, none where its form is not known."""
     return _reader(path).splits(path)
+
+
+def chosen_splits(path, chosen=''):
+    """The names in a text such as 'train, val'; of an empty one the folder's own, the usual ones where it has any."""
+    if chosen:
+        return [name.strip() for name in chosen.split(',') if name.strip()]
+    there = splits_of(path)
+    # VOCdevkit also has a list for each class, which looks like a split.
+    return [name for name in there if name in USUAL] or there or ['train']
 
 
 def _reader(path):

@@ -1,5 +1,6 @@
 """The one form in which labels travel, whatever file they come from."""
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,9 @@ from konohana.boxes import EDGE_TOLERANCE
 from konohana.errors import printable
 
 MAX_NAME = 200  # characters of a class name; longer ones make the lines that show them unreadable
+
+
+_tolerance = {'pixels': EDGE_TOLERANCE}  # by which a label may reach beyond its picture, see `beyond_edges`
 
 
 @dataclass
@@ -54,7 +58,19 @@ def check_name(name):
 def fits(low, high, side):
     """Whether low..high (pixels, high exclusive) lies within 0..side, give or take; a side of 0 is not known."""
     side = side or math.inf
-    return low >= -EDGE_TOLERANCE and high <= side + EDGE_TOLERANCE and high > 0 and low < side
+    return low >= -_tolerance['pixels'] and high <= side + _tolerance['pixels'] and high > 0 and low < side
+
+
+@contextlib.contextmanager
+def beyond_edges():
+    """While the block runs, labels are read, and cut, that reach beyond their picture by any length. Not for threads
+    that read at the same time and are to refuse them.
+    """
+    _tolerance['pixels'] = math.inf
+    try:
+        yield
+    finally:
+        _tolerance['pixels'] = EDGE_TOLERANCE
 
 
 def clipped(boxes, frame):
