@@ -75,7 +75,8 @@ def draw_toy_show(settings, root):
 
 def claim_copy(settings, root):
     """The folder of the copy, checked before the work starts; None where none is to be written."""
-    from konohana.data import reading, writing
+    from konohana import writing
+    from konohana.data import reading
 
     if not (settings.fix or settings.split):
         return None
@@ -88,8 +89,9 @@ def claim_copy(settings, root):
 
 def write_copy(settings, root, target, check):
     """Write the copy; returns lines that say what was done."""
+    from konohana import writing
     from konohana.checkup import fixing, splitting
-    from konohana.data import reading, writing
+    from konohana.data import reading
 
     notes, splits, found = [], check.splits, check.findings if settings.fix else []
     if settings.split:

@@ -25,7 +25,8 @@ progress = True  # show progress bars
 
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
-    from konohana.data import reading, writing  # imported here, so that --help answers at once
+    from konohana import writing
+    from konohana.data import reading  # imported here, so that --help answers at once
 
     source, target = settings.path(settings.labels_in), settings.path(settings.labels_out)
     writing.writer_of(settings.form)
