@@ -25,8 +25,8 @@ progress = True  # show progress bars
 
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
-    from konohana import writing
-    from konohana.data import reading  # imported here, so that --help answers at once
+    from konohana import writing  # imported here, so that --help answers at once
+    from konohana.data import reading
 
     source, target = settings.path(settings.labels_in), settings.path(settings.labels_out)
     writing.writer_of(settings.form)
