@@ -6,9 +6,8 @@ from difflib import SequenceMatcher
 from unicodedata import normalize
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
+from konohana.boxes import iou as ious
 from konohana.cast import SHARED_NAMES
 from konohana.checkup.looks import NEAR, SAME, same_there
 
@@ -133,7 +132,7 @@ def _tiny(i, sample):
 
 
 def _doubles(i, sample):
-    overlaps = _ious(sample.boxes, sample.boxes)
+    overlaps = ious(sample.boxes, sample.boxes)
     sizes = (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(axis=1)
     found = []
     for a, b in zip(*np.nonzero(np.triu(overlaps, 1) >= DUPLICATE), strict=True):
@@ -146,10 +145,6 @@ def _doubles(i, sample):
             text = f'one place is named {names[0]} and {names[1]} (IoU {iou:.2f})'
             found.append(Finding('two_names', text, i, boxes, None, iou, names))
     return found
-
-
-def _ious(a, b):
-    return box_iou(torch.as_tensor(a), torch.as_tensor(b)).numpy()
 
 
 def check_names(samples):
@@ -253,8 +248,8 @@ def _twins(samples, fine, i, j):
     a, b = samples[i], samples[j]
     sides = np.array([a.width, a.height] * 2, np.float32), np.array([b.width, b.height] * 2, np.float32)
     here, there = a.boxes / sides[0], b.boxes / sides[1]
-    overlaps = _ious(here, there)
-    inside = _ious(here, b.ignored / sides[1]) if len(b.ignored) else np.zeros((len(here), 1))
+    overlaps = ious(here, there)
+    inside = ious(here, b.ignored / sides[1]) if len(b.ignored) else np.zeros((len(here), 1))
     found = []
     for k, box in enumerate(here):
         best = int(overlaps[k].argmax()) if len(there) else -1

@@ -8,17 +8,15 @@ labels that are missing, on nobody, or do not fit too, and names where the weigh
 from itertools import pairwise
 
 import numpy as np
-import torch
 from scipy.linalg import solve
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from torchvision.ops import box_iou
 
+from konohana.boxes import iou as ious
 from konohana.boxes import part_inside
 from konohana.checkup.findings import Finding
 from konohana.data.images import load_image
 from konohana.interrupts import StopRequest
-from konohana.pictures import predict_arrays
 from konohana.progress import progress_bar
 
 SCENE = 0.85  # likeness of pictures of one scene, which no fold separates
@@ -90,7 +88,7 @@ def guesses(model, samples, batch_size=8, progress=True):
             if stop.requested:
                 break
             part = samples[start : start + batch_size]
-            found[start : start + len(part)] = predict_arrays(model, [load_image(sample.path) for sample in part])
+            found[start : start + len(part)] = model.detect([load_image(sample.path) for sample in part])
             bar.update(start + len(part))
     return found
 
@@ -105,13 +103,12 @@ def check_places(samples, detections, class_names, threshold=SURE):
 
 
 def _places(i, sample, one, class_names, threshold):
-    boxes, scores = one['boxes'].float(), one['scores'].tolist()
+    boxes, scores = one['boxes'], one['scores'].tolist()
     labels = [class_names[k - 1] for k in one['labels'].tolist()]
-    truth = torch.as_tensor(sample.boxes)
-    overlaps = box_iou(boxes, truth).numpy()
-    ignored = part_inside(boxes, torch.as_tensor(sample.ignored))
-    ignored = (ignored > 0.5).any(dim=1).numpy()
-    within = part_inside(boxes, truth).numpy()
+    truth = sample.boxes
+    overlaps = ious(boxes, truth)
+    ignored = (part_inside(boxes, sample.ignored) > 0.5).any(axis=1)
+    within = part_inside(boxes, truth)
     found, loose = [], {}
     for k, score in enumerate(scores):
         best = int(overlaps[k].argmax()) if len(truth) else -1
@@ -120,11 +117,11 @@ def _places(i, sample, one, class_names, threshold):
             continue
         if iou >= TOUCHES and overlaps[:, best].max() == iou:
             text = f'the box of {sample.names[best]} and the one found share little (IoU {iou:.2f})'
-            pair = [(sample.boxes[best], True), (boxes[k].numpy(), False)]
+            pair = [(sample.boxes[best], True), (boxes[k], False)]
             loose[best] = Finding('loose', text, i, pair, None, score * (1 - iou), (sample.names[best],))
         elif best < 0 or within[k].max() < 0.7:
             text = f'the weights find {labels[k]} here, score {score:.2f}'
-            found.append(Finding('missing', text, i, [(boxes[k].numpy(), False)], None, score, (labels[k],)))
+            found.append(Finding('missing', text, i, [(boxes[k], False)], None, score, (labels[k],)))
     reached = np.where(overlaps >= TOUCHES, np.array(scores)[:, None], 0).max(axis=0, initial=0)
     for j, score in enumerate(reached.tolist()):
         if score < DOUBT:
@@ -171,8 +168,8 @@ def _by_weights(one, box, given, number, class_names):
     """Shares of the names for a labelled box by weights; None where they find nobody there, or do not know the name."""
     if one is None or given not in class_names or not len(one['boxes']):
         return None
-    overlaps = box_iou(torch.as_tensor(box)[None], one['boxes'].float())[0]
-    fitting = torch.where(overlaps >= FITS, one['scores'], torch.zeros_like(one['scores']))
+    overlaps = ious(box[None], one['boxes'])[0]
+    fitting = np.where(overlaps >= FITS, one['scores'], 0)
     best = int(fitting.argmax())
     if not fitting[best]:
         return None
