@@ -8,10 +8,11 @@ import konohana
 from konohana import checkpoint, detectors
 from konohana.cast import CLASS_NAMES
 from konohana.data.images import save_image
-from konohana.detectors.konohana.naming import LOOK_FROM, SURE, fused, look_again, renamed, resized_crops
+from konohana.detectors.konohana.naming import look_again, resized_crops
 from konohana.detectors.konohana.second_look import SIDE, crop
 from konohana.episodes.watch import watch
 from konohana.evaluation.predict import predict
+from konohana.naming import LOOK_FROM, SURE, fused, renamed
 from konohana.onnx import runtime
 from konohana.toy.writer import draw_frame, write_video
 

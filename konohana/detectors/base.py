@@ -134,14 +134,12 @@ class Detector(NamedByCast, nn.Module):
         """
         raise NotImplementedError
 
-    def look_again(self, detections, images, pictures, look=None, rows=None):
+    def look_again(self, detections, images, pictures):
         """Detections whose names a second look has settled, of a detector that takes one; else as they are.
 
         Args:
             detections: N dicts, in pixels of the images. images: N pictures as given.
             pictures: N pictures of the same, at a higher resolution where there is one: 3 x H x W, uint8 or float.
-            look: what computes it instead of the detector: function of (picture, n x 4 boxes in its pixels) ->
-                (embeddings, logits). rows: of the boxes to look at, instead of those that `naming` chooses.
         """
         return detections
 

@@ -23,12 +23,12 @@ from konohana import checkpoint, files
 from konohana.data.images import fit_size
 from konohana.errors import UserError, printable
 from konohana.onnx import metadata
-from konohana.onnx.graph_detector import GraphDetector, check_contract
+from konohana.onnx.graph_detector import MOST_CROPS, GraphDetector, check_contract
 from konohana.onnx.sessions import RUNTIMES, installed
 
 FIRST_RUN = 60.0  # seconds that a graph may take for its first frame: one with an endless loop has no end
 SHIPPED = files.shipped_folder()
-VERSION = 3  # of the graph: another number, and graphs written before are written again
+VERSION = 4  # of the graph: another number, and graphs written before are written again
 NAMES = ('auto', 'torch', *reversed(RUNTIMES))
 
 
@@ -130,12 +130,13 @@ def of_session(session, about, data=None):
     """The detector of a graph that is open: what `started` does once its metadata are read."""
     height, width = fit_size(*about['img_hw'], about['img_hw'])
     try:
-        session.usual, session.limit = (1, height, width, 3), FIRST_RUN
+        session.usual, session.limit = {(1, height, width, 3)}, FIRST_RUN
         look = None
         if about['second_look']:
             graph = base64.b64decode(about['second_look']['graph'])
             look = type(session)(graph, session.path)
-            look.limit = FIRST_RUN
+            side = about['second_look']['side']
+            look.usual, look.limit = {(n, side, side, 3) for n in range(1, MOST_CROPS + 1)}, FIRST_RUN
         model = GraphDetector(session, about, look)
         model.try_look()
         frame = np.zeros((height, width, 3), np.uint8)

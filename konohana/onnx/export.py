@@ -28,13 +28,10 @@ import torch
 from torch import nn
 
 from konohana import files
-from konohana.detectors.konohana.naming import LOOK_FROM, SURE
 from konohana.detectors.konohana.second_look import EMBEDDING, MARGIN, SIDE
 from konohana.errors import UserError
 from konohana.onnx.metadata import describe, optional
 
-LOOKED_AT = ('boxes', 'scores', 'probabilities')  # what the second look takes of detections
-NAMED = ('boxes', 'labels', 'scores', 'probabilities', 'embeddings')  # what it gives
 OPSET = 17  # has RoiAlign as torchvision means it and LayerNormalization; runtimes from 2022 on know it
 
 
@@ -87,18 +84,15 @@ class _Frames(nn.Module):
 
 
 class _Look(nn.Module):
-    """Crops as bytes, k x SIDE x SIDE x 3, and which k of n detections they show -> these after the second look."""
+    """Crops as bytes, n x SIDE x SIDE x 3 -> (embeddings n x d, probabilities of the names n x classes)."""
 
-    def __init__(self, model):
+    def __init__(self, second_look):
         super().__init__()
-        self.model = model
+        self.second_look = second_look
 
-    def forward(self, crops, rows, *values):
-        found = dict(zip(LOOKED_AT, values, strict=True))
-        images = crops.permute(0, 3, 1, 2).float() / 255
-        look = lambda *_: self.model.second_look(images)  # noqa: E731
-        (found,) = self.model.look_again([found], images[:1], images[:1], look, rows)
-        return tuple(found[key] for key in NAMED)
+    def forward(self, crops):
+        embeddings, logits = self.second_look(crops.permute(0, 3, 1, 2).float() / 255)
+        return embeddings, logits.softmax(dim=1)
 
 
 def export(model, path, detector, options, picture, post_processing=True):
@@ -194,24 +188,18 @@ def export_frames(model, content, weights):
     dynamic = {name: {0: f'{name}_height', 1: f'{name}_width'} for name in model.maps}
     dynamic.update({name: {0: 'detections'} for name in network.names if name not in model.maps})
     dynamic['frames'] = {1: 'height', 2: 'width'}
-    about = {'weights': weights, 'second_look': _look(model) if model.looks_again else None}
+    about = {'weights': weights, 'second_look': _look(model.second_look) if model.looks_again else None}
     texts = describe(model, content['detector'], content.get('options', {}), True, frames=about)
     return export_graph(network, example, network.names, dynamic, metadata=texts)
 
 
-def _look(model):
+def _look(second_look):
     """The second look of a detector, as `metadata.describe` takes it."""
-    n_classes = len(model.class_names)
+    names = ['embeddings', 'probabilities']
+    dynamic = {name: {0: 'seen'} for name in ('crops', *names)}
     crops = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
-    scores = torch.tensor([0.9, 0.8, 0.1])
-    values = torch.zeros(3, 4), scores, torch.full((3, n_classes), 1 / n_classes)
-    dynamic = {'crops': {0: 'seen'}, 'rows': {0: 'seen'}, **{name: {0: 'detections'} for name in NAMED}}
-    dynamic |= {f'{name}_before': {0: 'detections'} for name in LOOKED_AT}
-    names, rows = ['crops', 'rows', *(f'{name}_before' for name in LOOKED_AT)], torch.tensor([0, 2])
-    graph = export_graph(_Look(model).eval(), (crops, rows, *values), list(NAMED), dynamic, names)
-    text = base64.b64encode(graph).decode('ascii')
-    numbers = {'side': SIDE, 'margin': MARGIN, 'look_from': LOOK_FROM, 'sure': SURE, 'embedding': EMBEDDING}
-    return {'graph': text, **numbers}
+    graph = export_graph(_Look(second_look).eval(), crops, names, dynamic, ['crops'])
+    return {'graph': base64.b64encode(graph).decode('ascii'), 'side': SIDE, 'margin': MARGIN, 'embedding': EMBEDDING}
 
 
 def export_graph(network, example, names, dynamic=None, inputs=('frames',), metadata=None):

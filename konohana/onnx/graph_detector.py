@@ -2,8 +2,11 @@
 
 import numpy as np
 
+from konohana import naming
 from konohana.data.images import cut_out, fit_size, resize
 from konohana.own_cast import NamedByCast
+
+MOST_CROPS = 4  # people that are looked at again at once: a runtime prepares itself for each number of them
 
 
 class GraphDetector(NamedByCast):
@@ -62,18 +65,16 @@ class GraphDetector(NamedByCast):
         return found if with_maps else {key: values for key, values in found.items() if key not in self.maps}
 
     def _look_again(self, found, hw, picture):
-        """Detections whose names the second look has settled, see `detectors.konohana.naming`."""
+        """Detections whose names the second look has settled, see `konohana.naming`."""
         how = self.about['second_look']
-        chosen = found['scores'] >= how['look_from']
-        if not self.looks_at_everyone:
-            chosen &= found['probabilities'].max(axis=1, initial=0) < how['sure']
-        rows = np.flatnonzero(chosen)
+        rows = np.flatnonzero(naming.looked_at(found, self.looks_at_everyone))
         if not len(rows):
             return {**found, 'embeddings': np.zeros((len(found['scores']), how['embedding']), np.float32)}
         ratio = np.float32([picture.shape[1] / hw[1], picture.shape[0] / hw[0]] * 2)
         crops = cut_out(picture, found['boxes'][rows] * ratio, how['side'], how['margin'])
-        values = (found[key] for key in ('boxes', 'scores', 'probabilities'))
-        return {**found, **self.second_look.run(crops, rows, *values)}
+        parts = [self.second_look.run(crops[i : i + MOST_CROPS]) for i in range(0, len(crops), MOST_CROPS)]
+        seen = (np.concatenate([part[key] for part in parts]) for key in ('embeddings', 'probabilities'))
+        return naming.settled(found, rows, *seen)
 
     def try_look(self):
         """Take a second look once, if there is one, so that what is wrong with it is known from the start."""

@@ -26,7 +26,7 @@ def describe(model, detector, options, post_processing, parameters=None, frames=
         post_processing: whether the file includes it.
         parameters: {name: nested list}, learned numbers that only the post-processing uses; for a file without it.
         frames: of a file that takes frames as bytes: dict of `weights` (SHA-256 of the weights file) and `second_look`
-            (None, or a dict of `graph` (base64), `side`, `margin`, `look_from`, `sure` and `embedding`).
+            (None, or a dict of `graph` (base64), `side`, `margin` and `embedding`).
 
     Returns:
         dict of text.
@@ -95,6 +95,6 @@ def _wrong_frames(metadata):
         return 'maps: not a list of names'
     if not isinstance(metadata.get('weights'), str):
         return 'weights: not a hash'
-    kinds = {'graph': str, 'side': int, 'margin': float, 'look_from': float, 'sure': float, 'embedding': int}
+    kinds = {'graph': str, 'side': int, 'margin': float, 'embedding': int}
     fine = look is None or (isinstance(look, dict) and all(type(look.get(key)) is kind for key, kind in kinds.items()))
     return '' if fine and (look is None or 0 < look['side'] <= 1024) else 'second_look: not what describes one'

@@ -224,11 +224,11 @@ class Konohana(Detector):
             crops = as_floats(resized_crops(picture, boxes))
         return self.second_look(crops)
 
-    def look_again(self, detections, images, pictures, look=None, rows=None):
+    def look_again(self, detections, images, pictures):
         if self.second_look is None:
             return detections
         return [
-            look_again(found, image.shape[-2:], picture, look or self.look, rows, self.looks_at_everyone)
+            look_again(found, image.shape[-2:], picture, self.look, self.looks_at_everyone)
             for found, image, picture in zip(detections, images, pictures, strict=True)
         ]
 
