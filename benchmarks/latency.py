@@ -78,7 +78,7 @@ def read_samples(settings):
 def our_models(path):
     """{runtime: the detector of a weights file}, of the runtimes that are installed and can compute it."""
     import konohana
-    from konohana.onnx.sessions import installed
+    from konohana.errors import installed
 
     names = [name for name in RUNTIMES if name == 'torch' or installed(name)]
     models = {name: konohana.load(path, 'cpu', backend=name) for name in names}
@@ -106,9 +106,9 @@ def peer_functions(name, frame):
     import torch
 
     from benchmarks.yolo import BytesYolo, Yolo
+    from konohana.errors import installed
     from konohana.onnx import export
     from konohana.onnx.sessions import RUNTIMES as SESSIONS
-    from konohana.onnx.sessions import installed
 
     try:
         model = Yolo(name, fuse=True).requires_grad_(False)

@@ -1,6 +1,7 @@
 """What goes wrong through no fault of this program, and text that is safe to print."""
 
 import contextlib
+import importlib.util
 import unicodedata
 
 
@@ -41,3 +42,11 @@ def _controls(c):
         or unicodedata.bidirectional(c) in ('LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI')
         or c in '\u061c\u200e\u200f'
     )
+
+
+def installed(name):
+    """Whether a package can be imported, without importing it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ValueError, ImportError):  # it is known not to be there
+        return False

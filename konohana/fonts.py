@@ -9,7 +9,7 @@ import numpy as np
 from PIL import ImageFont
 
 from konohana.cast import ROMANISED
-from konohana.errors import UserError
+from konohana.errors import UserError, installed
 
 # Beginnings of font files, best first: fonts of many scripts, then each system's own CJK fonts, then Latin ones.
 _WELL_KNOWN = (
@@ -27,6 +27,12 @@ _UNUSUAL = 'black heavy bold thin light italic oblique condensed narrow mono ser
 _NOT_FOR_TEXT = ('lastresort', 'adobeblank', 'emoji', 'symbol', 'wingding', 'webding', 'dingbat', 'marlett')
 
 
+# Where fonts lie, for who has no matplotlib, which asks the system.
+_FOLDERS = (
+    *('C:/Windows/Fonts', '~/AppData/Local/Microsoft/Windows/Fonts', '/System/Library/Fonts', '/Library/Fonts'),
+    *('~/Library/Fonts', '/usr/share/fonts', '/usr/local/share/fonts', '~/.local/share/fonts', '~/.fonts'),
+)
+
 DIGITS = '0123456789.- '  # what a score is written in
 
 _told = set()  # names without glyphs that a line on stderr has named
@@ -41,14 +47,25 @@ def _order(file):
 
 @functools.cache
 def font_files():
-    """The machine's font files, best first, as a tuple of Path. The last is matplotlib's own DejaVu Sans."""
-    # Imported here: it takes half a second, and only drawing needs it.
-    import matplotlib
-    from matplotlib import font_manager
+    """The machine's font files, best first, as a tuple of Path. The last is matplotlib's own DejaVu Sans.
 
-    files = map(Path, font_manager.findSystemFonts())
+    Raises:
+        UserError: there are none, and matplotlib is not installed.
+    """
+    own = ()
+    if installed('matplotlib'):
+        # Imported here: it takes half a second, and only drawing needs it.
+        import matplotlib
+        from matplotlib import font_manager
+
+        files = map(Path, font_manager.findSystemFonts())
+        own = (Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'),)
+    else:
+        files = [file for folder in _FOLDERS for file in Path(folder).expanduser().rglob('*.[to]t[fc]')]
     for_text = {file for file in files if not any(word in file.name.lower() for word in _NOT_FOR_TEXT)}
-    return (*sorted(for_text, key=_order), Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'))
+    if not for_text and not own:
+        raise UserError('No font is installed to draw labels with. Install one, or: pip install matplotlib')
+    return (*sorted(for_text, key=_order), *own)
 
 
 @functools.lru_cache(64)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from konohana import checkpoint, files
 from konohana.detectors import build
-from konohana.errors import UserError
+from konohana.errors import UserError, installed
 from konohana.onnx import backends, runtime
-from konohana.onnx.sessions import installed
 
 
 def pick_device(device=''):

@@ -19,7 +19,7 @@ from konohana.episodes.find import Episode
 from konohana.episodes.index import FORMATS, detections_of, link, load_index, save_index, write_appearances
 from konohana.episodes.parquet import parquet_module
 from konohana.episodes.watch import watch
-from konohana.errors import UserError, count, printable
+from konohana.errors import UserError, count, installed, printable
 from konohana.fonts import find_font
 from konohana.progress import progress_bar
 from konohana.video.annotate import NOTHING, annotate_video
@@ -288,10 +288,13 @@ def write_index(index, target, video, spell=None, font=None, offset=0.0, source=
     write_appearances(paths['appearances'], index)
     texts = ''.join(str((spell or {}).get(name, name)) for name in index.class_names)
     file = str(font) if font else (find_font(texts) or (None,))[0]
-    timeline.write_timeline(paths['timeline'], index, spell, file)
+    if installed('matplotlib'):
+        timeline.write_timeline(paths['timeline'], index, spell, file)
+    else:
+        print(f'{paths.pop("timeline").name} is left out: pip install matplotlib')
     pictures = cut_pictures(index, source, start) if source else None
     page.write_page(paths['page'], index, video, spell, pictures, offset, preview)
-    return [paths['appearances'], paths['timeline'], paths['page']]
+    return [paths[key] for key in ('appearances', 'timeline', 'page') if key in paths]
 
 
 def cut_pictures(index, source, start=0.0):

@@ -21,10 +21,10 @@ import numpy as np
 
 from konohana import checkpoint, files
 from konohana.data.images import fit_size
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, installed, printable
 from konohana.onnx import metadata
 from konohana.onnx.graph_detector import MOST_CROPS, GraphDetector, check_contract
-from konohana.onnx.sessions import RUNTIMES, installed
+from konohana.onnx.sessions import RUNTIMES
 
 FIRST_RUN = 60.0  # seconds that a graph may take for its first frame: one with an endless loop has no end
 SHIPPED = files.shipped_folder()

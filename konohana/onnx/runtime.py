@@ -6,9 +6,9 @@ import numpy as np
 
 from konohana import checkpoint
 from konohana.boxes import iou
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, installed, printable
 from konohana.onnx import backends, metadata
-from konohana.onnx.sessions import RUNTIMES, OnnxRuntime, installed
+from konohana.onnx.sessions import RUNTIMES, OnnxRuntime
 
 
 def load(path, device='', backend='auto'):

@@ -1,7 +1,6 @@
 """Graphs run by OpenVINO or onnxruntime: arrays in, arrays out. Nothing here needs PyTorch."""
 
 import functools
-import importlib.util
 import os
 import sys
 import threading
@@ -11,14 +10,6 @@ from konohana.onnx import metadata
 
 # A file of a few bytes can ask for any amount of memory. This is what all graphs in onnxruntime together get.
 MEMORY_LIMIT = 4 * 2**30
-
-
-def installed(name):
-    """Whether a runtime can be imported, without importing it."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ValueError, ImportError):  # it is known not to be there
-        return False
 
 
 def n_threads():
