@@ -21,6 +21,7 @@ split = 'val'  # split that is judged
 weights = ''  # weights file with a second look; '' takes weights/net.pt
 pictures = (1, 5, 20)  # pictures of each character
 n_draws = 5  # casts that are drawn of each size
+n_pool = 60  # people of each character that casts are drawn from, spread over the split
 cast_threshold = 0.6  # likeness below which somebody is unknown
 generic = False  # compare the mean of the detector's own features in the box instead of the second look's embeddings
 curve_out = ''  # picture of strangers named against characters named, .png; '' for none
@@ -36,7 +37,7 @@ HEAD = '| cast | named | strangers named | left out, named | nearest, all of the
 
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
-    require(settings, n_draws=(1, 1000), cast_threshold=(-1, 1))
+    require(settings, n_draws=(1, 1000), n_pool=(1, None), cast_threshold=(-1, 1))
     from konohana import files, load
     from konohana.cast import SHARED_NAMES
     from konohana.toy.writer import draw_default
@@ -50,7 +51,8 @@ def main(arguments=None):
     if not (model.looks_again or settings.generic):
         raise UserError('weights: they have no second look. generic=True compares the features of the detector itself.')
     model.looks_at_everyone = True  # those, too, whose names it is sure of
-    pool, judged = (people(model, root, name, settings) for name in (settings.cast_split, settings.split))
+    pool = people(model, root, settings.cast_split, settings, settings.n_pool)
+    judged = people(model, root, settings.split, settings)
     names = sorted({person['name'] for person in pool} - set(SHARED_NAMES))
     counts = [sum(person['name'] in names for person in group) for group in (pool, judged)]
     print(
@@ -69,14 +71,18 @@ def main(arguments=None):
         draw_curves(settings.path(settings.curve_out), curves)
 
 
-def people(model, root, split, settings):
-    """The found people of a split that are labelled: list of dicts of `name`, `embedding` and `learned`."""
+def people(model, root, split, settings, most=None):
+    """The found people of a split that are labelled: list of dicts of `name`, `embedding` and `learned`.
+
+    most: of each name; the frames of so many are looked at.
+    """
     from konohana.data.images import load_image
     from konohana.data.reading import read_frames, report
     from konohana.progress import progress_bar
 
     (samples,), problems = read_frames(root, [split], settings.ignore_class, settings.progress)
     report(problems, False)
+    samples = samples if most is None else spread(samples, most)
     found = []
     with progress_bar(split, len(samples), settings.progress) as bar:
         for done, sample in enumerate(samples, 1):
@@ -87,6 +93,16 @@ def people(model, root, split, settings):
             found += matched(sample, detections, model.class_names)
             bar.update(done)
     return found
+
+
+def spread(samples, most):
+    """The frames that hold at most so many people of each name, spread evenly over the frames with this name."""
+    chosen = set()
+    for name in sorted({name for sample in samples for name in sample.names}):
+        own = [i for i, sample in enumerate(samples) if name in sample.names]
+        chosen.update(own[k * len(own) // most] for k in range(most) if most < len(own))
+        chosen.update(own if most >= len(own) else ())
+    return [samples[i] for i in sorted(chosen)]
 
 
 def matched(sample, found, class_names):
@@ -166,7 +182,7 @@ def learned(judged, names):
     import numpy as np
 
     truth, said = (np.array([person[key] for person in judged]) for key in ('name', 'learned'))
-    if not set(names) <= set(said) | set(truth) or not np.isin(said, names).any():
+    if not np.isin(said, names).any():
         return
     known = np.isin(truth, names)
     strangers = np.isin(said[~known], names)
