@@ -162,6 +162,8 @@ def test_weights_without_a_second_look_are_one_line(folder, tmp_path, run_script
     options = [f'weights={tmp_path / "old.pt"}', f'cast_path={folder}', f'test_out={tmp_path / "out"}']
     done = run_script('_test.py', *options, f'pictures_in={folder / "Rot"}')
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'second_look=True' in done.stderr
+    done = run_script('tools/prelabel.py', *options[:2], f'pictures_in={folder / "Rot"}')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'second_look=True' in done.stderr
     done = run_script('_test.py', *options, f'pictures_in={folder / "Rot"}', 'cast_threshold=2')
     assert done.returncode == 2 and 'cast_threshold' in done.stderr
 

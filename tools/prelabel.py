@@ -16,6 +16,9 @@ from konohana.settings import read, require, run
 pictures_in = 'frames'  # folder of pictures, such as those of extract_frames.py; paths start at the project's folder
 weights = ''  # weights of a detector; '' takes yours (net.pt), or else the shipped ones
 names = True  # write the detector's names; False: the show is new, and people are grouped by looks
+cast_path = ''  # folder with a sub-folder of 1 to 20 pictures for each character: name people by these; '' for none
+cast_adds = False  # True: the names learned stay, and the cast adds characters, or other clothes, to them
+cast_threshold = 0.6  # likeness to a character's pictures below which somebody is 'unknown', -1 to 1
 
 labels_out = ''  # folder to write, the pictures copied into it; '' is pictures_in itself for labelme, else beside it
 form = 'labelme'  # form to write: voc, coco, yolo, label_studio, cvat or labelme
@@ -45,6 +48,7 @@ def main(arguments=None):
         threshold=(0, 1),
         unsure_threshold=(0, 1),
         people_threshold=(0, 1),
+        cast_threshold=(-1, 1),
         n_groups=(1, None),
         batch_size=(1, None),
     )
@@ -103,8 +107,13 @@ def load_model(settings, backend):
 
 
 def named(settings, pictures):
-    """Samples with the detector's names."""
+    """Samples with the detector's names, or those of a cast."""
+    from konohana import own_cast
+
     model = load_model(settings, settings.backend)
+    if settings.cast_path:
+        cast = settings.path(settings.cast_path), settings.cast_adds, settings.cast_threshold
+        print(own_cast.give(model, *cast)[1])
     found = []
     for path, image, seen in detections(settings, model, pictures, settings.unsure_threshold):
         sure = seen['scores'] >= settings.threshold
