@@ -6,6 +6,7 @@ it goes on until Ctrl-C, or until its window is closed. A folder is a season: wh
 skipped, and what fails is told at the end.
 """
 
+import contextlib
 import sys
 import time
 
@@ -42,6 +43,7 @@ pix_fmt = ''  # pixel format to encode, like 'yuv420p' for old players; '' keeps
 hwaccel = ''  # decode and encode on 'cuda', 'videotoolbox', 'vaapi' or 'qsv' where it can; '' is the CPU
 overwrite = False  # replace a file that this program did not write, and do again what is done of several
 workers = 1  # of several: how many to annotate at once; each takes 1 GB of memory, and a share of the threads
+dask_scheduler = ''  # of several: address of a Dask cluster that annotates them, like 'tcp://192.168.1.2:8786'
 font = ''  # font file of the labels; '' finds one
 show = False  # show the annotated frames in a window
 progress = True  # show a progress bar and what could not be kept
@@ -68,6 +70,8 @@ def main(arguments=None):
     if season:
         annotate_season(settings, sources, path)
         return
+    if settings.workers > 1 or settings.dask_scheduler:
+        print('workers and dask_scheduler are for several videos: this one is annotated here, by one process.')
     model = open_model(settings, path)
     if camera is not None:
         record(settings, model, camera)
@@ -107,7 +111,8 @@ def annotate_season(settings, sources, weights):
     again = settings.overwrite or settings.index_only  # an index is quickly made from its stored detections
     ending = '.mkv' if settings.labels_as == 'subtitles' else ''
     jobs = jobs_of(sources, folder, made_with(settings, weights), again, ending)
-    model = open_model(settings, weights) if jobs and (settings.workers == 1 or settings.find) else None
+    alone = settings.workers == 1 and not settings.dask_scheduler
+    model = open_model(settings, weights) if jobs and (alone or settings.find) else None
     check_find(settings, model, [job.source for job in jobs])
     failed = None
     try:
@@ -124,7 +129,7 @@ def annotate_jobs(settings, model, weights, jobs):
     """Annotate the videos of a season that are not done."""
     from konohana.video.season import one_by_one
 
-    if jobs and settings.workers > 1:
+    if jobs and (settings.workers > 1 or settings.dask_scheduler):
         annotate_at_once(settings, weights, jobs)
     else:
         one_by_one(jobs, lambda source, target: annotate(settings, model, weights, source, target))
@@ -158,32 +163,50 @@ def made_with(settings, weights):
 
 
 def annotate_at_once(settings, weights, jobs):
-    """Annotate several videos at once: each is this script again, with one video."""
+    """Annotate several videos at once, here or on a cluster: each is this script again, with one video."""
     from konohana.errors import UserError
     from konohana.progress import progress_bar
     from konohana.video import workers
     from konohana.video.season import tell_failed
 
     if settings.show:
-        raise UserError('show=True: a window needs workers=1.')
-
-    def run_one(job, tell, stop):
-        return workers.run_episode(command_of(settings, job), job.name, threads, tell, stop)
-
-    n = min(settings.workers, len(jobs))
-    threads = workers.share_of_threads(n)
-    print(f'Weights: {weights}')
-    print(f'{n} episodes at once, {threads} of the threads of this machine for each')
+        raise UserError('show=True: a window needs workers=1, and no dask_scheduler.')
     steps = workers.View.STEPS * len(jobs)
-    with progress_bar('Season', steps, settings.progress, unit='', lines=True, running='{formatted_value}') as bar:
-        failed = workers.annotate_at_once(jobs, n, run_one, workers.View(len(jobs), bar))
+    print(f'Weights: {weights}')
+    with runner(settings, weights, jobs) as (n, run_one, line):
+        print(line)
+        with progress_bar('Season', steps, settings.progress, unit='', lines=True, running='{formatted_value}') as bar:
+            failed = workers.annotate_at_once(jobs, n, run_one, workers.View(len(jobs), bar))
     tell_failed(failed, jobs)
 
 
+@contextlib.contextmanager
+def runner(settings, weights, jobs):
+    """What annotates several videos at once: (how many, function that annotates one, line that says so)."""
+    from konohana.errors import count
+    from konohana.video import cluster, workers
+
+    if settings.dask_scheduler:
+        with cluster.Cluster(settings.dask_scheduler) as dask:
+            paths = [__file__, weights, *(job.source for job in jobs)]
+            dask.check_paths(jobs[0].target.parent, paths)
+            line = f'{count(dask.n, "worker")} of {dask.address}, an episode at a time for each'
+            yield dask.n, lambda job, *more: dask.run_one(command_of(settings, job), job, *more), line
+        return
+    n = min(settings.workers, len(jobs))
+    threads = workers.share_of_threads(n)
+
+    def run_one(job, *more):
+        return workers.run_episode([sys.executable, *command_of(settings, job)], job.name, threads, *more)
+
+    yield n, run_one, f'{count(n, "episode")} at once, with {count(threads, "thread")} for each'
+
+
 def command_of(settings, job):
-    """The command that annotates one video."""
-    changes = {'video_in': str(job.source), 'video_out': str(job.target), 'workers': 1, 'find': '', 'clips': False}
-    return [sys.executable, str(settings.path(__file__)), *as_arguments(settings, **changes)]
+    """The script and arguments that annotate one video."""
+    # What is looked for is looked for in all of them, once they are done.
+    one = {'video_in': str(job.source), 'video_out': str(job.target), 'workers': 1, 'dask_scheduler': ''}
+    return [str(settings.path(__file__)), *as_arguments(settings, **one, find='', clips=False)]
 
 
 def style_of(settings):

@@ -25,6 +25,10 @@ def main():
         raise RuntimeError('no such thing')
     if what == 'wrong':
         raise UserError(f'{target}: not a video')
+    if what == 'while':
+        with target.with_suffix('.worker').open('a') as file:
+            print(os.getppid(), file=file, flush=True)
+        time.sleep(1.5)
     if what == 'slow':
         try:
             time.sleep(60)
