@@ -21,7 +21,7 @@ SIDE = 128  # height and width of a crop in pixels
 N_BLOCKS = 11  # of network.BLOCKS, down to stride 32
 EMBEDDING = 64  # length of an embedding
 SCALE = 12.0  # logits are cosines times this
-CAUTION = 1.25  # added to the logits of names that several people may have, such as "other"
+CAUTION = 1.0  # added to the logits of names that several people may have, such as "other"
 MARGIN = 0.1  # of the box's width and height, which the crop shows more at each side
 
 # Training
