@@ -53,5 +53,6 @@ def check_dataset(root, splits, ignore_class, model=None, threshold=opinions.SUR
         done = sum(one is not None for one in detections)
         notes += [] if done == len(samples) else [f'Stopped early: the weights saw {done} of {len(samples)} pictures.']
         found += opinions.check_places(samples, detections, model.class_names, threshold)
+        notes += opinions.notes_about_unlabelled(samples, found)
     found += opinions.check_opinions(samples, by_others, detections, model.class_names if model else ())
     return Check(samples, split_of, report.ordered(found), notes, cut, near)

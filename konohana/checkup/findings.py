@@ -212,7 +212,7 @@ def check_alike(samples, splits, looks, pairs):
     Args:
         splits: the split of each sample. looks: `Looks`. pairs: of `looks.alike` from NEAR on.
     """
-    found, best, shared = [], {}, defaultdict(list)
+    found, best, shared, again = [], {}, defaultdict(list), set()
     for i, j, likeness in pairs:
         if splits[i] != splits[j]:
             # The picture outside train is told of, once, with the one that is most like it.
@@ -220,7 +220,8 @@ def check_alike(samples, splits, looks, pairs):
             if likeness > best.get(i, (0,))[0]:
                 best[i] = likeness, j
             shared[i] += [j] if splits[j] == TRAIN else []
-        elif likeness >= SAME and _same_all_over(looks.fine, i, j):
+        elif likeness >= SAME and j not in again and _same_all_over(looks.fine, i, j):
+            again.add(j)  # once, however many it is like
             text = f'nearly the same as {samples[i].path.name} (likeness {likeness:.3f})'
             boxes = [(box, True) for box in samples[j].boxes]
             other = i, [(box, True) for box in samples[i].boxes]

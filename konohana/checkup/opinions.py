@@ -24,8 +24,9 @@ FOLDS = 5
 SHARPNESS, RIDGE, CONTRAST = 4.0, 0.1, 8.0  # of the kernel, of the regression, and of shares made of its outputs
 MOST = 4000  # objects that one fold learns from
 LEAST = 3  # objects of a name, from which it can be judged
-MARGIN = 0.5  # by which another name leads where the one given may be wrong
+MARGIN, MARGIN_OF_BOTH = 0.5, 0.25  # by which another name leads: in one opinion, or in the mean of both
 SURE, FITS, TOUCHES = 0.5, 0.5, 0.2  # score of somebody without a label; IoU of a label that fits, or is near
+OFTEN = 0.2  # people without a label for each object, from which labels seem not to be complete
 DOUBT = 0.08  # score below which the weights find nobody
 
 
@@ -94,7 +95,12 @@ def guesses(model, samples, batch_size=8, progress=True):
 
 
 def check_places(samples, detections, class_names, threshold=SURE):
-    """Findings where weights disagree on who is where: nobody labelled, nobody there, boxes that do not fit."""
+    """Findings where weights disagree on who is where: nobody labelled, nobody there, boxes that do not fit.
+
+    Names that no label has are called somebody.
+    """
+    there = {name for sample in samples for name in sample.names}
+    class_names = [name if name in there else 'somebody' for name in class_names]
     found = []
     for i, (sample, one) in enumerate(zip(samples, detections, strict=True)):
         if one is not None:
@@ -109,19 +115,21 @@ def _places(i, sample, one, class_names, threshold):
     overlaps = ious(boxes, truth)
     ignored = (part_inside(boxes, sample.ignored) > 0.5).any(axis=1)
     within = part_inside(boxes, truth)
+    # Those that no label fits: each label may have been meant for the nearest of them.
+    free = [k for k, score in enumerate(scores) if score >= threshold and not ignored[k]]
+    free = [k for k in free if overlaps[k].max(initial=0) < FITS]
+    nearest = overlaps[free].max(axis=0, initial=0)
     found, loose = [], {}
-    for k, score in enumerate(scores):
+    for k in free:
         best = int(overlaps[k].argmax()) if len(truth) else -1
-        iou = overlaps[k, best] if best >= 0 else 0.0
-        if score < threshold or ignored[k] or iou >= FITS:
-            continue
-        if iou >= TOUCHES and overlaps[:, best].max() == iou:
+        iou = float(overlaps[k, best]) if best >= 0 else 0.0
+        if iou >= TOUCHES and nearest[best] == iou:
             text = f'the box of {sample.names[best]} and the one found share little (IoU {iou:.2f})'
             pair = [(sample.boxes[best], True), (boxes[k], False)]
-            loose[best] = Finding('loose', text, i, pair, None, score * (1 - iou), (sample.names[best],))
+            loose[best] = Finding('loose', text, i, pair, None, scores[k] * (1 - iou), (sample.names[best],))
         elif best < 0 or within[k].max() < 0.7:
-            text = f'the weights find {labels[k]} here, score {score:.2f}'
-            found.append(Finding('missing', text, i, [(boxes[k], False)], None, score, (labels[k],)))
+            text = f'the weights find {labels[k]} here, score {scores[k]:.2f}'
+            found.append(Finding('missing', text, i, [(boxes[k], False)], None, scores[k], (labels[k],)))
     reached = np.where(overlaps >= TOUCHES, np.array(scores)[:, None], 0).max(axis=0, initial=0)
     for j, score in enumerate(reached.tolist()):
         if score < DOUBT:
@@ -132,7 +140,7 @@ def _places(i, sample, one, class_names, threshold):
     return found + list(loose.values())
 
 
-def check_opinions(samples, opinions, detections=None, class_names=(), margin=MARGIN):
+def check_opinions(samples, opinions, detections=None, class_names=()):
     """Findings where the rest of the data, and the weights where they know the names, call somebody otherwise.
 
     Args:
@@ -151,7 +159,7 @@ def check_opinions(samples, opinions, detections=None, class_names=(), margin=MA
             mean = np.mean(total, axis=0)
             best = int(mean.argmax())
             lead = float(mean[best] - mean[number[given]])
-            if lead >= margin:
+            if lead >= (MARGIN_OF_BOTH if len(total) > 1 else MARGIN):
                 who = ' and the weights' if len(total) > 1 else '' if not np.isnan(shares[j, 0]) else None
                 judges = 'the weights' if who is None else f'objects of other scenes{who}'
                 text = f'{given} looks like {names[best]} to {judges} (lead {lead:.2f})'
@@ -193,6 +201,17 @@ def notes_about(opinions):
     return [
         f'Colours in other scenes name {accuracy:.0%} of the objects as they are labelled: where they clearly say '
         'another name, the one given is listed below as one that may be wrong.'
+    ]
+
+
+def notes_about_unlabelled(samples, findings):
+    """Lines for labels that seem not to be complete: somebody without one is a rule rather than an exception."""
+    n, missing = sum(len(sample.boxes) for sample in samples), sum(one.kind == 'missing' for one in findings)
+    if missing <= OFTEN * n:
+        return []
+    return [
+        f'The weights find {missing} people without a label, beside {n} objects. If only some are labelled on purpose, '
+        "train with unlabelled='ignore'."
     ]
 
 
