@@ -44,7 +44,7 @@ def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, e
     out = tmp_path / 'out' / 'a.mkv'
     arguments = (f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}')
     done = run_script(
-        *('_test_with_video.py', *arguments, 'find=柚', 'clips=True', 'cut=exact', 'preview=True', 'xray=True'),
+        *('_test_with_video.py', *arguments, 'find=other', 'clips=True', 'cut=exact', 'preview=True', 'xray=True'),
         *('preset=ultrafast', 'index_as=parquet'),
     )
     assert done.returncode == 0, done.stderr
@@ -53,17 +53,17 @@ def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, e
         ['decode', 'detect'],
         ['decode', 'draw', 'encode'],
     ]
-    assert 'of 24 frames were looked at' in done.stdout and '柚: ' in done.stdout
+    assert 'of 24 frames were looked at' in done.stdout and '其他: ' in done.stdout
     assert int(done.stdout.split(' of 24 frames')[0].rsplit(maxsplit=1)[-1]) < 24  # drawings stand for frames
     assert frame_times(out) == frame_times(episode)
     beside = {path.name for path in out.parent.iterdir()} - {'.konohana_outputs'}
-    clips = sorted((out.parent / 'clips_柚').glob('a_0h00m*.mkv')) if 'clips_柚' in beside else []
-    asked = {'a.preview.mp4', 'a.vtt', 'a.chapters.txt', 'a.detections.parquet', *(['clips_柚'] if clips else [])}
+    asked = {'a.preview.mp4', 'a.vtt', 'a.chapters.txt', 'a.detections.parquet', 'clips_其他'}
     assert beside == asked | {'a.mkv', 'a.appearances.csv', 'a.timeline.png', 'a.html'}
     assert '"file": "a.mkv"' in out.with_suffix('.html').read_text() and len(frame_times(out)) == 24
     assert '"player": "a.preview.mp4"' in out.with_suffix('.html').read_text()
     index = load_index(out.with_name('a.detections.parquet'))
-    n_frames = seconds_on_screen(index).get('柚', np.zeros(1)).sum()
+    clips = (out.parent / 'clips_其他').glob('a_0h00m*.mkv')
+    n_frames = seconds_on_screen(index)['其他'].sum()
     assert n_frames <= sum(len(frame_times(clip)) for clip in clips) <= n_frames + 12  # a pause of up to 1 s is in it
     with av.open(str(out)) as container:
         assert container.chapters()[0]['metadata']['title']
@@ -154,6 +154,25 @@ def test_a_season_of_indexes(run_script, episode, tmp_path):
     assert refused.returncode == 2 and 'ep 2.mkv: clips are cut out of files' in refused.stderr
     empty = run_script('tools/season.py', f'indexes_in={tmp_path / "none"}')
     assert empty.returncode == 2 and 'no index there' in empty.stderr
+
+
+def test_a_season_is_searched_as_one_also_what_is_skipped(run_script, episode, tmp_path):
+    show, out = tmp_path / 'show', tmp_path / 'out'
+    show.mkdir()
+    for name in ('ep 2.mkv', 'ep 10.mkv'):
+        shutil.copy2(episode, show / name)
+    arguments = (f'weights={WEIGHTS}', f'video_in={show}', f'video_out={out}', 'preset=ultrafast', 'seconds=1')
+    first = run_script('_test_with_video.py', *arguments, 'find=其他', 'clips=True')
+    assert first.returncode == 0, first.stderr
+    (name,) = {track['name'] for track in load_index(out / 'ep 2_annotated.detections.jsonl.gz').tracks[:1]}
+    again = run_script('_test_with_video.py', *arguments, f'find={name}', 'clips=True', 'cut=exact')
+    assert again.returncode == 0 and again.stdout.count('already done, skipped') == 2, again.stderr
+    lists = [line for line in again.stdout.splitlines() if line.startswith(f'{name}: ')]
+    assert len(lists) == 1 and '  ep 2.mkv: 0:0' in again.stdout and '  ep 10.mkv: 0:0' in again.stdout
+    cut = [path.name for path in (out / f'clips_{name}').glob('*.mkv')]
+    assert any(clip.startswith('ep 2_annotated_') for clip in cut) and len(cut) >= 2
+    wrong = run_script('_test_with_video.py', *arguments, 'find=Nobody', 'overwrite=True')
+    assert wrong.returncode == 2 and "nobody is called 'Nobody'" in wrong.stderr and 'ep 2.mkv' not in wrong.stdout
 
 
 def test_a_threshold_decides_who_has_a_track(episode, tmp_path):
