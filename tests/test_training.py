@@ -205,13 +205,13 @@ def chosen(n_frames, *overrides, begun=None):
 def test_few_frames_from_trained_weights_are_shown_more_often(capsys):
     shape = {'img_hw': (360, 640), 'group_by_aspect': False}
     few = ('init_from=weights/net.pt',)
-    assert chosen(60, *few) == {**shape, 'n_epoch': 100, 'eval_every': 13, 'small_part': 0.9}
-    line = 'For so few frames: n_epoch=100, eval_every=13, small_part=0.9 (few_frames=False'
+    assert chosen(60, *few) == {**shape, 'n_epoch': 80, 'eval_every': 10}
+    line = 'For so few frames: n_epoch=80, eval_every=10 (few_frames=False'
     assert capsys.readouterr().out.startswith(line)
     # What is set stays, and a run of minutes has no epochs to choose.
-    assert chosen(60, *few, 'n_epoch=30', 'small_part=0.5') == {**shape, 'eval_every': 4}
-    assert chosen(60, *few, 'max_minutes=10') == {**shape, 'eval_every': 13, 'small_part': 0.9}
-    assert chosen(60, *few, 'batch_size=8', 'accumulate=2')['n_epoch'] == 100
+    assert chosen(60, *few, 'n_epoch=30') == {**shape, 'eval_every': 4}
+    assert chosen(60, *few, 'max_minutes=10') == {**shape, 'eval_every': 10}
+    assert chosen(60, *few, 'batch_size=8', 'accumulate=2')['n_epoch'] == 80
     capsys.readouterr()
     # Many frames, a start from nothing and runs of earlier versions are as they were; nothing is said.
     old = {'order': {'group_by_aspect': False}, 'description': {'img_hw': [360, 640]}}
@@ -219,7 +219,7 @@ def test_few_frames_from_trained_weights_are_shown_more_often(capsys):
         assert {**chosen(*given, begun=begun), 'few_frames': 0} == {**shape, 'few_frames': 0}
     assert not capsys.readouterr().out
     again = {**old, 'order': {'group_by_aspect': False, 'few_frames': True}}
-    assert chosen(60, *few, begun=again)['n_epoch'] == 100
+    assert chosen(60, *few, begun=again)['n_epoch'] == 80
 
 
 def test_deleting_the_files_starts_afresh(train, dataset, tmp_path):

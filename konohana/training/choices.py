@@ -1,4 +1,4 @@
-"""What a run takes from its data where its variables leave that open: the shape of its frames, and a recipe for few."""
+"""What a run takes from its data where its variables leave that open: the shape of frames, and more epochs for few."""
 
 import math
 
@@ -13,9 +13,8 @@ STEP = 8  # pixels; sides are multiples of it
 LONGEST = 10.0  # ratio of the sides from which more would leave too little height
 
 USUAL_EPOCHS = 22
-STEPS = 400  # of a run on few frames, which the usual epochs do not make
+STEPS = 320  # of a run on few frames, which the usual epochs do not make: some ten minutes on two cores
 EVALUATIONS = 8  # of a run on few frames: its epochs are short
-FEW = {'small_part': (0.65, 0.9)}  # variable -> (its usual value, that for few frames)
 
 
 def shape_of(frames):
@@ -80,11 +79,11 @@ def has_few(settings, n_batches):
 
 
 def choose_recipe(settings, n_batches):
-    """Fill in and print what learns best from few frames; what differs from its usual value stays as it is."""
+    """Fill in and print what few frames need; what differs from its usual value stays as it is."""
     epochs = settings.n_epoch
     if epochs == USUAL_EPOCHS:
         epochs = math.ceil(STEPS * settings.accumulate / n_batches)
-    recipe = {'n_epoch': (USUAL_EPOCHS, epochs), 'eval_every': (2, math.ceil(epochs / EVALUATIONS)), **FEW}
+    recipe = {'n_epoch': (USUAL_EPOCHS, epochs), 'eval_every': (2, math.ceil(epochs / EVALUATIONS))}
     chosen = {name: few for name, (usual, few) in recipe.items() if getattr(settings, name) == usual}
     if settings.max_minutes:
         chosen.pop('n_epoch', None)
