@@ -213,6 +213,7 @@ def test_few_frames_from_trained_weights_are_shown_more_often(capsys):
     assert chosen(60, *few, 'max_minutes=10') == {**shape, 'eval_every': 10}
     assert chosen(60, *few, 'batch_size=8', 'accumulate=2')['n_epoch'] == 80
     capsys.readouterr()
+    assert chosen(60, *few, 'max_minutes=10', 'val_split=') == shape
     # Many frames, a start from nothing and runs of earlier versions are as they were; nothing is said.
     old = {'order': {'group_by_aspect': False}, 'description': {'img_hw': [360, 640]}}
     for given, begun in (((300, *few), None), ((60,), None), ((60, *few, 'few_frames=False'), None), ((60, *few), old)):

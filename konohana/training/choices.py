@@ -87,7 +87,10 @@ def choose_recipe(settings, n_batches):
     chosen = {name: few for name, (usual, few) in recipe.items() if getattr(settings, name) == usual}
     if settings.max_minutes:
         chosen.pop('n_epoch', None)
+    if not settings.val_split:
+        chosen.pop('eval_every', None)
     for name, value in chosen.items():
         setattr(settings, name, value)
-    shown = ', '.join(f'{name}={value}' for name, value in chosen.items())
-    print(f'For so few frames: {shown} (few_frames=False: the usual values).')
+    if chosen:
+        shown = ', '.join(f'{name}={value}' for name, value in chosen.items())
+        print(f'For so few frames: {shown} (few_frames=False: the usual values).')
