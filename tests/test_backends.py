@@ -14,7 +14,7 @@ from conftest import PROJECT, make_weights
 from test_onnx import lively
 
 import konohana
-from konohana import checkpoint, files
+from konohana import boxes, checkpoint, files
 from konohana.data.images import list_pictures, load_image
 from konohana.detectors import yolof
 from konohana.errors import UserError
@@ -97,7 +97,8 @@ def test_same_detections_as_torch(name, weights_file):
     check_same(predict(fast, images[:1])[0], together[0])
 
 
-def test_shipped_weights_on_real_frames(tmp_path):
+def test_shipped_weights_on_real_frames(tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, 'SHIPPED', tmp_path)  # not the graph in 8 bits
     if not REAL.is_dir():
         pytest.skip('needs the real frames')
     path = shutil.copy(PROJECT / 'weights' / 'net.pt', tmp_path)
@@ -108,6 +109,25 @@ def test_shipped_weights_on_real_frames(tmp_path):
         for expected, found in zip(predict(model, images), predict(fast, images), strict=True):
             check_same(expected, found, box=0.02, score=1e-4)
             assert torch.equal(expected['labels'], found['labels'])
+
+
+@pytest.mark.parametrize('name', ['net', 'net_det3'])
+def test_the_shipped_graphs_are_of_the_shipped_weights(name):
+    """tools/quantize.py writes them. They find what the weights find: real frames show more than toy ones."""
+    path = PROJECT / 'weights' / f'{name}.pt'
+    assert hash_of(path).encode() in path.with_suffix('.onnx').read_bytes()
+    folder = REAL if REAL.is_dir() else None
+    images = [load_image(one) for one in list_pictures(folder)[::400]] if folder else [draw_frame(3)['image']]
+    expected = konohana.load(path, 'cpu', backend='torch').detect(images)
+    for runtime_name in backends.runtimes():
+        fast = backends.at_hand(path, runtime_name)
+        for a, b in zip(expected, fast.detect(images), strict=True):
+            sure_a, sure_b = (
+                {key: one[key][one['scores'] > 0.6] for key in ('boxes', 'labels', 'scores')} for one in (a, b)
+            )
+            overlaps = boxes.iou(sure_a['boxes'], b['boxes'])
+            assert not len(sure_a['boxes']) or (overlaps.max(axis=1) > 0.7).all()
+            assert abs(len(sure_a['boxes']) - len(sure_b['boxes'])) <= 1
 
 
 def test_yolof_too(monkeypatch):

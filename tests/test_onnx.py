@@ -18,7 +18,7 @@ from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError
 from konohana.evaluation.predict import predict
 from konohana.inference import from_checkpoint
-from konohana.onnx import export, metadata, runtime
+from konohana.onnx import backends, export, metadata, runtime
 from konohana.toy.writer import draw_frame
 
 onnx = pytest.importorskip('onnx')
@@ -395,3 +395,24 @@ def test_script_and_the_file_as_weights(run_script, tmp_path, weights_file):
 def test_script_with_wrong_settings(run_script, override, words, weights_file):
     done = run_script('tools/export_onnx.py', f'weights={weights_file}', override)
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_an_endless_loop_comes_to_an_end(flagship, tmp_path, monkeypatch):
+    make, kinds = onnx.helper, onnx.TensorProto
+    content = onnx.load(flagship[1])
+    (maker,) = (node for node in content.graph.node if 'boxes' in node.output)
+    maker.output[list(maker.output).index('boxes')] = 'boxes_before'
+    values = [make.make_tensor_value_info(name, kinds.BOOL, []) for name in ('go', 'go_on')]
+    zeros = [make.make_tensor_value_info(name, kinds.FLOAT, []) for name in ('zero_in', 'zero_out')]
+    steps = [make.make_node('Identity', ['go'], ['go_on']), make.make_node('Neg', ['zero_in'], ['zero_out'])]
+    count = make.make_tensor_value_info('count', kinds.INT64, [])
+    body = make.make_graph(steps, 'body', [count, values[0], zeros[0]], [values[1], zeros[1]])
+    content.graph.initializer.extend(
+        [make.make_tensor('for_ever', kinds.BOOL, [], [True]), make.make_tensor('zero', kinds.FLOAT, [], [0.0])]
+    )
+    loop = make.make_node('Loop', ['', 'for_ever', 'zero'], ['nothing'], body=body)
+    content.graph.node.extend([loop, make.make_node('Add', ['boxes_before', 'nothing'], ['boxes'])])
+    onnx.save(content, tmp_path / 'endless.onnx')
+    monkeypatch.setattr(backends, 'FIRST_RUN', 1.0)
+    with pytest.raises(UserError, match=r'endless.onnx: it does not come to an end within 1 seconds'):
+        konohana.load(tmp_path / 'endless.onnx', 'cpu')

@@ -70,7 +70,7 @@ def at_hand(path, backend='auto'):
     for name in names:
         for graph in graphs:
             with contextlib.suppress(UserError):
-                return started(name, files.read_bytes(graph), graph, _hash(Path(path)))
+                return started(name, files.read_bytes(graph), graph, hash_of(Path(path)))
     return None
 
 
@@ -98,8 +98,8 @@ def accelerate(model, content, path, backend='auto'):
         return None
     for name in names:
         try:
-            data = data or export.export_frames(fuse_batch_norms(model), content, _hash(path))
-            fast = started(name, data, 'the exported network', _hash(path))
+            data = data or export.export_frames(fuse_batch_norms(model), content, hash_of(path))
+            fast = started(name, data, 'the exported network', hash_of(path))
         except UserError as error:
             if backend != 'auto':
                 raise UserError(f'backend={backend!r}: {error}') from None
@@ -156,14 +156,14 @@ def of_session(session, about, data=None):
     return model
 
 
-def _hash(path):
+def hash_of(path):
     """SHA-256 of a weights file."""
     return hashlib.sha256(checkpoint.read_bytes(path)).hexdigest()
 
 
 def _graphs(path):
     """The graphs of a weights file that are there: those beside it and the shipped ones, then one that was kept."""
-    weights = _hash(path)
+    weights = hash_of(path)
     shipped = (SHIPPED / name for name in ('net.onnx', 'net_det3.onnx'))
     for graph in (path.with_suffix('.onnx'), *shipped):
         # The metadata name the weights: seen here without opening a graph of others.
@@ -176,7 +176,7 @@ def _graphs(path):
 
 def _name_of(path):
     """The name under which the graph of a weights file is kept."""
-    return f'.{path.stem}.{hashlib.sha256(f"{VERSION} {_hash(path)}".encode()).hexdigest()[:16]}.onnx'
+    return f'.{path.stem}.{hashlib.sha256(f"{VERSION} {hash_of(path)}".encode()).hexdigest()[:16]}.onnx'
 
 
 def _folders(path):
