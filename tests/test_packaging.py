@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import konohana
-from konohana import inference
+from konohana import files
 
 try:
     import tomllib
@@ -51,16 +51,17 @@ def test_dependencies_stand_in_one_place():
     assert any(line.startswith('torch>=') for line in lines)
 
 
-def test_the_shipped_weights_are_the_default_in_a_clone_and_installed(tmp_path):
+def test_the_shipped_weights_are_the_default_in_a_clone_and_installed(tmp_path, monkeypatch):
     assert konohana.default_weights() == ROOT / 'weights' / 'net.pt'
     package = tmp_path / 'konohana'
     (package / 'weights').mkdir(parents=True)
-    shutil.copy(inference.__file__, package)
-    spec = importlib.util.spec_from_file_location('installed_inference', package / 'inference.py')
+    shutil.copy(files.__file__, package)
+    spec = importlib.util.spec_from_file_location('installed_files', package / 'files.py')
     installed = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(installed)
-    assert installed.default_weights() == package / 'weights' / 'net.pt'
-    assert installed.default_weights(use_res2block=True) == package / 'weights' / 'net_det3.pt'
+    monkeypatch.setattr(files, 'shipped_folder', installed.shipped_folder)
+    assert konohana.default_weights() == package / 'weights' / 'net.pt'
+    assert konohana.default_weights(use_res2block=True) == package / 'weights' / 'net_det3.pt'
 
 
 def test_load_without_a_path_gives_the_shipped_weights():
