@@ -123,6 +123,8 @@ def test_the_bar_shows_who_runs(tmp_path):
     assert shown[-1][1].startswith('0 of 5 done, ') and shown[-1][1].endswith(' and 1 more') and len(shown[-1][1]) < 80
     view.ended(jobs[0], '')
     assert shown[-1] == (1000, '1 of 5 done, b 2.mkv 0%, c 3.mkv 0%, d 4.mkv 0%')
+    view.ended(jobs[1], workers.STOPPED)  # not done
+    assert view.done == 1
 
 
 @pytest.fixture(scope='module')

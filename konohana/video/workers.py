@@ -186,11 +186,12 @@ class View:
     def ended(self, job, reason):
         """An episode has ended, see `run_episode`."""
         began = self.running.pop(job, [time.monotonic()])[0]
-        self.done += 1
         took = time.monotonic() - began
         how = {'': f'done in {took // 60:.0f}:{took % 60:02.0f}', STOPPED: 'stopped'}
         print(f'{job}: {how.get(reason) or f"Failed: {reason}"}')
-        self._update()
+        if reason != STOPPED:
+            self.done += 1
+            self._update()
 
     def _update(self):
         if time.monotonic() - self.updated < self.every:
