@@ -28,7 +28,7 @@ from konohana.video.source import Reducer, Source, is_url
 from konohana.video.writer import check_encoding, check_target
 
 ENDINGS = {
-    'detections': '.detections.',
+    'detections': '.detections.jsonl.gz',
     'appearances': '.appearances.csv',
     'timeline': '.timeline.png',
     'page': '.html',
@@ -174,7 +174,7 @@ def index_files(target, index_as='jsonl.gz', preview=False, xray=False):
     """{what: path} of the files beside `target`, the annotated video."""
     target = Path(target)
     paths = {what: target.with_name(target.stem + ending) for what, ending in {**ENDINGS, **MORE_ENDINGS}.items()}
-    paths['detections'] = target.with_name(f'{target.stem}{ENDINGS["detections"]}{index_as}')
+    paths['detections'] = target.with_name(f'{target.stem}.detections.{index_as}')
     unwanted = {*(() if preview else ('preview',)), *(() if xray else ('vtt', 'chapters'))}
     return {what: path for what, path in paths.items() if what not in unwanted}
 
