@@ -118,10 +118,10 @@ def episode(name, model, weights, path, folder, settings):
     shutil.rmtree(target.parent, ignore_errors=True)
     with contextlib.redirect_stdout(None):
         annotate_episode(
-            *(model, weights, path, target), smooth=True, detect_every=1 if name == 'every frame' else 'auto',
-            labels_as='picture', index_only=name == 'index only', find='', batch_size=settings.batch_size,
-            codec=settings.codec, crf=18, preset='', pix_fmt='', hwaccel='', overwrite=False, label_names={}, font=None,
-            start=0.0, seconds=0.0, threshold=0.5, progress=False,
+            *(model, weights, path, target), detect_every=1 if name == 'every frame' else 'auto',
+            index_only=name == 'index only', batch_size=settings.batch_size, codec=settings.codec, crf=18, preset='',
+            pix_fmt='', hwaccel='', overwrite=False, label_names={}, font=None, start=0.0, seconds=0.0, threshold=0.5,
+            progress=False,
         )  # fmt: skip
 
 

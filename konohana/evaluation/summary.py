@@ -12,6 +12,8 @@ of nobody far from all labels cannot be told from these, so they do not count ei
 detections: whoever has one of the names is labelled.
 """
 
+import contextlib
+import gc
 from collections import Counter
 
 import numpy as np
@@ -22,6 +24,19 @@ from konohana.evaluation.coco_metrics import COCO_NUMBERS, coco_ground_truth, co
 from konohana.evaluation.voc_metrics import drop_ignored, voc_matches, voc_mean
 
 
+@contextlib.contextmanager
+def without_collector():
+    """Python's collector looks through all objects again and again, a million of small dicts: it is off here."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@without_collector()
 def evaluate(samples, detections, class_names, unlabelled='background'):
     """All metrics of detections against labels.
 
