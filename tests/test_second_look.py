@@ -71,7 +71,7 @@ def train_with(run_script, dataset, tmp_path, *arguments):
 
 def test_it_can_be_trained_alone_for_weights_that_are_there(train, toy_dataset, tmp_path):
     before = tmp_path / 'before'
-    train(toy_dataset, before)
+    train(toy_dataset, before, 'second_look=False')
     done = train(toy_dataset, tmp_path, 'second_look=True', 'only_second_look=True', f'init_from={before / "net.pt"}')
     assert 'Its second look starts from' in done.stdout
     old, new = (checkpoint.load(path / 'net.pt')['model'] for path in (before, tmp_path))
@@ -82,4 +82,14 @@ def test_it_can_be_trained_alone_for_weights_that_are_there(train, toy_dataset, 
 def test_alone_needs_weights_and_a_network_that_has_it(train, toy_dataset, tmp_path):
     one_line(train(toy_dataset, tmp_path, 'only_second_look=True', 'second_look=True'), 'init_from')
     one_line(train(toy_dataset, tmp_path, 'only_second_look=True', 'detector=yolof'), 'yolof')
-    one_line(train(toy_dataset, tmp_path, 'only_second_look=True', 'init_from=weights/net.pt'), 'second_look=True')
+    one_line(
+        train(toy_dataset, tmp_path, 'second_look=False', 'only_second_look=True', 'init_from=weights/net.pt'),
+        'second_look=True',
+    )
+
+
+def test_a_run_that_began_without_goes_on_without(train, toy_dataset, tmp_path):
+    train(toy_dataset, tmp_path, 'second_look=False')
+    done = train(toy_dataset, tmp_path, 'n_epoch=2')
+    assert done.returncode == 0 and 'goes on without' in done.stdout and 'Resuming at' in done.stdout, done.stdout
+    assert not any(key.startswith('second_look.') for key in checkpoint.load(tmp_path / 'net.pt')['model'])

@@ -262,7 +262,8 @@ def test_another_class_list_makes_only_the_class_layer_anew(train, dataset, tmp_
     done = train(fewer, tmp_path / 'b', 'n_epoch=1', 'lr=0.0', f'init_from={tmp_path / "a" / "net.pt"}')
     assert done.returncode == 0, done.stderr
     assert 'the class layer starts from scratch' in done.stdout
-    assert 'Not taken from it: name_layer.bias, name_layer.weight.' in done.stdout
+    left = 'name_layer.bias, name_layer.weight, second_look.caution, second_look.centres'
+    assert f'Not taken from it: {left}.' in done.stdout
     old, new = (checkpoint.load(tmp_path / k / 'net.pt') for k in 'ab')
     assert new['class_names'] == ['raccoon'] and new['model']['name_layer.bias'].shape == (1,)
     key = 'find_layer.weight'
@@ -444,7 +445,7 @@ def resumable(trained, tmp_path_factory):
     folder = trained(tmp_path_factory.mktemp('resumable') / 'run')
     state = torch.load(folder / 'optim.pt', weights_only=True)
     about = state['description']
-    model = detectors.build('konohana', len(about['class_names']), tuple(about['img_hw']))
+    model = detectors.build('konohana', len(about['class_names']), tuple(about['img_hw']), **about['options'])
     scaler = torch.amp.GradScaler('cpu', enabled=False)
     run = Run(folder, model, Ema(model), make_optimizer(model, 1e-3, 0.05), scaler, about, state['order'])
     return run, state

@@ -225,6 +225,8 @@ def train_step(run, images, targets, device, settings, step=True):
     Raises:
         UserError: a batch norm gets a single value per channel, which has no variance.
     """
+    # What a detector draws at random depends on the step alone: a run that was stopped goes on as one that was not.
+    torch.manual_seed(hash((run.order.get('seed', 0), run.iteration, distributed.rank())) % 2**63)
     images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True).float() / 255 for image in images]
     targets = [
         {k: v.as_subclass(torch.Tensor).to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
