@@ -100,7 +100,7 @@ def test_no_scheduler_is_one_line_soon(address, monkeypatch):
 
 def test_a_scheduler_without_workers_is_one_line(monkeypatch):
     monkeypatch.setattr(cluster, 'NO_WORKERS', 0.3)
-    with distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=':0') as local:
+    with distributed.LocalCluster(n_workers=0, processes=False, protocol='tcp://', dashboard_address=':0') as local:
         with pytest.raises(UserError, match='it has no workers'), Cluster(local.scheduler_address):
             pass
 

@@ -7,6 +7,7 @@ episode whose worker dies is given to another one.
 import asyncio
 import contextlib
 import logging
+import socket
 import uuid
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Cluster:
     def __enter__(self):
         client = self.distributed.Client
         try:
+            self._knock()
             self.client = client(self.address, timeout=PATIENCE, set_as_default=False, name='konohana')
         except (OSError, TimeoutError, ValueError, ImportError) as error:
             raise UserError(
@@ -57,6 +59,16 @@ class Cluster:
         self.n = len(self.client.nthreads())
         self.client.subscribe_topic(self.events, self._hear)
         return self
+
+    def _knock(self):
+        """OSError or ValueError where nobody listens at the address.
+
+        A Client that has found nobody is cleaned up when Python collects it, and where that happens while the next one
+        starts, both wait for each other for ever (distributed 2026.8).
+        """
+        where = self.distributed.comm.addressing
+        host_and_port = where.parse_host_port(where.parse_address(self.address)[1], 8786)
+        socket.create_connection(host_and_port, PATIENCE).close()
 
     def __exit__(self, *_):
         with contextlib.suppress(Exception):  # a scheduler that is gone
