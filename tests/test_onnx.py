@@ -1,8 +1,8 @@
 """ONNX files: the same detections as PyTorch's, any size, standard operators; bad files get one clear line."""
 
-import builtins
 import json
 import os
+import sys
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError
 from konohana.evaluation.predict import predict
 from konohana.inference import from_checkpoint
-from konohana.onnx import backends, export, metadata, runtime
+from konohana.onnx import backends, export, runtime
 from konohana.toy.writer import draw_frame
 
 onnx = pytest.importorskip('onnx')
@@ -322,8 +322,8 @@ def test_a_pipe_does_not_hang(tmp_path):
 
 def test_missing_packages(flagship, tmp_path, monkeypatch):
     model, whole, _ = flagship
-    real = builtins.__import__
-    monkeypatch.setattr(metadata.importlib, 'import_module', lambda name: real('no_such_package_at_all'))
+    for package in ('onnxruntime', 'onnx'):
+        monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match='pip install onnxruntime'):
         konohana.load(whole)
     with pytest.raises(UserError, match=r'pip install onnx$'):
