@@ -75,9 +75,20 @@ def test_an_error_of_ours_in_a_thread_is_told(tmp_path):
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has other signals')
 def test_ctrl_c_stops_all_once_and_begins_none(tmp_path, capsys):
     jobs = jobs_in(tmp_path, 'slow', 'slow', 'good')
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = []
+
+    def run_one(job, tell, stop):
+        def hear(kind, what):
+            tell(kind, what)
+            begun.append(job.name)
+            if len(set(begun)) == 2 and interrupt.ident is None:
+                interrupt.start()
+
+        return run_fake(job, hear, stop)
+
+    interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        at_once(jobs)
+        at_once(jobs, run_one=run_one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['1.out_partial', '2.out_partial']
     shown = capsys.readouterr().out
     assert 'What is done of each episode is kept' in shown and shown.count(': stopped') == 2
