@@ -87,8 +87,13 @@ def test_ctrl_c_stops_all_once_and_begins_none(tmp_path, capsys):
         return run_fake(job, hear, stop)
 
     interrupt = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        at_once(jobs, run_one=run_one)
+    # A shell's background process ignores Ctrl-C, and so would these tests if they ran in one.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            at_once(jobs, run_one=run_one)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['1.out_partial', '2.out_partial']
     shown = capsys.readouterr().out
     assert 'What is done of each episode is kept' in shown and shown.count(': stopped') == 2
