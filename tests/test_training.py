@@ -462,6 +462,25 @@ def test_a_damaged_or_forged_optim_is_one_line(resumable, damage):
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    'forged',
+    [
+        {'description': 5},
+        {'description': {}},
+        {'description': {'options': [], 'img_hw': [64, 96]}},
+        {'description': {'options': {}, 'img_hw': [64]}},
+        {'order': []},
+    ],
+    ids=str,
+)
+def test_a_forged_run_is_one_line_before_anything_is_chosen_from_it(train, dataset, trained, tmp_path, forged):
+    folder = trained(tmp_path / 'run')
+    optim = folder / 'optim.pt'
+    torch.save({**torch.load(optim, weights_only=True), **forged}, optim)
+    done = train(dataset, folder, 'n_epoch=2')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'optim.pt: ' in done.stderr, done
+
+
 def test_a_run_of_the_cpu_goes_on_with_a_loss_scale(resumable, monkeypatch):
     """On CUDA gradients are scaled; a run that began on the CPU has no scale to go on from."""
     run, state = resumable

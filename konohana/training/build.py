@@ -63,10 +63,11 @@ def build(settings, device):
     options = detectors.options_of(settings.detector, vars(settings))
     frames = read_training_frames(settings)
     folder = folder_of(settings)
-    if options.get('second_look') and began_without_second_look(folder, settings.use_res2block):
+    before = begun(folder, settings.use_res2block)
+    if options.get('second_look') and before and not before['description']['options'].get('second_look'):
         print('This run began without a second look and goes on without one.')
         options['second_look'] = False
-    choose(settings, frames.train, begun(folder, settings.use_res2block))
+    choose(settings, frames.train, before)
     model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
     if model.looks_again:
         model.second_look.set_names(frames.class_names)
@@ -103,15 +104,6 @@ def build(settings, device):
         f'{", ".join(frames.class_names)}. Training {settings.detector} on {device}.'
     )
     return Training(run, loader, Frames(frames.val, frames.class_names), device)
-
-
-def began_without_second_look(folder, use_res2block):
-    """Whether the run in a folder is of weights without a second look, which runs of before 2026-11-28 do not have."""
-    path = folder / inference.weights_name(use_res2block)
-    try:
-        return path.is_file() and not checkpoint.load(path)['options'].get('second_look', False)
-    except UserError:
-        return False  # `Run.resume` says what is wrong with it
 
 
 def folder_of(settings):
