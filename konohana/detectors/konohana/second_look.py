@@ -61,7 +61,10 @@ class SecondLook(nn.Module):
         self.register_buffer('caution', torch.zeros(n_classes))
 
     def set_names(self, class_names):
-        """Say what the classes are called, see above."""
+        """Set what to add to the logits in use, see above.
+
+        class_names: list of n_classes names; label k names class_names[k - 1].
+        """
         self.caution.copy_(torch.tensor([CAUTION * (name in SHARED_NAMES) for name in class_names]))
 
     def forward(self, crops):
@@ -77,10 +80,10 @@ def crop(image, boxes):
     """Cut boxes out of a picture, squashed to squares.
 
     Args:
-        image: 3 x H x W, float, RGB, 0 to 1. boxes: n x 4 (x1, y1, x2, y2 in pixels of it).
+        image: 3 x H x W, float, RGB. boxes: n x 4 (x1, y1, x2, y2 in pixels of it).
 
     Returns:
-        n x 3 x SIDE x SIDE, 0 to 1: each box with MARGIN around it, as far as the picture reaches.
+        n x 3 x SIDE x SIDE, in the range of `image`: each box with MARGIN around it, as far as the picture reaches.
     """
     # Every pixel of the region counts: roi_align takes as many samples as it needs.
     return roi_align(image[None], [regions(boxes, *image.shape[-2:])], SIDE, aligned=True)
@@ -104,11 +107,11 @@ def second_look_loss(second_look, batch, targets):
         a scalar: cross-entropy with label smoothing, the mean over all boxes. 0 where there are fewer than two (batch
         norm needs two).
     """
-    crops = [crop(image / 2 + 0.5, jittered(target['boxes'])) for image, target in zip(batch, targets, strict=True)]
+    crops = [crop(image, jittered(target['boxes'])) for image, target in zip(batch, targets, strict=True)]
     labels = torch.cat([target['labels'] for target in targets]) - 1
     if len(labels) < 2:
         return sum(parameter.sum() for parameter in second_look.parameters()) * 0.0
-    _, logits = second_look(augmented(torch.cat(crops)))
+    _, logits = second_look(augmented(torch.cat(crops) / 2 + 0.5))
     return F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
 
 
