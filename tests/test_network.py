@@ -254,16 +254,21 @@ def test_nobody_there_assigns_nothing():
 # Losses
 
 
-def test_nothing_is_learned_in_an_ignored_region():
-    points = grid()
-    logits = torch.zeros(1, len(points), requires_grad=True)
-    predictions = {
-        'objectness': logits,
+def predictions_of(objectness, points):
+    """Predictions of one picture: these logits, and at each of the points a box of 18 pixels around it."""
+    return {
+        'objectness': objectness,
         'quality': torch.zeros(1, len(points)),
         'names': torch.zeros(1, len(points), 3),
         'boxes': torch.cat([points - 9, points + 9], dim=1)[None],
         'points': points,
     }
+
+
+def test_nothing_is_learned_in_an_ignored_region():
+    points = grid()
+    logits = torch.zeros(1, len(points), requires_grad=True)
+    predictions = predictions_of(logits, points)
     region = torch.tensor([[16.0, 0.0, 90.0, 50.0]])
     losses = detection_losses(predictions, [{**empty_target(), 'ignored': region}], TaskAlignedAssigner(), [(64, 96)])
     losses['loss_objectness'].backward()
@@ -278,13 +283,7 @@ def test_somebody_unlabelled_is_no_background_where_that_is_asked_for():
     # Somebody is seen, with a box around each point, at x from 16: first on the labelled one, then beside.
     seen = points[:, 0] > 16
     logits = torch.where(seen, 2.0, -2.0)[None].requires_grad_()
-    predictions = {
-        'objectness': logits,
-        'quality': torch.zeros(1, len(points)),
-        'names': torch.zeros(1, len(points), 3),
-        'boxes': torch.cat([points - 9, points + 9], dim=1)[None],
-        'points': points,
-    }
+    predictions = predictions_of(logits, points)
     target = {'boxes': labelled, 'labels': torch.tensor([1])}
 
     def gradients(unlabelled):
