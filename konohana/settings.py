@@ -21,6 +21,12 @@ from pathlib import Path
 from konohana import interrupts, worker
 from konohana.errors import UserError, printable
 
+# What requirements.txt has beyond requirements-light.txt: module -> its name for people. Only what needs it misses it.
+NOT_LIGHT = {
+    **dict.fromkeys(('torch', 'torchvision'), 'PyTorch'),
+    **{'scipy': 'SciPy', 'filelock': 'filelock', 'tensorboard': 'TensorBoard', 'onnx': 'onnx'},
+}
+
 
 def _variables(script_globals):
     """The settings among a script's globals: lower-case public names bound to plain values."""
@@ -268,9 +274,10 @@ def run(main, arguments=None):
             raise
         _fail(f'{error.filename}: {error.strerror}.')
     except ModuleNotFoundError as error:
-        if (error.name or '').partition('.')[0] not in ('torch', 'torchvision'):
+        package = (error.name or '').partition('.')[0]
+        if package not in NOT_LIGHT:
             raise
-        _fail('This needs PyTorch, which is not installed: pip install -r requirements.txt')
+        _fail(f'This needs {NOT_LIGHT[package]}, which is not installed: pip install -r requirements.txt')
     except MemoryError:
         _fail('There is not enough memory. Close other programs, or use smaller pictures or a smaller batch_size.')
 

@@ -13,7 +13,7 @@ from conftest import PROJECT, make_weights
 import konohana
 from konohana import boxes
 from konohana.data.images import save_image
-from konohana.toy.writer import draw_frame, write_video
+from konohana.toy.writer import draw_frame, write_video, write_voc
 
 pytest.importorskip('onnx')
 RUNTIMES = ('onnxruntime', 'openvino')
@@ -70,6 +70,15 @@ def test_pictures(backend, weights, tmp_path):
     assert [one['score'] for one in found] == pytest.approx(expected['scores'].tolist(), abs=1e-3)
 
 
+def test_pictures_with_labels_are_judged_without_charts(weights, tmp_path):
+    write_voc(tmp_path / 'toy', n_train=1, n_val=2, hw=(64, 96), progress=False)
+    options = [f'konohana_dataset_path={tmp_path / "toy"}', f'test_out={tmp_path / "out"}', 'progress=False']
+    done = without_torch(PROJECT / '_test.py', f'weights={weights}', *options)
+    assert done.returncode == 0, done.stderr
+    assert 'f1.png are left out: pip install matplotlib' in done.stdout and 'rightly named' in done.stdout
+    assert (tmp_path / 'out' / 'mistakes.html').is_file() and not (tmp_path / 'out' / 'f1.png').exists()
+
+
 def test_a_video(weights, tmp_path):
     write_video(tmp_path / 'a.mp4', seconds=1, fps=6, hw=(64, 96), seed=0)
     options = [f'video_in={tmp_path / "a.mp4"}', f'video_out={tmp_path / "out.mkv"}', 'progress=False']
@@ -98,6 +107,7 @@ def test_python(weights):
     ('script', 'options', 'words'),
     [
         ('_train.py', ['konohana_dataset_path=none'], 'needs PyTorch'),
+        ('tools/check_dataset.py', ['konohana_dataset_path={folder}'], 'needs SciPy'),
         ('_test.py', ['weights={other}', 'pictures_in={folder}'], 'requirements.txt'),
         ('_test.py', ['weights={weights}', 'pictures_in={folder}', 'backend=torch'], 'requirements.txt'),
         ('_test.py', ['weights={weights}', 'pictures_in={folder}', 'device=cuda'], 'requirements.txt'),

@@ -6,7 +6,6 @@ import math
 import numpy as np
 
 from konohana.drawing import class_colour
-from konohana.errors import UserError
 from konohana.evaluation.mistakes import THRESHOLDS
 from konohana.fonts import spellings
 
@@ -17,10 +16,8 @@ DPI = 110
 
 
 def _figure(width, height):
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError('Charts are drawn by matplotlib, which is not installed: pip install matplotlib') from None
+    from matplotlib.figure import Figure  # optional, see `report.write_report`
+
     # Without pyplot: no window system is touched, and no figure stays open.
     return Figure((width, height), dpi=DPI, layout='constrained')
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from konohana import files
-from konohana.errors import noting
+from konohana.errors import installed, noting
 from konohana.evaluation import charts
 from konohana.evaluation.coco_metrics import precision_recall
 from konohana.evaluation.mistakes import (
@@ -66,20 +66,22 @@ def write_report(
         curves,
         lambda: charts.f1_chart(*f1_curves(outcome, THRESHOLDS), best, threshold),
     )
-    paths, problems = report_paths(folder), []
-    for path, draw in zip(paths, drawn, strict=False):
+    (*chart_paths, page), lines, problems = report_paths(folder), [], []
+    if not installed('matplotlib'):
+        lines.append(f'{", ".join(path.name for path in chart_paths)} are left out: pip install matplotlib')
+        chart_paths = []
+    for path, draw in zip(chart_paths, drawn, strict=False):
         with noting(problems, path):
             files.write_bytes(path, draw(), remember=True)
-    with noting(problems, paths[-1]):
-        write_mistakes(paths[-1], outcome, threshold, sheets, spelled.get, progress)
-    lines = []
+    with noting(problems, page):
+        write_mistakes(page, outcome, threshold, sheets, spelled.get, progress)
     if best[1] > 0:
         now = f1_curves(outcome, [threshold])[1][0]
         lines.append(
             f'Found and rightly named: F1 {now:.3f} at threshold {threshold:g}; the best here is {best[1]:.3f} at '
             f'threshold={best[0]:.2f}'
         )
-    written = [path for path in paths if path not in {path for path, _ in problems}]
+    written = [path for path in (*chart_paths, page) if path not in {path for path, _ in problems}]
     if written:
         lines.append(f'What went wrong: {written[-1]}' + (f', and {len(written) - 1} charts' if written[1:] else ''))
     return lines, problems
