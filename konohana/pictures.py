@@ -128,11 +128,13 @@ def problem_lines(problems):
     """List of (path, error) -> list of lines, one for each thing that is wrong, however many files it is wrong with."""
     by_reason = {}
     for path, error in problems:
-        by_reason.setdefault(str(error).removeprefix(str(path)), []).append(path)
+        text = str(error)
+        reason = text.removeprefix(str(path)) if text.startswith(str(path)) else f': {text}'
+        by_reason.setdefault(reason, []).append(path)
     lines = []
     for reason, paths in by_reason.items():
         others = ', '.join(path.name for path in paths[1:N_NAMED]) + (' ...' if len(paths) > N_NAMED else '')
-        same = f' The same goes for {len(paths) - 1} more: {others}' if len(paths) > 1 else ''
+        same = f' (the same goes for {len(paths) - 1} more: {others})' if len(paths) > 1 else ''
         lines.append(f'{paths[0]}{reason}{same}')
     return lines
 

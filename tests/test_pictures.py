@@ -16,7 +16,7 @@ from torch import nn
 import konohana
 from konohana.cast import CLASS_NAMES
 from konohana.detectors.base import Detector
-from konohana.pictures import output_paths
+from konohana.pictures import output_paths, problem_lines
 from konohana.toy import writer
 
 
@@ -210,3 +210,9 @@ def test_metrics_are_printed_even_if_the_results_cannot_be_written(look, toy_dat
     assert result.returncode == 2 and '4 annotated pictures are in' in result.stdout
     assert 'At threshold 0.5: precision' in result.stdout
     refused(result, results, 'cannot be written')
+
+
+def test_what_is_wrong_with_several_files_is_one_line():
+    a, b, c = Path('x/a.png'), Path('x/b.png'), Path('x/c.png')
+    problems = [(a, 'not a picture'), (b, 'not a picture'), (c, f'{c}: is a folder.')]
+    assert problem_lines(problems) == [f'{a}: not a picture (the same goes for 1 more: b.png)', f'{c}: is a folder.']
