@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from konohana import masks
+from konohana import masks, writing
 from konohana.cast import IGNORE_CLASS
 from konohana.data import reading, shapes
 from konohana.data.sample import Sample
@@ -614,6 +614,18 @@ def test_label_studio_wrong_files(tmp_path):
     one_line(tmp_path, path, 'broken JSON')
 
 
+@pytest.mark.parametrize('damage', ['', '{}', 'null', '[]'])
+@pytest.mark.parametrize(('form', 'file'), [('label_studio', 'train.json'), ('cvat', 'train/annotations.xml')])
+def test_a_split_whose_file_is_damaged_is_not_left_out(tmp_path, form, file, damage):
+    writing.write_dataset(
+        tmp_path / 'new', a_dataset(tmp_path / 'old', False), form, NAMES, IGNORE_CLASS, False, 'x', False
+    )
+    before = reading.chosen_splits(tmp_path / 'new')
+    path = put(tmp_path / 'new' / file, damage)
+    assert reading.chosen_splits(tmp_path / 'new') == before
+    one_line(tmp_path / 'new', path)
+
+
 # ------------------------------------------------------------------------------------------------------------ converter
 def test_convert_labels(run_script, tmp_path, toy_dataset):
     out = tmp_path / 'out'
@@ -648,6 +660,7 @@ def test_convert_labels_says_what_is_lost_and_refuses(run_script, tmp_path):
         (('form=yolo',), 'another form (voc)'),
         ((f'labels_out={tmp_path / "in" / "new"}', 'form=yolo'), 'inside the other'),
         (('form=voc', 'splits=episode'), "no split 'episode'"),
+        (('form=voc', 'splits=,'), "splits=',': it names none"),
         ((f'labels_in={tmp_path / "none"}', 'form=voc'), 'no such folder'),
     ):
         start = f'labels_in={tmp_path / "in"}', f'labels_out={tmp_path / "out"}'

@@ -20,6 +20,7 @@ from konohana.data.sample import Sample
 from konohana.data.shapes import (
     ALL,
     CROWD,
+    USUAL,
     Shape,
     around,
     box_of,
@@ -65,7 +66,18 @@ def _sources(root):
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
             if _is_cvat(folder / 'annotations.xml'):
                 found[folder.name] = folder / 'annotations.xml', None
+        if found:
+            _add_damaged(root, found)
         return found
+
+
+def _add_damaged(root, found):
+    """Add files to `found` that are called like splits: they are damaged, and reading them says so."""
+    there = {path for path, _ in found.values()}
+    for split in USUAL:
+        for path in (root / split / 'annotations.xml', root / f'{split}.xml'):
+            if path not in there and path.is_file():
+                found.setdefault(split, (path, None))
 
 
 def _is_cvat(path):

@@ -19,6 +19,7 @@ from konohana import files, masks
 from konohana.data.images import OTHER_ENDINGS, PICTURE_ENDINGS
 from konohana.data.shapes import (
     CROWD,
+    USUAL,
     Shape,
     around,
     box_of,
@@ -50,7 +51,9 @@ def splits(root):
     root = Path(root)
     with files.reading(root):
         paths = [path for path in root.iterdir() if path.suffix.lower() == '.json'] if root.is_dir() else []
-        return sorted(path.stem for path in paths if _is_list(path))
+        found = {path.stem for path in paths if _is_list(path)}
+        # Beside them, one that is called like a split is a damaged one: reading it says so, nobody misses its pictures.
+        return sorted(found | {path.stem for path in paths if found and path.stem in USUAL and path.is_file()})
 
 
 def _is_list(path):
@@ -79,6 +82,8 @@ def read_split(root, split, ignore_class=None, progress=True):
     """Read a split and check every picture and region; see `yolo.read_split`."""
     path = find_split(root, split)
     tasks = read_json(path)
+    if not isinstance(tasks, list) or not tasks:
+        raise UserError(f'{path}: it is no list of tasks. Export it from Label Studio again, as "JSON".')
     if any(isinstance(task, dict) and 'data' not in task for task in tasks):
         raise UserError(f'{path}: this is no "JSON" of Label Studio ("JSON-MIN"?). Export it as "JSON".')
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from konohana import files
 from konohana.data import coco, cvat, label_studio, labelme, voc, yolo
 from konohana.data.sample import check_name
+from konohana.data.shapes import USUAL
 from konohana.errors import UserError, printable
 
 # By the names that users give; the first that recognises a folder reads it.
 FORMS = {'coco': coco, 'voc': voc, 'yolo': yolo, 'cvat': cvat, 'label_studio': label_studio, 'labelme': labelme}
-
-USUAL = ('train', 'val', 'valid', 'test', 'all')  # splits
 
 MOST_SHOWN = 1000  # lines about problems
 
@@ -29,7 +28,10 @@ def splits_of(path):
 def chosen_splits(path, chosen=''):
     """The names in a text such as 'train, val'; of an empty one the folder's own, the usual ones where it has any."""
     if chosen:
-        return [name.strip() for name in chosen.split(',') if name.strip()]
+        names = list(dict.fromkeys(name.strip() for name in chosen.split(',') if name.strip()))
+        if not names:
+            raise UserError(f"splits={chosen!r}: it names none. Write names, separated by commas, or '' for all.")
+        return names
     there = splits_of(path)
     # VOCdevkit also has a list for each class, which looks like a split.
     return [name for name in there if name in USUAL] or there or ['train']

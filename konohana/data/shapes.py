@@ -17,6 +17,7 @@ from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
 SAME_SPLIT = {'val': ('val', 'valid', 'test'), 'valid': ('valid', 'val', 'test')}
+USUAL = ('train', 'val', 'valid', 'test', 'all')  # splits
 ALL = 'all'  # the only split of a folder that is not divided into splits
 CROWD = 'is_crowd'  # the flag, in forms that hold flags of any name, of a region not counted for its own class
 HALF_A_PIXEL = 0.5
