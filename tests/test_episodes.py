@@ -201,7 +201,7 @@ def test_nobody_is_on_screen(tmp_path):
     assert find.scenes_with(index, ['Yuzu']) == []
 
 
-@pytest.mark.parametrize('damage', ['gone', 'text', 'cut', 'other', 'frame', 'line gone', 'a name'])
+@pytest.mark.parametrize('damage', ['gone', 'text', 'cut', 'other', 'frame', 'line gone', 'a name', 'endless'])
 def test_a_damaged_index_is_one_line(index, tmp_path, damage):
     path = tmp_path / 'a.detections.jsonl.gz'
     save_index(path, index)
@@ -213,6 +213,7 @@ def test_a_damaged_index_is_one_line(index, tmp_path, damage):
         'frame': gzip.compress(
             '\n'.join([lines[0], lines[1].replace('"frame": 0', '"frame": 999'), *lines[2:]]).encode()
         ),
+        'endless': gzip.compress('\n'.join(lines).replace('"frame": 0', '"frame": 1e999').encode()),
         'line gone': gzip.compress('\n'.join(lines[:-1]).encode()),
         'a name': gzip.compress('\n'.join(lines).replace('"names": {"Yuzu"', '"names": {"Nobody"').encode()),
     }

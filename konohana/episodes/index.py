@@ -278,9 +278,11 @@ def load_index(path):
         index = _from_file(*(parquet.read if path.suffix == '.parquet' else _read_lines)(path))
     except FileNotFoundError:
         raise UserError(f'{path}: there is no such index.') from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever comes of rows that hold something else than they should
         raise UserError(
-            f'{path}: not an index of this program, or damaged ({error}). Delete it and run again.'
+            f'{path}: not an index of this program, or damaged ({files.reason(error)}). Delete it and run again.'
         ) from None
     return link(index)
 
