@@ -256,7 +256,8 @@ def _embeddings(model, name, paths):
         except UserError as error:
             problems.append(str(error))
     if not found:
-        raise UserError('\n'.join([*problems, f'{printable(name)}: no picture of this character can be used.']))
+        more = f' {len(problems) - 1} more cannot be used either.' if problems[1:] else ''
+        raise UserError(f'{printable(name)}: no picture of this character can be used. {problems[0]}{more}')
     for problem in problems:
         print(f'Left out: {printable(problem)}')
     return np.stack(found)

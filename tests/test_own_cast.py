@@ -149,7 +149,8 @@ def test_a_folder_that_is_no_cast_is_one_line(tmp_path, make, said):
 
 def test_nobody_of_a_character_can_be_used(folder):
     save_image(folder / 'Leer' / 'a.png', picture())
-    with pytest.raises(UserError, match='Leer: no picture of this character can be used'):
+    save_image(folder / 'Leer' / 'b.png', picture())
+    with pytest.raises(UserError, match=r'Leer: no picture of this character can be used\. .*a\.png.* 1 more cannot'):
         ByColour().eval().cast = konohana.read_cast(folder)
 
 
