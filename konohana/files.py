@@ -129,6 +129,17 @@ def reading(path):
         raise UserError(f'{path}: cannot be read ({reason(error)}). Copy or export it again.') from None
 
 
+def beside(path, more):
+    """The path of what belongs to a file or a folder: beside it, its name with `more` behind it.
+
+    Raises:
+        UserError: `path` is the top of a disk, which has no name and nothing beside it.
+    """
+    if not path.name:
+        raise UserError(f'{path}: this is a whole disk. Choose a folder in it.')
+    return path.with_name(path.name + more)
+
+
 def reason(error):
     """What an exception says, on one line, as the end of a message that names the file already."""
     text = getattr(error, 'strerror', None) or str(error) or type(error).__name__

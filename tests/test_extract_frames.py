@@ -172,12 +172,17 @@ def test_what_an_earlier_run_saw_is_not_decoded_again(season, tmp_path, monkeypa
             scan.scanned(path, tmp_path, progress=False)
 
 
+ANY = __file__  # a file that is there: it is not opened
+
+
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
         (['video_in=missing.mkv'], 'no such file'),
         (['video_in=https://example.org/a.mkv'], 'Download the video first'),
         (['n_frames=0'], 'n_frames'),
+        (['n_frames=1000000000000'], 'n_frames=1000000000000: it must be a number from 1 to 1000000'),
+        (['frames_out=/', f'video_in={ANY}'], 'a whole disk'),
         (['ending=.gif'], r"choose '\.jpg' or '\.png'"),
     ],
 )

@@ -200,12 +200,35 @@ def test_mistakes_in_names(tmp_path, line, words):
         (['pictures_in=missing'], 'no such folder'),
         (['unsure_threshold=0.6'], 'is above threshold'),
         (['n_groups=0'], 'n_groups'),
+        (['split=../other', 'form=coco'], "split='../other'"),
+        (['split=', 'form=voc'], "split=''"),
+        (['names=False', 'labels_out=/'], 'a whole disk'),
     ],
 )
 def test_mistakes_get_one_line(prelabel, arguments, words):
     _, run = prelabel
     done = run(*arguments)
     assert done.returncode and words in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_two_pictures_never_share_a_label_file(prelabel):
+    frames, run = prelabel
+    picture = next(frames.glob('*.jpg'))
+    picture.with_suffix('.png').write_bytes(picture.read_bytes())
+    done = run()
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert picture.name in done.stderr and 'one label file' in done.stderr
+    assert not list(frames.glob('*.json'))
+
+
+def test_a_picture_of_somebody_else_among_the_sheets_stays(prelabel):
+    frames, run = prelabel
+    sheet = frames.with_name('frames_people') / 'person_1.jpg'
+    sheet.parent.mkdir()
+    sheet.write_bytes(b'mine')
+    done = run('names=False')
+    assert done.returncode == 2 and str(sheet) in done.stderr and 'overwrite=True' in done.stderr
+    assert sheet.read_bytes() == b'mine'
 
 
 def test_broken_or_foreign_files_of_people(prelabel):

@@ -80,7 +80,7 @@ def claim_copy(settings, root):
 
     if not (settings.fix or settings.split):
         return None
-    target = settings.path(settings.fixed_out) if settings.fixed_out else root.with_name(f'{root.name}_fixed')
+    target = settings.path(settings.fixed_out) if settings.fixed_out else files.beside(root, '_fixed')
     form = settings.form or reading.form_of(root) or 'voc'
     writing.writer_of(form)
     writing.check_target(target, root, form, 'fixed_out')

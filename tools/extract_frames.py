@@ -32,7 +32,7 @@ BATCH = 4
 
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
-    require(settings, n_frames=(1, None))
+    require(settings, n_frames=(1, 10**6))
     if settings.ending not in ('.jpg', '.png'):
         raise UserError(f"ending={settings.ending!r}: choose '.jpg' or '.png'.")
     from konohana import files
@@ -46,7 +46,7 @@ def main(arguments=None):
     draw_default_video(sources[0], ROOT)
     check(sources)
     folder = settings.path(settings.frames_out)
-    sheets = [folder.with_name(f'{folder.name}_sheet{i or ""}.jpg') for i in range(-(-settings.n_frames // SHEET))]
+    sheets = [files.beside(folder, f'_sheet{i or ""}.jpg') for i in range(-(-settings.n_frames // SHEET))]
     for sheet in sheets:
         files.claim(sheet, sources, settings.overwrite, 'frames_out')
     scans = [scanned(path, folder / '.scans', settings.progress, settings.hwaccel) for path in sources]

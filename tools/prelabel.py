@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.errors import UserError
+from konohana import files
+from konohana.errors import UserError, printable
 from konohana.settings import read, require, run
 
 pictures_in = 'frames'  # folder of pictures, such as those of extract_frames.py; paths start at the project's folder
@@ -60,16 +61,29 @@ def main(arguments=None):
     if settings.form not in FORMS:
         raise UserError(f'form={settings.form}: unknown form. Choose one of {", ".join(FORMS)}.')
     pictures = list_pictures(settings.path(settings.pictures_in))
+    check(settings, pictures)
     target, in_place = place(settings)
     if settings.names:
         samples = named(settings, pictures)
     else:
-        folder = target.with_name(f'{target.name}_people')
+        folder = files.beside(target, '_people')
         if not (folder / 'people.json').is_file():
             first_guess(settings, pictures, folder)
             return
         samples = renamed(settings, pictures, folder)
     write(settings, target, in_place, samples)
+
+
+def check(settings, pictures):
+    """UserError where labels would not be where they belong: two pictures with one label file, a split elsewhere."""
+    if not settings.split or settings.split != Path(settings.split).name:
+        raise UserError(f"split={settings.split!r}: it becomes the name of a file or folder, like 'train'.")
+    first = {}
+    for path in pictures:
+        other = first.setdefault(path.stem, path)
+        if other is not path:
+            names = f'{printable(other.name)} and {printable(path.name)}'
+            raise UserError(f'{path.parent}: {names} would have one label file. Rename one of them.')
 
 
 def place(settings):
@@ -79,7 +93,7 @@ def place(settings):
         target = settings.path(settings.labels_out)
         return target, target.resolve() == source.resolve()
     in_place = settings.form == 'labelme'
-    return (source if in_place else source.with_name(f'{source.name}_{settings.form}')), in_place
+    return (source if in_place else files.beside(source, f'_{settings.form}')), in_place
 
 
 def detections(settings, model, pictures, lowest):
@@ -145,11 +159,11 @@ def first_guess(settings, pictures, folder):
     import numpy as np
     import torch
 
-    from konohana import files, people
+    from konohana import people
     from konohana.detectors.konohana.naming import resized_crops
 
-    for name in ('names.txt', 'people.json'):
-        files.claim(folder / name, pictures, settings.overwrite, 'labels_out')
+    for path in (folder / 'names.txt', folder / 'people.json', *folder.glob('*.jpg')):
+        files.claim(path, pictures, settings.overwrite, 'labels_out')
     model = load_model(settings, 'torch')  # a faster runtime does not give features
     rows, looks, crops, owners = [], [], [], []
     for number, (path, image, seen) in enumerate(detections(settings, model, pictures, 0.05)):
@@ -191,7 +205,6 @@ def draw_people(folder, crops, groups, names):
 
 def renamed(settings, pictures, folder):
     """Samples under the names of names.txt, of the boxes that an earlier run found."""
-    from konohana import files
     from konohana.data.shapes import read_json
     from konohana.people import read_names
 
@@ -217,7 +230,6 @@ def write(settings, target, in_place, samples):
     from collections import Counter
     from dataclasses import replace
 
-    from konohana import files
     from konohana.data import shapes
     from konohana.data.reading import FORMS
 
