@@ -82,8 +82,11 @@ def _parse(name, text, default):
     if type(value) is not type(default):
         example = default or _EXAMPLES.get(type(default), default)
         raise UserError(f'{shown}: {name} takes {_TYPE_NAMES[type(default)]}, like {name}={example!r}.')
-    if default and isinstance(value, (tuple, list)) and not _alike(value, default):
-        raise UserError(f'{shown}: {name} takes {len(default)} values, like {name}={default!r}.')
+    # A tuple has a value for each of its places, a list may have any number of them.
+    examples = default[:1] * len(value) if isinstance(default, list) else default
+    if default and isinstance(value, (tuple, list)) and not _alike(value, examples):
+        number = 'such' if isinstance(default, list) else len(default)
+        raise UserError(f'{shown}: {name} takes {number} values, like {name}={default!r}.')
     return value
 
 

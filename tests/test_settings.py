@@ -57,6 +57,7 @@ def variables():
         'img_hw': (360, 640),
         'scale': (0.6, 1.6),
         'label_names': {'柚': 'Yuzu'},
+        'leave_out': ['other', 'unknown'],
         'nothing': None,
     }
 
@@ -86,6 +87,8 @@ def variables():
         ("video_in=it's.mkv", "it's.mkv"),
         ('video_in="', '"'),
         ('img_hw=(64, 96)', (64, 96)),
+        ("leave_out=['a', 'b', 'c']", ['a', 'b', 'c']),
+        ('leave_out=[]', []),
         ('img_hw=64,96', (64, 96)),
         ('img_hw=[64, 96]', (64, 96)),
         ('scale=1,2', (1, 2)),
@@ -142,6 +145,7 @@ def test_require(value):
         ('img_hw=360x640', ('brackets',)),
         ('scale=2', ('brackets, like scale=(0.6, 1.6).',)),
         ('img_hw=(1, 2, 3)', ('2 values',)),
+        ('leave_out=[1]', ('such values', "['other', 'unknown']")),
         ("img_hw=('a', 'b')", ('2 values',)),
         ('label_names=柚', ('braces',)),
         ('label_names={1, 2}', ("braces, like label_names={'柚': 'Yuzu'}.",)),
