@@ -111,7 +111,7 @@ def test_value(argument, value):
 
 
 def test_only_what_is_named_changes():
-    names = ('amp', 'n_epoch', 'lr', 'video_in', 'img_hw', 'scale', 'label_names', 'nothing')
+    names = ('amp', 'n_epoch', 'lr', 'video_in', 'img_hw', 'scale', 'label_names', 'leave_out', 'nothing')
     expected = {name: variables()[name] for name in names}
     assert vars(read(variables(), ['n_epoch=3', 'lr=0.1'])) == {**expected, 'n_epoch': 3, 'lr': 0.1}
 
