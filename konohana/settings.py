@@ -5,11 +5,13 @@ variables, so the list of settings is the script's own head. Here values are che
 """
 
 import ast
+import atexit
 import contextlib
 import difflib
 import getpass
 import io
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -283,6 +285,9 @@ def run(main, arguments=None):
         _fail(f'This needs {NOT_LIGHT[package]}, which is not installed: pip install -r requirements.txt')
     except MemoryError:
         _fail('There is not enough memory. Close other programs, or use smaller pictures or a smaller batch_size.')
+    finally:
+        # All is done. PyTorch takes a while to end, and Ctrl-C would make tracebacks of it: this comes before that.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _fail(text):

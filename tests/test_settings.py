@@ -37,6 +37,10 @@ def main(arguments=None):
         raise UserError('none: there is no such folder.')
     if settings.folder == 'ctrl-c':
         raise KeyboardInterrupt
+    if settings.folder == 'late':
+        import atexit, signal
+
+        atexit.register(signal.raise_signal, signal.SIGINT)
 
 
 if __name__ == '__main__':
@@ -298,6 +302,11 @@ def test_run_ends_in_one_line(tmp_path, argument, status, line):
     assert result.returncode == status
     assert result.stderr.startswith(line)
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_ctrl_c_when_all_is_done_says_nothing(tmp_path):
+    result = start(tmp_path, 'folder=late')
+    assert (result.returncode, result.stderr) == (0, '')
 
 
 def test_run_goes_through(tmp_path):
