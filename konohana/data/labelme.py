@@ -34,6 +34,7 @@ from konohana.data.shapes import (
     read_all,
     read_json,
     shapes_of,
+    shared_labels,
     shown,
 )
 from konohana.errors import UserError, printable
@@ -108,9 +109,7 @@ def label_files(root, split):
 def read_split(root, split, ignore_class=None, progress=True):
     """Read a split and check every picture and shape; see `yolo.read_split`."""
     pairs = find_split(root, split)
-    owners = {}
-    for picture, label in pairs:
-        owners.setdefault(label, []).append(picture.name)
+    shared = shared_labels(pairs)
 
     def read(pair):
         picture, label = pair
@@ -126,9 +125,7 @@ def read_split(root, split, ignore_class=None, progress=True):
             lambda shape: read_shape(shape, (frame.height, frame.width)),
             lambda number, shape: f'{label}: shape {number} ({_label_of(shape)})',
         )
-        if len(owners[label]) > 1:
-            several = ', '.join(owners[label])
-            problems.append(f'{label}: it belongs to {len(owners[label])} pictures ({several}). Keep one.')
+        problems += shared.get(label, [])
         fill(frame, found, ignore_class)
         return frame, problems
 

@@ -207,6 +207,25 @@ def joined(shapes):
     return result
 
 
+def shared_labels(pairs):
+    """Label files that several pictures have, like 1.jpg and 1.png.
+
+    Args:
+        pairs: list of (picture, label file), as paths.
+
+    Returns:
+        {label file: [the problem, as a line]}.
+    """
+    owners = {}
+    for picture, label in pairs:
+        owners.setdefault(label, []).append(picture.name)
+    return {
+        label: [f'{label}: it belongs to {len(names)} pictures ({", ".join(names)}). Keep one.']
+        for label, names in owners.items()
+        if len(names) > 1
+    }
+
+
 def read_all(split, items, read, progress):
     """Read the frames of a split in threads: function `read` of an item -> (Sample, problems).
 

@@ -25,6 +25,7 @@ from konohana.data.shapes import (
     polygon,
     read_all,
     shapes_of,
+    shared_labels,
     shown,
     to_number,
 )
@@ -230,9 +231,7 @@ def read_split(root, split, ignore_class=None, progress=True):
     for number, name in enumerate(names):
         if name != ignore_class:
             categories.setdefault(name, number)
-    owners = {}
-    for picture, label in pairs:
-        owners.setdefault(label, []).append(picture.name)
+    shared = shared_labels(pairs)
 
     def read(pair):
         picture, label = pair
@@ -246,9 +245,7 @@ def read_split(root, split, ignore_class=None, progress=True):
             lambda item: read_object(item[1], names, (frame.height, frame.width)),
             lambda _, item: f'{label}: line {item[0]}',
         )
-        if len(owners[label]) > 1:
-            several = ', '.join(owners[label])
-            problems.append(f'{label}: it belongs to {len(owners[label])} pictures ({several}). Keep one.')
+        problems += shared.get(label, [])
         fill(frame, found, ignore_class)
         return frame, problems
 
