@@ -7,6 +7,7 @@ import inspect
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from konohana.toy import writer
 PROJECT = Path(__file__).resolve().parent.parent
 TOY_HW = (90, 160)
 IMG_HW = (64, 96)
+CHROMIUM = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 HANDLED = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if hasattr(signal, name)]
 
 for number in HANDLED[1:]:
@@ -193,6 +195,19 @@ def run_process(start_script):
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture(scope='module')
+def browser():
+    """A real Chromium without a window, of Playwright; without one its tests are skipped."""
+    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if not path:
+        pytest.skip('no Chromium on this machine (Debian and Ubuntu: apt install chromium)')
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=['--no-sandbox'])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope='session')

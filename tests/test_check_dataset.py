@@ -15,7 +15,6 @@ from konohana.checkup.all import check_dataset
 from konohana.data import reading
 from konohana.data.sample import Sample, beyond_edges, fits
 from tests.test_episodes import HOSTILE
-from tests.test_mistakes import browser  # noqa: F401
 
 HW = (90, 160)
 NAME = HOSTILE[:40]  # of a class: longer ones than 200 letters are refused
@@ -253,7 +252,7 @@ def test_planted_faults_are_found(run_script, tmp_path):
         assert rows[kind][:2] == [2, 2], rows
 
 
-def test_the_page_in_a_browser(browser, tmp_path):  # noqa: F811
+def test_the_page_in_a_browser(browser, tmp_path):
     root = tmp_path / 'x'
     objects = [(NAME, (20, 20, 60, 80)), (NAME, (21, 20, 61, 80))]
     write_voc(root, {'train': {'a': (picture(1), objects), 'b': (picture(2), [])}, 'val': {'c': (picture(1), [])}})

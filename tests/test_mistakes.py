@@ -1,7 +1,6 @@
 """What went wrong in a test: counts that add up to what is printed, charts, and the page in a real browser."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from konohana.evaluation.mistakes import best_threshold, confusion, f1_curves, m
 from konohana.evaluation.report import report_paths, write_report
 from konohana.evaluation.summary import evaluate, metrics_at_threshold
 from tests.test_episodes import HOSTILE
-
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
 
 # One of each: 柚 found, 皋 called 柚, a missed 皋, nobody there beside a second box on the first.
 LABELS = [(10, 10, 60, 60), (100, 10, 160, 60), (200, 10, 300, 110)]
@@ -108,17 +105,6 @@ def test_testing_writes_the_report_beside_the_sheets(run_script, toy_dataset, we
         (out / 'mistakes.html').write_text('mine', encoding='utf-8')
         assert run_script('_test.py', *options).returncode == 2
         assert (out / 'mistakes.html').read_text(encoding='utf-8') == 'mine'
-
-
-@pytest.fixture(scope='module')
-def browser():
-    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    if not CHROMIUM:
-        pytest.skip('no Chromium on this machine (Debian and Ubuntu: apt install chromium)')
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

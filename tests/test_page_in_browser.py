@@ -1,7 +1,5 @@
 """The page of an episode in a real browser: Playwright, with a Chromium that is installed on the machine."""
 
-import shutil
-
 import av
 import numpy as np
 import pytest
@@ -9,19 +7,6 @@ import pytest
 from konohana.episodes import page, season
 from konohana.video.recode import write_preview
 from tests.test_episodes import HOSTILE, box_at, episode, sure_of
-
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
-
-
-@pytest.fixture(scope='module')
-def browser():
-    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    if not CHROMIUM:
-        pytest.skip('no Chromium on this machine (Debian and Ubuntu: apt install chromium)')
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
