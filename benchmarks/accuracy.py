@@ -71,8 +71,12 @@ def yolo_dataset(folder, train_frames, val_frames, class_names):
     return folder / 'data.yaml'
 
 
-def train_yolo(name, folder, frames, class_names, settings, device):
-    """Train a YOLO by ultralytics' trainer for `minutes`, from its .yaml; returns the file of its weights."""
+def train_yolo(name, folder, frames, class_names, settings, device, data=None, **options):
+    """Train a YOLO by ultralytics' trainer for `minutes`, from its .yaml; returns the file of its weights.
+
+    Args:
+        data: data.yaml of the frames, where they are written already. options: of ultralytics' trainer.
+    """
     try:
         from ultralytics import YOLO
     except ImportError:
@@ -80,11 +84,11 @@ def train_yolo(name, folder, frames, class_names, settings, device):
     weights = folder / 'run' / 'weights' / 'last.pt'
     done = folder / 'done.txt'
     if not done.is_file():
-        data = yolo_dataset(folder / 'data', *frames, class_names)
+        data = data or yolo_dataset(folder / 'data', *frames, class_names)
         YOLO(f'{name}.yaml').train(
             data=str(data), time=settings.minutes / 60, epochs=10_000, imgsz=max(settings.img_hw),
             batch=settings.batch_size, seed=settings.seed, device=str(device), project=str(folder), name='run',
-            exist_ok=True, pretrained=False, val=False, plots=False, workers=2, verbose=False,
+            exist_ok=True, pretrained=False, val=False, plots=False, verbose=False, **{'workers': 2, **options},
         )  # fmt: skip
         files.write_text(done, 'trained\n')
     return weights
@@ -104,6 +108,7 @@ def row_of(metrics):
     return {
         **{key: metrics[key] for key in ('AP', 'AP50', 'AP75')},
         'found AP50': metrics['AP50_agnostic'],
+        'found AP75': metrics['AP75_agnostic'],
     }
 
 
@@ -176,19 +181,21 @@ def peer_settings(settings, out):
 
 def read_data(settings):
     """((frames to train on, frames to evaluate on), names of the classes)."""
-    from konohana.data.reading import class_names_of, read_frames
+    from konohana.data.reading import class_names_of, read_frames, unknown_names
     from konohana.toy.writer import draw_default
 
     root = settings.path(settings.konohana_dataset_path)
     draw_default(root, ROOT, progress=settings.progress)
     frames, problems = read_frames(root, ['train', 'val'], IGNORE_CLASS, settings.progress)
+    class_names = class_names_of(root, frames[0])
+    problems += unknown_names(frames[1], class_names)
     if problems:
         raise UserError(f'{root}: {problems[0]} (and {len(problems) - 1} more problems). Fix the data first.')
-    return frames, class_names_of(root, frames[0])
+    return frames, class_names
 
 
-def evaluate_yolo(name, folder, frames, class_names, settings, device):
-    """Train and evaluate a YOLO of ultralytics -> (detector, row of the table)."""
+def evaluate_yolo(name, folder, frames, class_names, settings, device, data=None, **options):
+    """Train and evaluate a YOLO of ultralytics, see `train_yolo` -> (detector, row of the table)."""
     import torch
 
     from benchmarks.yolo import TrainedYolo
@@ -197,7 +204,7 @@ def evaluate_yolo(name, folder, frames, class_names, settings, device):
     from konohana.evaluation.summary import evaluate
 
     started = time.monotonic()
-    weights = train_yolo(name, folder, frames, class_names, settings, device)
+    weights = train_yolo(name, folder, frames, class_names, settings, device, data, **options)
     print(f'{(time.monotonic() - started) / 60:.1f} minutes')
     model = TrainedYolo(name, weights, settings.img_hw).to(device, memory_format=torch.channels_last)
     found = predict_dataset(model, Frames(frames[1], class_names), progress=settings.progress)
