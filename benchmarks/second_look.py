@@ -1,7 +1,7 @@
 """What the second look costs: python benchmarks/second_look.py konohana_dataset_path=my_show
 
 Times a frame with three people by a weights file and by the same without its second look, in each installed runtime,
-post-processing included. They take turns in one run: compare ratios, not milliseconds.
+post-processing included. Both take turns in one run: compare ratios, not milliseconds.
 """
 
 import random
@@ -102,13 +102,17 @@ def frames_with(model, settings):
 
 
 def times(pairs, frames, n_rounds):
-    """{runtime: (seconds of each run with the second look, without)} of runs that take turns."""
+    """{runtime: (seconds of each run with the second look, without)}.
+
+    Each runtime is by itself, as in use: another's threads and memory slow down whoever comes after it. Its two models
+    take turns.
+    """
     import time
 
     taken = {name: ([], []) for name in pairs}
-    for number in range(n_rounds + 1):
-        for frame in frames:
-            for name, models in pairs.items():
+    for name, models in pairs.items():
+        for number in range(n_rounds + 1):
+            for frame in frames:
                 for model, seconds in zip(models, taken[name], strict=True):
                     began = time.perf_counter()
                     model.detect([frame])

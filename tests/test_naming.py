@@ -113,6 +113,15 @@ def test_crops_by_resizing_are_those_of_roi_align(box):
     assert (expected - found).abs().mean() < 0.03
 
 
+@pytest.mark.parametrize('box', [(0, 0, 1600, 900), (700, 0, 800, 900)])
+def test_crops_of_large_pictures_show_every_pixel(box):
+    torch.manual_seed(0)
+    image, boxes = torch.rand(3, 900, 1600), torch.tensor([box], dtype=torch.float32)
+    expected, found = crop(image, boxes), resized_crops(image, boxes)
+    assert (expected - found).abs().mean() < 0.02
+    assert found.std() < 0.15  # that of single pixels is 0.29
+
+
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino'])
 def test_runtimes_agree_with_torch(looking, backend, monkeypatch):
     pytest.importorskip('onnx')

@@ -158,23 +158,33 @@ def cut_out(image, boxes, side, margin=0.0):
     """Cut boxes out of a picture, each resized to a square.
 
     Args:
-        image: uint8 H x W x 3. boxes: n x 4 (x1, y1, x2, y2 in pixels of it). side: of the squares in pixels.
+        image: H x W x 3, uint8 or float32. boxes: n x 4 (x1, y1, x2, y2 in pixels of it). side: of the squares in
+            pixels.
         margin: of a box's width and height, which the square shows more at each side, as far as the picture reaches.
 
     Returns:
-        uint8 n x side x side x 3.
+        n x side x side x 3, of the type of `image`.
     """
     height, width = image.shape[:2]
     around = margin * (boxes[:, 2:] - boxes[:, :2])
     regions = np.concatenate([boxes[:, :2] - around, boxes[:, 2:] + around], axis=1)
     regions = regions.clip(0, [width, height, width, height]).round().astype(int)
-    crops = np.empty((len(boxes), side, side, 3), np.uint8)
+    crops = np.empty((len(boxes), side, side, 3), image.dtype)
     for crop, (x1, y1, x2, y2) in zip(crops, regions.tolist(), strict=True):
         left, top = min(x1, width - 1), min(y1, height - 1)
-        part = image[top : max(y2, top + 1), left : max(x2, left + 1)]
-        # In a third of Pillow's time, and for so small a picture as smooth.
-        crop[:] = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
+        crop[:] = _squashed(image[top : max(y2, top + 1), left : max(x2, left + 1)], side)
     return crops
+
+
+def _squashed(image, side):
+    """A picture, H x W x 3, resized to a square of this side.
+
+    Bilinear interpolation sees every pixel while it shrinks to no less than a half; the rest is a mean over whole
+    pixels. That takes a fraction of the time of cv2.INTER_AREA alone, and of Pillow's.
+    """
+    height, width = (side * max(1, -(-n // (2 * side))) for n in image.shape[:2])
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image if height == width == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
 
 
 def list_pictures(folder):

@@ -218,7 +218,7 @@ class Konohana(Detector):
     def look(self, picture, boxes):
         """3 x H x W, RGB, uint8 or float 0 to 1, and n x 4 boxes in its pixels -> (embeddings n x 64, logits)."""
         # In an exported graph boxes are no numbers that could cut out slices; on a GPU each slice would wait for them.
-        if torch.jit.is_tracing() or picture.is_cuda:
+        if torch.jit.is_tracing() or picture.device.type != 'cpu':
             crops = crop(as_floats(picture), boxes)
         else:
             crops = as_floats(resized_crops(picture, boxes))

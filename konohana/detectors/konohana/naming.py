@@ -1,9 +1,9 @@
 """The second look at detections of PyTorch (see `second_look`), and its crops."""
 
 import torch
-from torchvision.transforms.v2 import functional as TF
 
-from konohana.detectors.konohana.second_look import EMBEDDING, SIDE, regions
+from konohana.data.images import cut_out
+from konohana.detectors.konohana.second_look import EMBEDDING, MARGIN, SIDE
 from konohana.naming import fused, looked_at, renamed, unsure
 
 
@@ -40,18 +40,13 @@ def look_again(found, hw, picture, look, everyone=False):
 
 
 def resized_crops(picture, boxes):
-    """What `second_look.crop` gives, by resizing: within rounding the same, in a third of the time on a CPU.
+    """What `second_look.crop` gives, by resizing: within rounding the same, in a fraction of the time on a CPU.
 
     Args:
-        picture: 3 x H x W, RGB, uint8 or float 0 to 1. boxes: n x 4, in its pixels.
+        picture: 3 x H x W, RGB, uint8 or float 0 to 1, on the CPU. boxes: n x 4, in its pixels.
 
     Returns:
         n x 3 x SIDE x SIDE, of the type of `picture`.
     """
-    height, width = picture.shape[-2:]
-    crops = [picture.new_zeros(0, 3, SIDE, SIDE)]
-    for x1, y1, x2, y2 in regions(boxes, height, width).round().int().tolist():
-        left, top = min(x1, width - 1), min(y1, height - 1)
-        part = picture[:, top : max(y2, top + 1), left : max(x2, left + 1)]
-        crops.append(TF.resize(part, [SIDE, SIDE], antialias=True)[None])
-    return torch.cat(crops)
+    crops = cut_out(picture.permute(1, 2, 0).numpy(), boxes.numpy(), SIDE, MARGIN)
+    return torch.from_numpy(crops).permute(0, 3, 1, 2)
