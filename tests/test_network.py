@@ -13,7 +13,9 @@ from konohana.detectors.konohana import network as network_module
 from konohana.detectors.konohana.assigner import TaskAlignedAssigner
 from konohana.detectors.konohana.criterion import detection_losses, edges_reached
 from konohana.detectors.konohana.network import BLOCKS, STRIDE
+from konohana.detectors.transform import FrameTransform
 from konohana.errors import UserError
+from konohana.toy.writer import draw_frame
 
 
 @pytest.fixture(params=[False, True], ids=['plain', 'res2'])
@@ -315,3 +317,16 @@ def test_paired_iou_agrees_with_torchvision():
     torch.manual_seed(0)
     a, b = (torch.cat([p := torch.rand(50, 2) * 50, p + torch.rand(50, 2) * 50], dim=1) for _ in range(2))
     torch.testing.assert_close(paired_iou(a, b), box_iou(a, b).diagonal())
+
+
+@pytest.mark.parametrize('sizes', [[(64, 96)], [(64, 96), (64, 96)], [(128, 192), (61, 90)]])
+def test_pictures_as_bytes_become_the_batch_that_floats_become(sizes):
+    transform = FrameTransform((64, 96), 8, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    pictures = [torch.from_numpy(draw_frame(seed, hw)['image']).permute(2, 0, 1) for seed, hw in enumerate(sizes)]
+    kept = [picture.clone() for picture in pictures]
+    as_bytes, targets = transform(pictures)
+    as_floats, _ = transform([picture / 255 for picture in pictures])
+    assert targets is None and as_bytes.image_sizes == as_floats.image_sizes
+    assert as_bytes.tensors.shape[2:] == (64, 96) and as_bytes.tensors.dtype == torch.float32
+    assert torch.allclose(as_bytes.tensors, as_floats.tensors, atol=1.5 / 255 / 0.2)  # resized bytes are rounded, twice
+    assert all(torch.equal(*both) for both in zip(pictures, kept, strict=True))

@@ -118,6 +118,7 @@ class SOLOv2(Detector):
     wants_masks = True
     class_layers = ('cate_layer.',)
     has_raw_outputs = True
+    takes_bytes = True
 
     score_threshold = 0.1  # cells must score higher in a category to have their masks computed
     mask_threshold = 0.5  # pixels with a higher probability belong to the mask

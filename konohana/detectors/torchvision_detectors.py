@@ -85,6 +85,7 @@ class TorchvisionDetector(Detector):
     """
 
     channels_last = True
+    takes_bytes = True
 
     def __init__(self, detector, n_classes, img_hw=(360, 640)):
         super().__init__()

@@ -144,6 +144,7 @@ class YOLOF(Detector):
     resizable = True
     class_layers = ('decoder.name_layer.',)
     has_raw_outputs = True
+    takes_bytes = True
 
     score_threshold = 0.05  # detections must score higher to take part in NMS
     n_before_nms = 1000  # the highest-scoring detections that take part in NMS

@@ -55,6 +55,7 @@ class Konohana(Detector):
     maps = ('objectness', 'quality')
     unlabelled = 'background'
     has_raw_outputs = True
+    takes_bytes = True
     only_second_look = False  # see `learn_only_second_look`
 
     # See `postprocess`.
