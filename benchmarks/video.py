@@ -83,9 +83,11 @@ def jobs(names, path, folder, settings):
     works = {name: lambda name=name: engine(name) for name in names if name in KNOWN[:3]}
     if set(names) & set(KNOWN[3:]):
         import konohana
+        from konohana.onnx.sessions import half_the_threads
 
         weights = settings.path(settings.weights)
-        model = konohana.load(weights, 'cpu')
+        with half_the_threads():
+            model = konohana.load(weights, 'cpu')
         for name in set(names) & set(KNOWN[3:]):
             works[name] = lambda name=name: episode(name, model, weights, path, folder, settings)
     coder = ffmpeg(path, folder / 'ffmpeg.mkv', settings.codec)

@@ -252,3 +252,16 @@ def test_a_signal_after_openvino_was_let_go_in_another_thread(weights_file):
     )
     done = subprocess.run([sys.executable, '-c', code, weights_file], capture_output=True, text=True, cwd=PROJECT)
     assert done.returncode == 0 and 'heard 1' in done.stdout, (done.returncode, done.stderr)
+
+
+def test_half_of_the_threads_for_video(monkeypatch):
+    """A runtime leaves cores to decoders and encoders; it keeps the number it was opened with."""
+    pytest.importorskip('openvino')
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 8)
+    data = (PROJECT / 'weights' / 'net.onnx').read_bytes()
+    with sessions.half_the_threads():
+        assert sessions.n_threads() == 4
+        opened = sessions.OpenVino(data, 'net.onnx')
+        monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
+        assert sessions.n_threads() == 1
+    assert sessions.n_threads() == 1 and opened.n_threads == 4

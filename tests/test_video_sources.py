@@ -13,7 +13,7 @@ import pytest
 
 from konohana import files
 from konohana.errors import UserError
-from konohana.video import season, writer
+from konohana.video import moments, season, writer
 from konohana.video.source import Source
 from tests.test_video import (
     X264,
@@ -167,6 +167,24 @@ def test_two_video_tracks(tmp_path):
             assert [s.width for s in result.streams.video] == [160, 64] and len(result.streams.audio) == 1
             pairs = zip(before.demux(video=1), result.demux(video=1), strict=True)
             assert all(bytes(a) == bytes(b) for a, b in pairs if ext == 'mkv')
+
+
+@pytest.mark.parametrize(('kind', 'late'), [('mkv', 0), ('ts', 4)])
+def test_frames_of_chosen_moments(kind, late, tmp_path, monkeypatch):
+    """Near ones are read in one go, far ones are sought; both give the same, and what is not there is left out."""
+    path = make(tmp_path / f'in.{kind}', *source(seconds=4), *X264, '-g', 25, '-output_ts_offset', late)
+    expected, chosen = frames(path), [0, 3, 30, 31, 75, 99]
+    times = [number / 25 for number in chosen] + [9.0]
+    for near in (8.0, 0.5):
+        monkeypatch.setattr(moments, 'NEAR', near)
+        found = list(moments.frames_at(path, times))
+        assert [time for time, _ in found] == times[:-1]
+        for (_, picture), number in zip(found, chosen, strict=True):
+            assert np.abs(picture.astype(int) - expected[number]).mean() < 2, (near, number)
+    assert next(moments.frames_at(path, [1.0], (20, 30)))[1].shape == (20, 30, 3)
+    assert list(moments.frames_at(path, [])) == []
+    with pytest.raises(UserError, match='absent'):
+        list(moments.frames_at(tmp_path / 'absent.mkv', [1.0]))
 
 
 def test_start_below_0(tmp_path):

@@ -23,8 +23,9 @@ from konohana.errors import UserError, count, installed, printable
 from konohana.fonts import find_font
 from konohana.progress import progress_bar
 from konohana.video.annotate import NOTHING, annotate_video
+from konohana.video.moments import frames_at
 from konohana.video.recode import write_preview
-from konohana.video.source import Reducer, Source, is_url
+from konohana.video.source import is_url
 from konohana.video.writer import check_encoding, check_target
 
 ENDINGS = {
@@ -303,24 +304,18 @@ def cut_pictures(index, source, start=0.0):
     Args:
         source: file or URL. start: second of it at which the index begins.
     """
-    pictures = {}
-    wanted = [(frame, name, box) for name, found in page.picture_moments(index).items() for frame, box in found]
-    for frame, name, box in sorted(wanted, key=lambda moment: moment[0]):
-        picture = frame_at(source, start + float(index.times[frame]), index.hw)
-        if picture is not None:
-            pictures.setdefault(name, []).append((frame, page.picture(picture, box)))
-    return pictures
-
-
-def frame_at(source, seconds, hw):
-    """The frame shown at a moment, uint8 H x W x 3 RGB of size `hw`; None where there is none."""
+    chosen = {}
+    for name, found in page.picture_moments(index).items():
+        for frame, box in found:
+            chosen.setdefault(frame, []).append((name, box))
+    pictures, moments = {}, {start + float(index.times[frame]): frame for frame in sorted(chosen)}
     try:
-        with Source(source, max(0.0, seconds - 0.001)) as video:
-            video.prepare(video.picture, exact=False)
-            frame = next((item for item in video.items() if hasattr(item, 'to_ndarray')), None)
-            return None if frame is None else Reducer(hw)(frame)
+        for moment, picture in frames_at(source, list(moments), index.hw):
+            for name, box in chosen[moments[moment]]:
+                pictures.setdefault(name, []).append((moments[moment], page.picture(picture, box)))
     except UserError:
-        return None
+        pass  # the page does without them
+    return pictures
 
 
 def write_labels_as_subtitles(index, video_in, target, spell=None, start=0.0, overwrite=False, chapters=()):

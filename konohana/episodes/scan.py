@@ -18,6 +18,7 @@ from konohana import files
 from konohana.episodes.shots import ShotFinder
 from konohana.errors import UserError
 from konohana.progress import progress_bar
+from konohana.video.moments import frames_at
 from konohana.video.source import QUICK, Reducer, Source
 
 VERSION = 1  # raise when what is kept changes
@@ -194,34 +195,12 @@ def grab(found, times, progress=True, hw=None):
     """
     with progress_bar(f'Taking from {found.path.name}', len(times), progress, 'frames') as bar:
         done = 0
-        for part in _neighbours(times):
-            for time, picture in _part(found, part, hw or found.hw):
-                done += 1
-                bar.update(done)
-                yield time, picture
-
-
-def _neighbours(times, gap=8.0):
-    """Split ascending times where seeking is faster than reading on."""
-    times = list(times)
-    cuts = [i for i in range(1, len(times)) if times[i] - times[i - 1] > gap]
-    return [times[a:b] for a, b in zip([0, *cuts], [*cuts, len(times)], strict=True) if b > a]
-
-
-def _part(found, times, hw):
-    """The frames of neighbouring moments: the file is opened a little before the first."""
-    before = max(0.0, times[0] - 0.01)
-    with Source(found.path, before) as source:
-        picture, waiting = source.picture, list(times)
-        unit, reduce = source.prepare(picture, exact=False), Reducer(hw)
-        shift = float(source.origin) - found.begin
-        half = 0.5 / float(source.rate)
-        for item in source.items():
-            if isinstance(item, av.VideoFrame) and float(item.pts * unit) + shift > waiting[0] - half:
-                yield waiting.pop(0), reduce(item)
-                if not waiting:
-                    return
-    raise UserError(f'{found.path}: there is no frame at {waiting[0]:.2f} s any more. Has the file changed?')
+        for taken in frames_at(found.path, times, hw or found.hw, found.begin):
+            done += 1
+            bar.update(done)
+            yield taken
+    if done < len(times):
+        raise UserError(f'{found.path}: there is no frame at {times[done]:.2f} s any more. Has the file changed?')
 
 
 def scanned(path, folder, progress=True, hwaccel=''):

@@ -10,6 +10,15 @@ BLOCK = 8  # pixels of the small frame over which a difference is averaged, so t
 SAME = 3.0  # grey levels, of 255: a frame none of whose blocks differs more repeats the one before
 
 
+def compared_size(width, height, sar=None):
+    """(height, width) at which frames of a video are compared, with square pixels: `SIDE` wide, or as they are.
+
+    `ShotFinder` and `Repeats` take frames of any size. Frames that come at this one save them their resizing.
+    """
+    width = max(1, round(width * float(sar or 1)))
+    return min((max(1, round(SIDE * height / width)), SIDE), (height, width))
+
+
 class ShotFinder:
     """Finds cuts in frames that come one after another: `add(frame)` for each, then `starts`.
 

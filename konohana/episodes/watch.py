@@ -7,10 +7,10 @@ import av
 import numpy as np
 
 from konohana.episodes.index import build_index
-from konohana.episodes.shots import Repeats, ShotFinder
+from konohana.episodes.shots import Repeats, ShotFinder, compared_size
 from konohana.progress import progress_bar
 from konohana.video.annotate import detect, device_of, looked_at_size, model_size
-from konohana.video.source import Reducer, Source
+from konohana.video.source import QUICK, Reducer, Source
 from konohana.video.stages import Stages
 
 MOST_READ = 48  # frames in a batch, whether they are looked at or not
@@ -80,7 +80,9 @@ class _Watch:
         self.unit = source.prepare(picture, exact=False)
         self.reduce = Reducer(model_size(picture.width, picture.height, picture.sar, model))
         larger = looked_at_size(picture.width, picture.height, picture.sar, model)
-        self.enlarge = Reducer(larger) if larger else None
+        # What it cuts out is made smaller: chroma need not be exact.
+        self.enlarge = Reducer(larger, QUICK) if larger else None
+        self.compared = Reducer(compared_size(picture.width, picture.height, picture.sar))
         self.shots, self.repeats = ShotFinder(float(source.rate)), Repeats()
         self.device, self.n_classes, self.stages = device_of(model), len(model.class_names), Stages()
         self.times, self.found, self.n_read, self.detected = [], [], 0, 0
@@ -117,12 +119,13 @@ class _Watch:
         """List of (seconds, picture or None for a repeat, the same at the second look's size or None)."""
         batch, wanted = [], 0
         for frame in self.frames:
-            small = self.reduce(frame)
+            small = self.compared(frame)
             self.shots.add(small)
             look = not self.repeats(small) if self.every == 'auto' else self.n_read % self.every == 0
             look = look and self.n_read >= len(self.known)
+            picture = self.reduce(frame) if look else None
             large = self.enlarge(frame) if look and self.enlarge else None
-            batch.append((float(frame.pts * self.unit), small if look else None, large))
+            batch.append((float(frame.pts * self.unit), picture, large))
             self.n_read += 1
             wanted += look
             if wanted == self.batch_size or len(batch) >= MOST_READ:

@@ -1,5 +1,7 @@
 """Graphs run by OpenVINO or onnxruntime: arrays in, arrays out. Nothing here needs PyTorch."""
 
+import contextlib
+import contextvars
 import functools
 import os
 import sys
@@ -12,13 +14,31 @@ from konohana.onnx import metadata
 MEMORY_LIMIT = 4 * 2**30
 
 
+_half = contextvars.ContextVar('half', default=False)
+
+
+@contextlib.contextmanager
+def half_the_threads():
+    """Runtimes opened within this context take half of the threads: decoders and encoders work at the same time."""
+    token = _half.set(True)
+    try:
+        yield
+    finally:
+        _half.reset(token)
+
+
 def n_threads():
-    """Threads that a runtime takes: PyTorch's number where it is in use, else OMP_NUM_THREADS, else one a core."""
+    """Threads that a runtime takes: PyTorch's number where it is in use, else OMP_NUM_THREADS, else one a core.
+
+    Within `half_the_threads` half of them.
+    """
     if 'torch' in sys.modules:
-        return sys.modules['torch'].get_num_threads()
-    chosen = os.environ.get('OMP_NUM_THREADS', '')
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return int(chosen) if chosen.isdecimal() and int(chosen) else usable
+        n = sys.modules['torch'].get_num_threads()
+    else:
+        chosen = os.environ.get('OMP_NUM_THREADS', '')
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        n = int(chosen) if chosen.isdecimal() and int(chosen) else usable
+    return max(1, n // 2) if _half.get() else n
 
 
 class OnnxRuntime:
@@ -113,6 +133,7 @@ class OpenVino:
 
     def __init__(self, data, path, device='cpu', usual=()):
         self.path, self.data, self.usual, self.requests = path, data, usual, {}
+        self.n_threads = n_threads()
         self.openvino = metadata.optional('openvino', "backend='openvino'")
         if str(device) not in ('', 'cpu'):
             raise UserError(f"device={device!r}: backend='openvino' computes on the CPU alone.")
@@ -142,7 +163,7 @@ class OpenVino:
                 graph.reshape(list(usual))
             config = {
                 'INFERENCE_PRECISION_HINT': 'f32',  # bfloat16 and float16 are slower where there are no AMX units
-                'INFERENCE_NUM_THREADS': n_threads(),
+                'INFERENCE_NUM_THREADS': self.n_threads,
                 'PERFORMANCE_HINT': 'LATENCY',
                 'ENABLE_CPU_PINNING': False,  # other programs have a right to the cores
             }
