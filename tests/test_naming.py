@@ -118,7 +118,7 @@ def test_crops_of_large_pictures_show_every_pixel(box):
     torch.manual_seed(0)
     image, boxes = torch.rand(3, 900, 1600), torch.tensor([box], dtype=torch.float32)
     expected, found = crop(image, boxes), resized_crops(image, boxes)
-    assert (expected - found).abs().mean() < 0.02
+    assert (expected - found).abs().mean() < 0.04
     assert found.std() < 0.15  # that of single pixels is 0.29
 
 
