@@ -229,7 +229,7 @@ def picture_and_target(n=3, hw=(60, 80)):
 def test_trivial_augment_changes_no_geometry():
     torch.manual_seed(0)
     image, target = picture_and_target()
-    names = set(PhotometricTrivialAugment._AUGMENTATION_SPACE)
+    names = set(PhotometricTrivialAugment().transform._AUGMENTATION_SPACE)
     assert names == {
         *('Identity', 'Brightness', 'Color', 'Contrast', 'Sharpness', 'Posterize', 'Solarize'),
         *('AutoContrast', 'Equalize'),

@@ -1,17 +1,15 @@
-"""Augmentation of training frames, on torchvision.transforms.v2 and its tensors.
+"""Augmentation of training frames: what happens to a sample between the file and the network, see `step.Step`."""
 
-A sample is a pair of a picture (tv_tensors.Image, uint8, 3 x H x W, RGB) and a target: `boxes` (BoundingBoxes, n x 4;
-x1, y1, x2, y2), `labels` (n, int64), `ignored` (BoundingBoxes, m x 4) and, for detectors that learn masks, `masks`
-(Mask, uint8 n x H x W). All randomness is torch's.
-"""
+from dataclasses import dataclass
 
 import torch
 from torchvision import transforms, tv_tensors
 from torchvision.ops import box_area, clip_boxes_to_image
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from konohana.boxes import intersection
+from konohana.data.colour import Colour, PhotometricTrivialAugment
+from konohana.data.step import Step, Steps, boxes_of, stacked
 from konohana.errors import UserError
 from konohana.masks import resize
 
@@ -23,7 +21,17 @@ MIN_VISIBLE = 0.25
 MAX_SCALE = 10  # a frame is resized before it is cut: beyond, it fills the memory
 
 
-class ScaleShift:
+@dataclass
+class Place:
+    """Where a frame goes in a window: the frame's new size, its corner there, and the window's size, in pixels."""
+
+    hw: tuple
+    top: int
+    left: int
+    window: tuple
+
+
+class ScaleShift(Step):
     """Scale a frame at random and put it at random into a window, cut and padded with grey.
 
     This is the scale jitter of Ghiasi et al. 2021 (2012.07177). A character cut down to less than a quarter, or to a
@@ -39,26 +47,31 @@ class ScaleShift:
     def __init__(self, img_hw, scale=(0.75, 1.6), shift=True, turn=False):
         self.img_hw, self.scale, self.shift, self.turn = img_hw, scale, shift, turn
 
-    def __call__(self, image, target):
-        height, width = image.shape[-2:]
+    def draw(self, target):
+        height, width = target['boxes'].canvas_size
         window = tuple(self.img_hw)
         if self.turn and (height > width) != (window[0] > window[1]):
             window = window[::-1]
         scale = self._random_scale() * min(window[0] / height, window[1] / width)
         new_hw = new_h, new_w = max(1, round(height * scale)), max(1, round(width * scale))
         top, left = (self._offset(side - new) for side, new in zip(window, new_hw, strict=True))
-
         masks = target.get('masks')
-        if new_hw != (height, width):
-            image = TF.resize(image, new_hw, antialias=True)
-            masks = None if masks is None else resize(masks, new_hw)
         if masks is not None:
+            masks = masks if new_hw == (height, width) else resize(masks, new_hw)
             masks = _into_window(masks, top, left, window)
-        image = tv_tensors.Image(_into_window(image, top, left, window, GREY))
         ratio = torch.tensor([new_w / width, new_h / height] * 2)
         offset = torch.tensor([left, top] * 2, dtype=torch.float32)
         boxes, ignored = (target[key].as_subclass(torch.Tensor) * ratio + offset for key in ('boxes', 'ignored'))
-        return image, _cut_target(boxes, target['labels'], ignored, masks, window)
+        return Place(new_hw, top, left, window), _cut_target(boxes, target['labels'], ignored, masks, window)
+
+    def apply(self, images, drawn):
+        # The only step that takes pictures of different sizes; afterwards they are of one.
+        placed = []
+        for image, place in zip(images, drawn, strict=True):
+            if place.hw != tuple(image.shape[-2:]):
+                image = TF.resize(image, place.hw, antialias=True)
+            placed.append(_into_window(image, place.top, place.left, place.window, GREY))
+        return torch.stack(placed)
 
     def _random_scale(self):
         if self.scale is None:
@@ -95,38 +108,36 @@ def _cut_target(boxes, labels, ignored, masks, window):
         keep &= masks.bool().flatten(1).any(dim=1)
     slivers = cut[~keep & (visible > 0)]
     target = {
-        'boxes': _boxes(cut[keep], window),
+        'boxes': boxes_of(cut[keep], window),
         'labels': labels[keep],
-        'ignored': _boxes(torch.cat([ignored[box_area(ignored) > 0], slivers]), window),
+        'ignored': boxes_of(torch.cat([ignored[box_area(ignored) > 0], slivers]), window),
     }
     if masks is not None:
         target['masks'] = tv_tensors.Mask(masks[keep])
     return target
 
 
-def _boxes(boxes, img_hw):
-    return tv_tensors.BoundingBoxes(boxes.reshape(-1, 4), format='XYXY', canvas_size=tuple(img_hw))
+class Flip(Step):
+    """Flip left and right, with probability `p`."""
+
+    def __init__(self, p):
+        self.p = p
+
+    def draw(self, target):
+        if torch.rand(()) >= self.p:
+            return None, target
+        flipped = {key: target[key] if key == 'labels' else TF.horizontal_flip(target[key]) for key in target}
+        return True, flipped
+
+    def apply(self, images, drawn):
+        images = stacked(images)
+        for i, flips in enumerate(drawn):
+            if flips:
+                images[i] = images[i].flip(-1)
+        return images
 
 
-GEOMETRIC = ('ShearX', 'ShearY', 'TranslateX', 'TranslateY', 'Rotate')  # of TrivialAugment's operations
-
-
-class PhotometricTrivialAugment(v2.TrivialAugmentWide):
-    """TrivialAugment (Müller and Hutter 2021, 2103.10158) without its geometric operations.
-
-    After shearing and rotation boxes no longer fit their characters. The target stays as it is.
-    """
-
-    _AUGMENTATION_SPACE = {  # noqa: RUF012 (torchvision's own attribute)
-        name: how for name, how in v2.TrivialAugmentWide._AUGMENTATION_SPACE.items() if name not in GEOMETRIC
-    }
-
-    def forward(self, image, target):
-        # Given boxes, torchvision's transform refuses, whatever its operations.
-        return super().forward(image), target
-
-
-class Erase:
+class Erase(Step):
     """Random erasing (Zhong et al. 2017, 1708.04896): a rectangle of the picture turns grey.
 
     A character of whom less than a quarter is left becomes an ignored region.
@@ -140,27 +151,35 @@ class Erase:
     def __init__(self, p, scale=(0.02, 0.2), ratio=(0.3, 3.3)):
         self.p, self.scale, self.ratio = p, scale, ratio
 
-    def __call__(self, image, target):
+    def draw(self, target):
         if torch.rand(()) >= self.p:
-            return image, target
-        top, left, height, width, _ = transforms.RandomErasing.get_params(image, self.scale, self.ratio, [GREY])
-        if (height, width) == tuple(image.shape[-2:]):  # no rectangle of this kind fits a very flat picture
-            return image, target
-        grey = torch.full((3, height, width), GREY, dtype=image.dtype)
-        image = TF.erase(image, top, left, height, width, grey)
+            return None, target
+        img_hw = target['boxes'].canvas_size
+        only_size = torch.empty((3, *img_hw), device='meta')
+        *corner, height, width, _ = transforms.RandomErasing.get_params(only_size, self.scale, self.ratio, [GREY])
+        if (height, width) == img_hw:  # no rectangle of this kind fits a very flat picture
+            return None, target
+        top, left = corner
         boxes, ignored = (target[key].as_subclass(torch.Tensor) for key in ('boxes', 'ignored'))
         erased = intersection(boxes, torch.tensor([left, top, left + width, top + height]))
         keep = erased <= (1 - MIN_VISIBLE) * box_area(boxes)
-        img_hw = tuple(image.shape[-2:])
         target = {
             **target,
-            'boxes': _boxes(boxes[keep], img_hw),
+            'boxes': boxes_of(boxes[keep], img_hw),
             'labels': target['labels'][keep],
-            'ignored': _boxes(torch.cat([ignored, boxes[~keep]]), img_hw),
+            'ignored': boxes_of(torch.cat([ignored, boxes[~keep]]), img_hw),
         }
         if 'masks' in target:
             target['masks'] = tv_tensors.Mask(target['masks'].as_subclass(torch.Tensor)[keep])
-        return image, target
+        return (top, left, height, width), target
+
+    def apply(self, images, drawn):
+        images = stacked(images)
+        for image, rectangle in zip(images, drawn, strict=True):
+            if rectangle:
+                top, left, height, width = rectangle
+                image[:, top : top + height, left : left + width] = GREY
+        return images
 
 
 def training_transform(
@@ -174,7 +193,7 @@ def training_transform(
     trivial_augment=False,
     turn=False,
 ):
-    """The augmentation of a training sample: a function of (image, target) that gives the same at `img_hw`.
+    """The augmentation of a training sample, as a `Step` whose pictures come out at `img_hw`.
 
     Args:
         img_hw: (height, width) of the result.
@@ -198,15 +217,14 @@ def training_transform(
         )
     steps = [ScaleShift(img_hw, scale, shift, turn)]
     if flip:
-        steps.append(v2.RandomHorizontalFlip(flip))
+        steps.append(Flip(flip))
     if trivial_augment:
         steps.append(PhotometricTrivialAugment())
     elif colour or hue:
-        steps.append(v2.RandomApply([v2.ColorJitter(colour, colour, colour, hue)], p=0.8))
-        steps.append(v2.RandomGrayscale(0.02))
+        steps.append(Colour(colour, hue))
     if random_erasing:
         steps.append(Erase(random_erasing))
-    return v2.Compose(steps)
+    return Steps(steps)
 
 
 def mosaic(samples, img_hw):
@@ -242,9 +260,9 @@ def mosaic(samples, img_hw):
         if 'masks' in target:
             parts['masks'].append(TF.pad(target['masks'], [left, top, width - right, height - bottom]))
     whole = {
-        'boxes': _boxes(torch.cat(parts['boxes']), img_hw),
+        'boxes': boxes_of(torch.cat(parts['boxes']), img_hw),
         'labels': torch.cat(parts['labels']),
-        'ignored': _boxes(torch.cat(parts['ignored']), img_hw),
+        'ignored': boxes_of(torch.cat(parts['ignored']), img_hw),
     }
     if parts['masks']:
         whole['masks'] = tv_tensors.Mask(torch.cat(parts['masks']))

@@ -32,12 +32,23 @@ class Frames(Dataset):
         with_masks: give targets masks. They are kept encoded and decoded for each sample: those of a whole dataset
             would fill the memory.
         paste: a `paste.Paste`, which pastes characters of other frames into a picture before `transform`.
+        load_picture: function of a frame's path that gives its picture, uint8 H x W x 3, an array or a tensor.
 
     Raises:
         UserError: an object has no mask, and masks are asked for.
     """
 
-    def __init__(self, frames, class_names, transform=None, with_mosaic=False, seed=0, with_masks=False, paste=None):
+    def __init__(
+        self,
+        frames,
+        class_names,
+        transform=None,
+        with_mosaic=False,
+        seed=0,
+        with_masks=False,
+        paste=None,
+        load_picture=load_image,
+    ):
         lacking = [frame for frame in frames if not frame.has_masks] if with_masks else []
         if lacking:
             raise UserError(
@@ -49,6 +60,7 @@ class Frames(Dataset):
         self.label_of = {name: i for i, name in enumerate(self.class_names, start=1)}
         self.transforms = transform if isinstance(transform, list) else [transform] if transform else []
         self.with_mosaic, self.seed, self.with_masks, self.paste = with_mosaic, seed, with_masks, paste
+        self.load_picture = load_picture
 
     def __len__(self):
         return len(self.frames)
@@ -79,9 +91,9 @@ class Frames(Dataset):
         return self.paste(image, target) if self.paste else (image, target)
 
     def load(self, index):
-        """The picture and target of frame `index` as they are on disk, as tv_tensors."""
+        """The picture and target of frame `index` as they are on disk or kept, as tv_tensors."""
         frame = self.frames[index]
-        image = torch.from_numpy(load_image(frame.path)).permute(2, 0, 1)
+        image = torch.as_tensor(self.load_picture(frame.path)).permute(2, 0, 1)
         size = tuple(image.shape[-2:])
         boxes, ignored = (
             tv_tensors.BoundingBoxes(torch.from_numpy(b.copy()), format='XYXY', canvas_size=size)

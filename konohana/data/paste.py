@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import torch
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as TF
 
 from konohana import masks
 from konohana.boxes import intersection
 from konohana.data.images import load_image
+from konohana.data.step import Step, boxes_of
 from konohana.progress import progress_bar
 
 SMALLEST = 24  # pixels: a character with a shorter side is not cut out
@@ -84,8 +86,8 @@ def _alone(boxes, i):
     return bool(intersection(torch.from_numpy(boxes[i]), others).sum() <= OVERLAP * (x2 - x1) * (y2 - y1))
 
 
-def cut_out(frame):
-    """A `Sample` -> list of `CutOut`: its characters that can be pasted elsewhere."""
+def cut_out(frame, load_picture=load_image):
+    """A `Sample`, and a function that loads a picture by its path -> list of `CutOut`: who can be pasted elsewhere."""
     found, image = [], None
     taken = np.concatenate([frame.boxes, frame.ignored])
     for i, (box, name) in enumerate(zip(frame.boxes, frame.names, strict=True)):
@@ -94,7 +96,7 @@ def cut_out(frame):
         # Whoever is cut off on two opposite sides fits no other frame, and a head that is cut off may hang nowhere.
         if min(x2 - x1, y2 - y1) < SMALLEST or cut[1] or (cut[0] and cut[2]) or not _alone(taken, i):
             continue
-        image = load_image(frame.path) if image is None else image
+        image = np.asarray(load_picture(frame.path)) if image is None else image
         height, width = image.shape[:2]
         whole = (max(0, round(x1)), max(0, round(y1)), min(width, round(x2)), min(height, round(y2)))
         if frame.masks is not None and frame.masks[i] is not None:
@@ -111,66 +113,91 @@ def cut_out(frame):
     return found
 
 
-class Paste:
+@dataclass
+class Pasted:
+    """A character that was drawn to be pasted: which, at what size and place, mirrored or not, and its outline."""
+
+    one: CutOut
+    left: int
+    top: int
+    flip: bool
+    alpha: torch.Tensor  # uint8 h x w, 255 inside the outline
+
+
+class Paste(Step):
     """Paste up to two characters into a frame; classes with few cut-outs come more often.
 
-    `paste(image, target)` gives the same with more characters in both (see `augment`); it comes before all other
-    augmentation. `cut_outs` lists what can be pasted.
+    It comes before all other augmentation. `cut_outs` lists what can be pasted.
 
     Args:
         frames: list of `Sample` to cut out of. A character without a mask takes some 20 ms.
         class_names: list of names in the order of their labels.
         p: probability, 0 to 1.
         progress: show a progress bar.
+        load_picture: function of a frame's path that gives its picture, uint8 H x W x 3, an array or a tensor on the
+            device where pictures are changed.
     """
 
-    def __init__(self, frames, class_names, p, progress=True):
-        self.p = p
+    def __init__(self, frames, class_names, p, progress=True, load_picture=load_image):
+        self.p, self.load_picture = p, load_picture
         self.label_of = {name: i for i, name in enumerate(class_names, start=1)}
         self.cut_outs = []
         with ThreadPoolExecutor() as pool, progress_bar('Cutting out characters', len(frames), progress) as bar:
-            for i, found in enumerate(pool.map(cut_out, frames), start=1):
+            for i, found in enumerate(pool.map(lambda frame: cut_out(frame, load_picture), frames), start=1):
                 self.cut_outs += found
                 bar.update(i)
         counts = Counter(one.name for one in self.cut_outs)
         # The share of a class grows with the root of its number.
         self.weights = torch.tensor([counts[one.name] ** -0.5 for one in self.cut_outs])
 
-    def __call__(self, image, target):
-        """uint8 3 x H x W RGB and its target -> the same, with more characters in both."""
+    def draw(self, target):
         if not self.cut_outs or torch.rand(()) >= self.p:
-            return image, target
+            return None, target
+        drawn = []
         for i in torch.multinomial(self.weights, int(torch.randint(1, 3, ())), replacement=True).tolist():
-            image, target = self._paste(image, target, self.cut_outs[i])
-        return image, target
+            pasted = self._draw_one(target, self.cut_outs[i])
+            if pasted:
+                drawn.append(pasted)
+                target = _with_object(target, self.label_of[pasted.one.name], pasted)
+        return drawn or None, target
 
-    def _paste(self, image, target, one):
-        """Image and target with the `CutOut` in front, at a random size and place; unchanged where none is found."""
-        height, width = image.shape[-2:]
+    def apply(self, images, drawn):
+        return [self._pasted(image, ones) if ones else image for image, ones in zip(images, drawn, strict=True)]
+
+    def _pasted(self, image, ones):
+        """uint8 3 x H x W and list of `Pasted` -> a copy of the picture with all of them."""
+        image = image.clone()
+        for pasted in ones:
+            x1, y1, x2, y2 = pasted.one.box
+            pixels = torch.as_tensor(self.load_picture(pasted.one.path))[y1:y2, x1:x2].permute(2, 0, 1)
+            height, width = pasted.alpha.shape
+            pixels = TF.resize(pixels, [height, width], antialias=True)
+            pixels = pixels.flip(-1) if pasted.flip else pixels
+            alpha = pasted.alpha.to(image.device, non_blocking=True).float() / 255
+            window = image[:, pasted.top : pasted.top + height, pasted.left : pasted.left + width]
+            window.copy_((window + (pixels.float() - window) * alpha).round())
+        return image
+
+    def _draw_one(self, target, one):
+        """The `CutOut` at a random size and place, as `Pasted`; None where no place is found."""
+        height, width = target['boxes'].canvas_size
         x1, y1, x2, y2 = one.box
         low, high = np.log(SCALE)
         scale = float(torch.empty(()).uniform_(low, high).exp()) * height / one.height
         new_h, new_w = max(1, round((y2 - y1) * scale)), max(1, round((x2 - x1) * scale))
         if new_h > height or new_w > width:
-            return image, target
+            return None
         flip = bool(torch.rand(()) < 0.5)
-
-        def resized(pixels):
-            way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-            pixels = cv2.resize(pixels, (new_w, new_h), interpolation=way)
-            return torch.from_numpy(cv2.flip(pixels, 1) if flip else pixels)
-
-        alpha = resized(masks.decode([one.rle], (y2 - y1, x2 - x1))[0].numpy().astype(np.float32))
-        solid = alpha >= 0.5
+        # 255 for 1: resized as bytes.
+        alpha = cv2.resize(
+            masks.decode([one.rle], (y2 - y1, x2 - x1))[0].numpy() * 255,
+            (new_w, new_h),
+            interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
+        )
+        alpha = torch.from_numpy(cv2.flip(alpha, 1) if flip else alpha)
+        solid = alpha >= 128
         place = self._free_place(target, solid, (height, width), one.cut, flip) if solid.any() else None
-        if place is None:
-            return image, target
-        pixels = resized(load_image(one.path)[y1:y2, x1:x2]).permute(2, 0, 1)
-        left, top = place
-        image = image.clone()
-        window = image[:, top : top + new_h, left : left + new_w]
-        window.copy_((window * (1 - alpha) + pixels * alpha).round().to(torch.uint8))
-        return image, _with_object(target, self.label_of[one.name], solid, left, top, (height, width))
+        return Pasted(one, *place, flip, alpha) if place else None
 
     def _free_place(self, target, solid, img_hw, cut, flip):
         """A random place (left, top) for `solid` (bool h x w) in a picture; None where none leaves the others visible.
@@ -207,19 +234,19 @@ class Paste:
         return True
 
 
-def _with_object(target, label, solid, left, top, img_hw):
-    """The target with one more object in front of the others; its pixels, `solid` (bool h x w), are at (left, top)."""
-    height, width = solid.shape
+def _with_object(target, label, pasted):
+    """The target with one more object, which is `Pasted`, in front of the others."""
+    img_hw = target['boxes'].canvas_size
+    left, top, (height, width) = pasted.left, pasted.top, pasted.alpha.shape
     box = torch.tensor([[left, top, left + width, top + height]], dtype=torch.float32)
-    boxes = torch.cat([target['boxes'].as_subclass(torch.Tensor), box])
     target = {
         **target,
-        'boxes': tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=img_hw),
+        'boxes': boxes_of(torch.cat([target['boxes'].as_subclass(torch.Tensor), box]), img_hw),
         'labels': torch.cat([target['labels'], torch.tensor([label])]),
     }
     if 'masks' in target:
         own = torch.zeros((1, *img_hw), dtype=torch.uint8)
-        own[0, top : top + height, left : left + width] = solid
+        own[0, top : top + height, left : left + width] = pasted.alpha >= 128
         before = target['masks'].as_subclass(torch.Tensor) * (1 - own)
         target['masks'] = tv_tensors.Mask(torch.cat([before, own]))
     return target

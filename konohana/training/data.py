@@ -4,13 +4,17 @@ from dataclasses import dataclass
 
 from torch.utils.data import DataLoader
 
+from konohana import distributed
 from konohana.data.augment import training_transform
 from konohana.data.dataset import Frames, collate
+from konohana.data.images import load_image
+from konohana.data.kept import Kept, size_of_all
 from konohana.data.paste import Paste
 from konohana.data.reading import class_names_of, read_frames, report, unknown_names
 from konohana.data.sampler import EpochBatches, repeat_rare_frames, upright
 from konohana.errors import UserError
 from konohana.interrupts import ignore_interrupts
+from konohana.training.memory import free_ram
 
 # The stages of a run. A detector that is not resizable starts with the second.
 SMALL, LARGE, NO_AUGMENT = range(3)
@@ -100,6 +104,22 @@ def stage_of(part_done, resizable, settings):
     return LARGE if part_done < 1 - settings.no_augment_part else NO_AUGMENT
 
 
+def keep(settings, frames):
+    """The frames (list of `Sample`) decoded in memory, as `Kept`.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    largest = settings.scale[1] if settings.augment else 1.0
+    needed, there = size_of_all(frames, settings.img_hw, largest), free_ram() // distributed.world_size()
+    if needed > there:
+        raise UserError(
+            f"keep_frames='ram': the {len(frames)} frames take {needed / 1e9:.2f} GB, and {there / 1e9:.2f} GB are "
+            "free. Leave keep_frames='', which reads them when they are needed, or lower img_hw."
+        )
+    return Kept(frames, settings.img_hw, largest, progress=settings.progress)
+
+
 def make_loader(settings, frames, with_masks, device):
     """The DataLoader of a run: batches of (images uint8, targets) in the order of an `EpochBatches` sampler.
 
@@ -110,14 +130,19 @@ def make_loader(settings, frames, with_masks, device):
     Raises:
         UserError: see `Frames` and `EpochBatches`.
     """
-    shown = repeat_rare_frames(frames.train, settings.repeat_rare)
+    train, load_picture = frames.train, load_image
+    if settings.keep_frames == 'ram':
+        load_picture = keep(settings, train)
+        train = load_picture.frames
+    shown = repeat_rare_frames(train, settings.repeat_rare)
     pasting = None
     if settings.paste and settings.augment:
-        pasting = Paste(frames.train, frames.class_names, settings.paste, settings.progress)
+        pasting = Paste(train, frames.class_names, settings.paste, settings.progress, load_picture)
         print(f'{len(pasting.cut_outs)} characters can be cut out of their frames and pasted into others.')
     with_mosaic = settings.mosaic and settings.augment
+    transforms = stage_transforms(settings)
     dataset = Frames(
-        shown, frames.class_names, stage_transforms(settings), with_mosaic, settings.seed, with_masks, pasting
+        shown, frames.class_names, transforms, with_mosaic, settings.seed, with_masks, pasting, load_picture
     )
     groups = upright(shown) if settings.group_by_aspect else None
     return DataLoader(

@@ -24,6 +24,13 @@ def cap_gpu_memory(device, limit_gib):
     torch.cuda.set_per_process_memory_fraction(min(1.0, (limit_gib - CUDA_CONTEXT_GIB) / total), device)
 
 
+def free_ram():
+    """Bytes of the machine's memory that programs can still take."""
+    import psutil  # here, because it is needed for this alone
+
+    return psutil.virtual_memory().available
+
+
 def peak_memory_gib(device):
     """Most memory this process has held so far, in GiB: of the GPU if it trains there, else of the machine; or None."""
     if device.type == 'cuda':
