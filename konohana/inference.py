@@ -92,7 +92,7 @@ def load(path=None, device='', fuse=True, backend='auto'):
             print(f'backend={backend!r}: {path} is an ONNX file, so another runtime computes it.')
         return runtime.load(path, device, backend)
     if backend == 'auto':
-        backend = backends.check(os.environ.get('KONOHANA_BACKEND', 'auto'))
+        backend = backends.check(os.environ.get('KONOHANA_BACKEND', 'auto'), 'KONOHANA_BACKEND')
     named, by_graph = backend not in ('auto', 'torch'), fuse and backend != 'torch'
     device = str(device)
     if not device and (named or not _has_gpu()):

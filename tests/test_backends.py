@@ -223,6 +223,12 @@ def test_unknown_backend(weights_file, run_script):
     assert run_script('_test.py', f'weights={weights_file}', 'backend=tensorrt').returncode == 2
 
 
+def test_unknown_backend_in_the_environment(weights_file, monkeypatch):
+    monkeypatch.setenv('KONOHANA_BACKEND', 'fast')
+    with pytest.raises(UserError, match=r"^KONOHANA_BACKEND='fast': there is no such choice"):
+        konohana.load(weights_file)
+
+
 def test_scripts_say_what_computes(weights_file, exports, run_script, tmp_path):
     from konohana.data.images import save_image
 

@@ -183,6 +183,7 @@ ANY = __file__  # a file that is there: it is not opened
         (['n_frames=0'], 'n_frames'),
         (['n_frames=1000000000000'], 'n_frames=1000000000000: it must be a number from 1 to 1000000'),
         (['frames_out=/', f'video_in={ANY}'], 'a whole disk'),
+        (['weights=missing.pt', f'video_in={ANY}'], r'missing\.pt: '),  # known before the video is opened
         (['ending=.gif'], r"choose '\.jpg' or '\.png'"),
     ],
 )

@@ -203,12 +203,14 @@ def test_mistakes_in_names(tmp_path, line, words):
         (['split=../other', 'form=coco'], "split='../other'"),
         (['split=', 'form=voc'], "split=''"),
         (['names=False', 'labels_out=/'], 'a whole disk'),
+        (['labels_out=/dev/null/labels'], 'cannot be written'),
     ],
 )
 def test_mistakes_get_one_line(prelabel, arguments, words):
     _, run = prelabel
     done = run(*arguments)
     assert done.returncode and words in done.stderr and 'Traceback' not in done.stderr
+    assert 'Weights' not in done.stdout  # nothing was done in vain
 
 
 def test_two_pictures_never_share_a_label_file(prelabel):

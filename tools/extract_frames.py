@@ -38,6 +38,7 @@ def main(arguments=None):
     from konohana import files
     from konohana.episodes import pick
     from konohana.episodes.scan import scanned
+    from konohana.inference import load
     from konohana.pictures import output_paths
     from konohana.toy.writer import draw_default_video
     from konohana.video.season import episodes
@@ -49,12 +50,15 @@ def main(arguments=None):
     sheets = [files.beside(folder, f'_sheet{i or ""}.jpg') for i in range(-(-settings.n_frames // SHEET))]
     for sheet in sheets:
         files.claim(sheet, sources, settings.overwrite, 'frames_out')
+    # Wrong weights are told before an hour of looking.
+    weights = settings.path(settings.weights) if settings.weights else None
+    model = load(weights, settings.device, backend=settings.backend) if weights else None
     scans = [scanned(path, folder / '.scans', settings.progress, settings.hwaccel) for path in sources]
     marks, stretches = pick.repeated(scans)
     report(stretches, sources)
     moments = [m for i, scan in enumerate(scans) for m in pick.moments_of(i, scan, marks[i])]
-    if settings.weights:
-        look(settings, scans, moments)
+    if model:
+        look(settings, model, scans, moments)
     chosen = pick.choose(moments, settings.n_frames)
     if not chosen:
         raise UserError('No frame is worth labelling: all are black, of one colour, blurred or cross-faded.')
@@ -89,14 +93,12 @@ def report(stretches, sources):
         print(f'{names[0]}: {clock(begin)} to {clock(end)} is in {names[1]} too, and taken once.')
 
 
-def look(settings, scans, moments):
+def look(settings, model, scans, moments):
     """Let a detector say how much each moment is worth."""
     from konohana.episodes.pick import worth_of
     from konohana.episodes.scan import grab
-    from konohana.inference import load
     from konohana.video.annotate import detect, device_of, model_size
 
-    model = load(settings.path(settings.weights), settings.device, backend=settings.backend)
     for episode, scan in enumerate(scans):
         own = [m for m in moments if m.episode == episode]
         hw = model_size(scan.hw[1], scan.hw[0], 1, model)

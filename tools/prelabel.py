@@ -63,6 +63,7 @@ def main(arguments=None):
     pictures = list_pictures(settings.path(settings.pictures_in))
     check(settings, pictures)
     target, in_place = place(settings)
+    files.claim(target / files.LIST_NAME, overwrite=True, variable='labels_out')  # before the detector looks at them
     if settings.names:
         samples = named(settings, pictures)
     else:

@@ -32,10 +32,10 @@ VERSION = 4  # of the graph: another number, and graphs written before are writt
 NAMES = ('auto', 'torch', *reversed(RUNTIMES))
 
 
-def check(backend):
-    """UserError if there is no such backend; else its name."""
+def check(backend, variable='backend'):
+    """UserError if there is no such backend, naming the variable that it stands in; else its name."""
     if backend not in NAMES:
-        raise UserError(f'backend={backend!r}: there is no such choice. Known: {", ".join(NAMES)}.')
+        raise UserError(f'{variable}={backend!r}: there is no such choice. Known: {", ".join(NAMES)}.')
     return backend
 
 
