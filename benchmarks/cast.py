@@ -6,6 +6,7 @@ own name, and the share of strangers that get one. Strangers are people under a 
 the other, each character that is left out of the cast. Beside it stand the names learned, where the weights know them.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ pictures = (1, 5, 20)  # pictures of each character
 n_draws = 5  # casts that are drawn of each size
 n_pool = 60  # people of each character that casts are drawn from, spread over the split
 cast_threshold = 0.6  # likeness below which somebody is unknown
-generic = False  # compare the mean of the detector's own features in the box instead of the second look's embeddings
+plain = False  # without the spread of people that tools/measure_spread.py has measured
 curve_out = ''  # picture of strangers named against characters named, .png; '' for none
 ignore_class = IGNORE_CLASS  # boxes with this name mark regions that are not counted
 device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
@@ -31,39 +32,43 @@ overwrite = False  # also replace a curve_out that this program did not write
 progress = True  # show progress bars
 
 ROOT = Path(__file__).resolve().parent.parent
-FOUND = 0.5  # lowest IoU of a detection and the labelled person
-HEAD = '| cast | named | strangers named | left out, named | nearest, all of the cast |\n|---|---|---|---|---|'
+SMALLEST = 32  # pixels: people less high or wide than this are no pictures of a cast
+HEAD = '| cast | named | strangers named | left out, named | nearest, all of the cast | strangers at 90%, 85% |'
 
 
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, n_draws=(1, 1000), n_pool=(1, None), cast_threshold=(-1, 1))
-    from konohana import files, load
+    from konohana import files, load, spread
     from konohana.cast import SHARED_NAMES
+    from konohana.labelled import found_people
     from konohana.toy.writer import draw_default
 
     root = settings.path(settings.konohana_dataset_path)
     if settings.curve_out:
         files.claim(settings.path(settings.curve_out), [root], settings.overwrite, 'curve_out')
     draw_default(root, ROOT, [settings.cast_split, settings.split], settings.progress)
-    backend = 'torch' if settings.generic else 'auto'
-    model = load(settings.path(settings.weights) if settings.weights else None, settings.device, backend=backend)
-    if not (model.looks_again or settings.generic):
-        raise UserError('weights: they have no second look. generic=True compares the features of the detector itself.')
-    model.looks_at_everyone = True  # those, too, whose names it is sure of
-    pool = people(model, root, settings.cast_split, settings, settings.n_pool)
-    judged = people(model, root, settings.split, settings)
-    names = sorted({person['name'] for person in pool} - set(SHARED_NAMES))
-    counts = [sum(person['name'] in names for person in group) for group in (pool, judged)]
+    model = load(settings.path(settings.weights) if settings.weights else None, settings.device)
+    if not model.looks_again:
+        raise UserError('weights: they have no second look. Take weights trained with second_look=True.')
+    of_people = None if settings.plain else spread.of(model)
+    shared = [name in SHARED_NAMES for name in model.class_names]
+    pool = cut_people(model, frames_of(root, settings.cast_split, settings), settings)
+    judged = found_people(model, frames_of(root, settings.split, settings), settings.split, settings.progress)
+    if not pool or not judged:
+        raise UserError(
+            f'{root}: nobody with a name is found in {settings.cast_split!r}, or nobody in {settings.split!r}.'
+        )
+    known = sum(person['name'] in pool for person in judged)
     print(
-        f'{len(names)} characters; found in {settings.cast_split}: {counts[0]}, in {settings.split}: {counts[1]} and '
-        f'{len(judged) - counts[1]} strangers; threshold {settings.cast_threshold:g}'
+        f'{len(pool)} characters, {sum(map(len, pool.values()))} pictures of them in {settings.cast_split}; found in '
+        f'{settings.split}: {known}, and {len(judged) - known} strangers; threshold {settings.cast_threshold:g}'
     )
-    print(HEAD)
-    learned(judged, names)
+    print(HEAD + '\n|---|---|---|---|---|---|')
+    learned(judged, list(pool))
     curves = {}
     for n in settings.pictures:
-        draws = [judge(pool, judged, names, n, seed) for seed in range(settings.n_draws)]
+        draws = [judge(pool, judged, n, seed, of_people, shared) for seed in range(settings.n_draws)]
         print(row(f'{n}', draws, settings.cast_threshold))
         curves[n] = curve(draws)
     print_curves(curves)
@@ -71,73 +76,51 @@ def main(arguments=None):
         draw_curves(settings.path(settings.curve_out), curves)
 
 
-def people(model, root, split, settings, most=None):
-    """The found people of a split that are labelled: list of dicts of `name`, `embedding` and `learned`.
-
-    most: of each name; the frames of so many are looked at.
-    """
-    from konohana.data.images import load_image
+def frames_of(root, split, settings):
+    """The labelled frames of a split."""
     from konohana.data.reading import read_frames, report
-    from konohana.progress import progress_bar
 
     (samples,), problems = read_frames(root, [split], settings.ignore_class, settings.progress)
     report(problems, False)
-    samples = samples if most is None else spread(samples, most)
-    found = []
-    with progress_bar(split, len(samples), settings.progress) as bar:
-        for done, sample in enumerate(samples, 1):
-            image = load_image(sample.path)
-            (detections,) = model.detect([image])
-            if settings.generic:
-                detections = with_features(model, image, detections)
-            found += matched(sample, detections, model.class_names)
+    return samples
+
+
+def cut_people(model, samples, settings):
+    """Pictures of the characters as tools/make_cast.py cuts them out, as a cast sees them.
+
+    Returns:
+        {name: list of what `own_cast.look_at` returns}, without pictures that a cast cannot use.
+    """
+    from konohana.cast import SHARED_NAMES
+    from konohana.data.images import load_image
+    from konohana.labelled import cut_out
+    from konohana.own_cast import look_at
+    from konohana.progress import progress_bar
+
+    boxes = {}
+    for sample in samples:
+        for name, box, difficult in zip(sample.names, sample.boxes, sample.difficult, strict=True):
+            if name not in SHARED_NAMES and not difficult and min(box[2] - box[0], box[3] - box[1]) >= SMALLEST:
+                boxes.setdefault(name, []).append((sample.path, box))
+    chosen = [
+        (name, own[i * len(own) // n])
+        for name, own in sorted(boxes.items())
+        for n in [min(len(own), settings.n_pool)]
+        for i in range(n)
+    ]
+    people, model.looks_at_everyone = {}, True
+    with progress_bar(settings.cast_split, len(chosen), settings.progress) as bar:
+        for done, (name, (path, box)) in enumerate(chosen, 1):
+            with contextlib.suppress(UserError):
+                people.setdefault(name, []).append(look_at(model, cut_out(load_image(path), box), path))
             bar.update(done)
-    return found
+    return {name: own for name, own in people.items() if own}
 
 
-def spread(samples, most):
-    """The frames that hold at most so many people of each name, spread evenly over the frames with this name."""
-    chosen = set()
-    for name in sorted({name for sample in samples for name in sample.names}):
-        own = [i for i, sample in enumerate(samples) if name in sample.names]
-        chosen.update(own[k * len(own) // most] for k in range(most) if most < len(own))
-        chosen.update(own if most >= len(own) else ())
-    return [samples[i] for i in sorted(chosen)]
-
-
-def matched(sample, found, class_names):
-    """The detections of a picture that are labelled people, see `people`."""
-    from konohana.boxes import iou
-
-    if not len(sample.boxes) or not len(found['boxes']):
-        return []
-    overlaps, rows = iou(sample.boxes, found['boxes']), []
-    for i, name in enumerate(sample.names):
-        best = int(overlaps[i].argmax())
-        if overlaps[i, best] >= FOUND and not sample.difficult[i] and found['embeddings'][best].any():
-            learned_name = class_names[int(found['labels'][best]) - 1]
-            rows.append({'name': name, 'embedding': found['embeddings'][best], 'learned': learned_name})
-    return rows
-
-
-def with_features(model, image, found):
-    """Detections with, as `embeddings`, the neck's features in each box, of unit length."""
-    import torch
-    from torchvision.ops import roi_align
-
-    from konohana.detectors.konohana.network import STRIDE
-
-    with torch.inference_mode():
-        picture = torch.from_numpy(image).permute(2, 0, 1).float() / 255
-        batch, _ = model.transform([picture])
-        features = model.neck(model.backbone(batch.tensors))
-        boxes = torch.from_numpy(found['boxes']) * (batch.image_sizes[0][1] / image.shape[1] / STRIDE)
-        cells = roi_align(features, [boxes], (6, 3), aligned=True)
-        return {**found, 'embeddings': torch.nn.functional.normalize(cells.flatten(1), dim=1).numpy()}
-
-
-def judge(pool, judged, names, n, seed):
+def judge(pool, judged, n, seed, of_people, shared):
     """One cast, drawn at random: dict of what it says of the people that are judged.
+
+    of_people, shared: as of `own_cast.Characters`.
 
     Returns:
         `likeness` (people x characters), `names` (of the columns), `truth` (of the rows), and `left_out`: how near
@@ -147,19 +130,20 @@ def judge(pool, judged, names, n, seed):
 
     from konohana.own_cast import Characters
 
-    rng, pictures = np.random.default_rng(seed), []
-    for name in names:
-        own = [person['embedding'] for person in pool if person['name'] == name]
-        pictures.append(np.stack([own[i] for i in rng.permutation(len(own))[:n]]))
-    embeddings = np.stack([person['embedding'] for person in judged])
+    rng, cast = np.random.default_rng(seed), []
+    for own in pool.values():
+        chosen = [own[i] for i in rng.permutation(len(own))[:n]]
+        cast.append(tuple(np.concatenate(parts) for parts in zip(*chosen, strict=True)))
+    said = [np.stack([person[key] for person in judged]) for key in ('embeddings', 'probabilities')]
     truth, left_out = np.array([person['name'] for person in judged]), []
-    for i, name in enumerate(names):
-        rest = pictures[:i] + pictures[i + 1 :]
-        if rest and (truth == name).any():
-            left_out.append(Characters(rest).likeness(embeddings[truth == name]).max(axis=1))
+    for i, name in enumerate(pool):
+        rest, own = cast[:i] + cast[i + 1 :], truth == name
+        if rest and own.any():
+            likeness = Characters(rest, of_people, shared).likeness(*(values[own] for values in said))
+            left_out.append(likeness.max(axis=1))
     return {
-        'likeness': Characters(pictures).likeness(embeddings),
-        'names': np.array(names),
+        'likeness': Characters(cast, of_people, shared).likeness(*said),
+        'names': np.array(list(pool)),
         'truth': truth,
         'left_out': np.concatenate(left_out) if left_out else np.full(1, np.nan),
     }
@@ -187,7 +171,7 @@ def learned(judged, names):
     known = np.isin(truth, names)
     strangers = np.isin(said[~known], names)
     false = f'{strangers.mean():.1%}' if len(strangers) else '–'
-    print(f'| names learned | {(said == truth)[known].mean():.1%} | {false} | – | – |')
+    print(f'| names learned | {(said == truth)[known].mean():.1%} | {false} | – | – | – |')
 
 
 def row(title, draws, threshold):
@@ -198,7 +182,24 @@ def row(title, draws, threshold):
     nearest = np.mean([rates(draw, -2.0)[0] for draw in draws])
     cells = [f'{mean:.1%} ± {spread:.1%}' for mean, spread in zip(at.mean(axis=0), at.std(axis=0), strict=True)]
     cells = [cell if 'nan' not in cell else '–' for cell in cells]
-    return f'| {title} | {" | ".join(cells)} | {nearest:.1%} |'
+    false = [np.mean([strangers_at(draw, share) for draw in draws]) for share in (0.9, 0.85)]
+    cells.append(f'{nearest:.1%} | ' + ', '.join('–' if value != value else f'{value:.0%}' for value in false))
+    return f'| {title} | {" | ".join(cells)} |'
+
+
+def strangers_at(draw, share):
+    """The share of strangers that get a name at the threshold at which so many characters get their own.
+
+    Without strangers, of characters left out of the cast. NaN where no threshold does.
+    """
+    import numpy as np
+
+    likeness, names, truth = draw['likeness'], draw['names'], draw['truth']
+    known = np.isin(truth, names)
+    right = np.where(names[likeness.argmax(axis=1)] == truth, likeness.max(axis=1), -np.inf)[known]
+    threshold = np.sort(right)[::-1][int(np.ceil(share * len(right))) - 1]
+    strangers = draw['left_out'] if known.all() else likeness[~known].max(axis=1)
+    return (strangers >= threshold).mean() if np.isfinite(threshold) else float('nan')
 
 
 def curve(draws):

@@ -5,6 +5,7 @@ A weights file is a dict: `model` (state dict), `detector` (its name), `options`
 Everything that is read is checked here, so that nothing else needs to ask whether a file holds what it should.
 """
 
+import hashlib
 import io
 import pickle
 import stat
@@ -63,6 +64,11 @@ def read_bytes(path):
         raise UserError(f'{path}: cannot be read ({error.strerror}).') from None
     except ValueError as error:
         raise UserError(f'{path}: no file can have this name ({error}).') from None
+
+
+def hash_of(path):
+    """SHA-256 of a weights file."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def load(path, needed=('model', 'detector', 'class_names', 'img_hw'), foreign=False):

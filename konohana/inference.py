@@ -86,6 +86,13 @@ def load(path=None, device='', fuse=True, backend='auto'):
         UserError: see `checkpoint.load`; weights that do not fit their detector; no such device.
     """
     path = default_weights() if path is None else path
+    model = _loaded(path, device, fuse, backend)
+    model.weights_path = Path(path)
+    return model
+
+
+def _loaded(path, device, fuse, backend):
+    """What `load` returns, of a path that is known."""
     backends.check(backend)
     if Path(path).suffix.lower() == '.onnx':
         if backend == 'torch':

@@ -6,20 +6,26 @@ The detector finds people of any show, and the second look's embeddings tell the
 of the character whose pictures are nearest on average, or 'unknown' where none is near.
 """
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from konohana import files
+from konohana import files, spread
+from konohana.cast import SHARED_NAMES
 from konohana.data.sample import check_name
 from konohana.errors import UserError, count, printable
+from konohana.spread import unit
 
 UNKNOWN = 'unknown'  # the name of whoever is none of the cast
 MOST_PICTURES = 20  # of a character; of more, so many are taken, spread evenly
 THRESHOLD = 0.6  # likeness below which somebody is rather unknown
 COMMON = 0.5  # part that is taken out of what all characters have in common, see `Characters`
+ROOT = 0.43  # exponent of cosines of an even spread: they are smaller, and one threshold shall do for both
+OPINION = 0.2  # of likenesses: what it takes off that the names learned say another thing of somebody
+STRANGE = 0.3  # the same where they say "other" of somebody, and not of the character
 SHARPNESS = 12.0  # of the probabilities: they are the softmax of the likenesses times this
 SURE = 0.5  # score from which a second person in a picture of the cast is a problem
 FAINT = 0.3  # score from which the person in a picture of the cast is found
@@ -116,6 +122,7 @@ class NamedByCast:
     """
 
     _cast = _known = _trained_names = None
+    weights_path = None  # the weights file that it was loaded from
     looks_at_everyone = False  # the detector gives embeddings of people, too, whose names it is sure of
 
     @property
@@ -165,7 +172,8 @@ class KnownCast:
             )
         self.threshold, trained = cast.threshold, list(model.class_names)
         names = list(cast.pictures)
-        self.characters = Characters([_embeddings(model, *item) for item in cast.pictures.items()])
+        people = [_people(model, *item) for item in cast.pictures.items()]
+        self.characters = Characters(people, spread.of(model), [name in SHARED_NAMES for name in trained])
         new = [name for name in names if name not in trained]
         self.class_names = [*trained, *new] if cast.adds else [*names, UNKNOWN]
         self.columns = [self.class_names.index(name) for name in names]
@@ -181,7 +189,7 @@ class KnownCast:
         Returns:
             n x len(class_names), float32, each row adding up to 1.
         """
-        logits = np.pad(self.characters.likeness(embeddings) - self.threshold, ((0, 0), (0, 1))) * SHARPNESS
+        logits = np.pad(self.characters.likeness(embeddings, trained) - self.threshold, ((0, 0), (0, 1))) * SHARPNESS
         logits[~embeddings.any(axis=1), :-1] = -np.inf
         parts = np.exp(logits - logits.max(axis=1, keepdims=True))
         parts /= parts.sum(axis=1, keepdims=True)
@@ -219,40 +227,53 @@ def _like(old, new):
 
 
 class Characters:
-    """How near people are to each of c characters, by the embeddings of their pictures.
+    """How near people are to each of c characters, by their pictures' embeddings, and by what the names learned say.
 
     A character is the mean direction of the pictures (prototypes, Snell et al. 2017, https://arxiv.org/abs/1703.05175).
     What all characters have in common, the style of the show above all, tells none of them apart: a part of it is taken
     out, so that one threshold does for a show that the network has learned and for one that it has not.
 
     Args:
-        embeddings: list of c arrays, one for each character, pictures x d.
+        people: list of c pairs, one for each character: the embeddings (pictures x d) and the probabilities of the
+            names learned (pictures x n_trained).
+        of_people: the `spread.Spread` of these embeddings, which makes strangers far less like the cast; or None.
+        shared: n_trained bools, which of the names learned several people may have; () for none.
     """
 
-    def __init__(self, embeddings):
-        centres = _unit(np.stack([of_one.mean(axis=0) for of_one in embeddings]))
+    def __init__(self, people, of_people=None, shared=()):
+        self.of_people = of_people
+        self.said = np.stack([probabilities.mean(axis=0) for _, probabilities in people])
+        self.shared = np.asarray(shared if len(shared) else [False] * self.said.shape[1])
+        centres = unit(np.stack([self._evened(embeddings).mean(axis=0) for embeddings, _ in people]))
         # Of a single character all would be common to all.
         self.common = centres.mean(axis=0) * COMMON * min(1.0, len(centres) / 2)
-        self.centres = _unit(centres - self.common)
+        self.centres = unit(centres - self.common)
 
-    def likeness(self, embeddings):
-        """n x d embeddings -> n x c, -1 to 1."""
-        return _unit(embeddings - self.common) @ self.centres.T
+    def likeness(self, embeddings, probabilities):
+        """n x d embeddings, n x n_trained probabilities of the names learned -> n x c, at most 1."""
+        cosines = unit(self._evened(embeddings) - self.common) @ self.centres.T
+        if self.of_people is not None:
+            cosines = np.sign(cosines) * np.abs(cosines) ** ROOT
+        # The names learned know a part of any show's people apart, and strangers of their own show.
+        agreement = np.sqrt(probabilities) @ np.sqrt(self.said.T)  # Bhattacharyya's coefficient, 0 to 1
+        strange = probabilities[:, self.shared].sum(axis=1)[:, None] - self.said[:, self.shared].sum(axis=1)
+        return cosines - OPINION * (1 - agreement) - STRANGE * np.maximum(strange, 0)
+
+    def _evened(self, embeddings):
+        return embeddings if self.of_people is None else self.of_people.evened(embeddings)
 
 
-def _unit(vectors):
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
+def _people(model, name, paths):
+    """The embeddings (m x d) of a character's pictures, and what the names learned say (m x n_trained).
 
-
-def _embeddings(model, name, paths):
-    """The embeddings (m x d) of a character's pictures; those that cannot be used are told in a line each."""
+    Pictures that cannot be used are told in a line each.
+    """
     from konohana.data.images import load_image
 
     found, problems = [], []
     for path in paths:
         try:
-            image = load_image(path)
-            found.append(_one_person(model.detect([image])[0], image.shape[:2], path))
+            found.append(look_at(model, load_image(path), path))
         except UserError as error:
             problems.append(str(error))
     if not found:
@@ -260,11 +281,26 @@ def _embeddings(model, name, paths):
         raise UserError(f'{printable(name)}: no picture of this character can be used. {problems[0]}{more}')
     for problem in problems:
         print(f'Left out: {printable(problem)}')
-    return np.stack(found)
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def look_at(model, image, path):
+    """The one person that a picture of the cast shows, as it is and, where that person is found there too, mirrored.
+
+    Returns:
+        (embeddings, 2 x d or 1 x d; probabilities of the names learned, 2 x n_trained or 1 x n_trained).
+
+    Raises:
+        UserError: nobody is found, or several people.
+    """
+    rows = [_one_person(model.detect([image])[0], image.shape[:2], path)]
+    with contextlib.suppress(UserError):
+        rows.append(_one_person(model.detect([np.ascontiguousarray(image[:, ::-1])])[0], image.shape[:2], path))
+    return tuple(np.stack(parts) for parts in zip(*rows, strict=True))
 
 
 def _one_person(detections, hw, path):
-    """The embedding of the one person that a picture of the cast shows; UserError if there is none, or are several."""
+    """(embedding, probabilities) of the one person in a picture of the cast; UserError if there is none, or several."""
     boxes, scores = detections['boxes'], detections['scores']
     sizes = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * (scores >= FAINT)
     if not sizes.any():
@@ -274,4 +310,4 @@ def _one_person(detections, hw, path):
     if others.size and sizes[best] < min(MAIN * others.max(), FILLS * hw[0] * hw[1]):
         n = int((others > 0).sum()) + 1
         raise UserError(f'{path}: {n} people are found in it. Cut out the one that is meant.')
-    return detections['embeddings'][best]
+    return detections['embeddings'][best], detections['probabilities'][best]

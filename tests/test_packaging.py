@@ -39,7 +39,7 @@ def test_the_shipped_weights_are_installed():
     assert SETUPTOOLS['package-dir'] == {'konohana.weights': 'weights'}
     patterns = SETUPTOOLS['package-data']['konohana.weights']
     found = {file.name for pattern in patterns for file in (ROOT / 'weights').glob(pattern) if file.name[0] != '.'}
-    assert found == {'net.pt', 'net_det3.pt', 'net.onnx', 'net_det3.onnx'}
+    assert found == {f'{name}.{end}' for name in ('net', 'net_det3') for end in ('pt', 'onnx', 'spread.npz')}
 
 
 def test_dependencies_stand_in_one_place():

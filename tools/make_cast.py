@@ -26,7 +26,6 @@ overwrite = False  # replace pictures that this program did not write
 progress = True  # show progress bars
 
 ROOT = Path(__file__).resolve().parent.parent
-MARGIN = 0.1  # of a box's sides, that a picture shows around it
 COVERED = 0.25  # of a box: somebody who is covered more than this by other people's boxes is taken only if need be
 
 
@@ -102,17 +101,12 @@ def path_of(folder, name, person):
 def cut(pictures, progress):
     """Cut the people out and write them. pictures: list of (path, person)."""
     from konohana.data.images import load_image, save_image
+    from konohana.labelled import cut_out
     from konohana.progress import progress_bar
 
     with progress_bar('Cutting out', len(pictures), progress) as bar:
         for done, (path, person) in enumerate(pictures, 1):
-            image = load_image(person['sample'].path)
-            height, width = image.shape[:2]
-            x1, y1, x2, y2 = person['box']
-            around = MARGIN * (x2 - x1), MARGIN * (y2 - y1)
-            left, top = max(0, round(x1 - around[0])), max(0, round(y1 - around[1]))
-            right, bottom = min(width, round(x2 + around[0])), min(height, round(y2 + around[1]))
-            save_image(path, image[top:bottom, left:right], remember=True)
+            save_image(path, cut_out(load_image(person['sample'].path), person['box']), remember=True)
             bar.update(done)
 
 

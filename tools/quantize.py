@@ -59,7 +59,7 @@ def main(arguments=None):
     chosen = calibration[:: max(1, len(calibration) // settings.n_frames)][: settings.n_frames]
     frames = [load_image(sample.path) for sample in chosen]
     frames = [resize(frame, fit_size(*frame.shape[:2], model.img_hw)) for frame in frames]
-    plain = export.export_frames(model, content, backends.hash_of(Path(path)))
+    plain = export.export_frames(model, content, checkpoint.hash_of(path))
     small = quantize.quantized(plain, frames)
     for name in backends.runtimes():
         before, after = (measure(backends.started(name, data, 'the graph'), samples) for data in (plain, small))

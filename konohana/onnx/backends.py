@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from konohana import checkpoint, files
+from konohana import files
+from konohana.checkpoint import hash_of
 from konohana.data.images import fit_size
 from konohana.errors import UserError, installed, printable
 from konohana.onnx import metadata
@@ -154,11 +155,6 @@ def of_session(session, about, data=None):
     if look:
         look.limit = None
     return model
-
-
-def hash_of(path):
-    """SHA-256 of a weights file."""
-    return hashlib.sha256(checkpoint.read_bytes(path)).hexdigest()
 
 
 def _graphs(path):
