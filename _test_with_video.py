@@ -160,7 +160,7 @@ def made_with(settings, weights):
     if settings.cast_path:
         from konohana.own_cast import read_cast
 
-        values['cast_path'] = read_cast(settings.path(settings.cast_path)).identity()
+        values['cast_path'] = read_cast(settings.path(settings.cast_path)).identity(weights)
     return season.made_with(values, weights)
 
 

@@ -19,6 +19,7 @@ from konohana.data.sample import check_name
 from konohana.errors import UserError, count, printable
 from konohana.spread import unit
 
+VERSION = 2  # raise when likenesses change: results by a cast are then made again
 UNKNOWN = 'unknown'  # the name of whoever is none of the cast
 MOST_PICTURES = 20  # of a character; of more, so many are taken, spread evenly
 THRESHOLD = 0.6  # likeness below which somebody is rather unknown
@@ -47,9 +48,13 @@ class Cast:
     adds: bool = False
     threshold: float = THRESHOLD
 
-    def identity(self):
-        """A short text that differs between two casts by which people may get different names."""
-        digest = hashlib.sha256(f'{self.adds} {self.threshold}'.encode())
+    def identity(self, weights):
+        """A short text that differs between two casts by which people may get different names.
+
+        weights: path of the weights file; its own spread may be measured later, see `spread`.
+        """
+        digest, measured = hashlib.sha256(f'{VERSION} {self.adds} {self.threshold}'.encode()), spread.path_of(weights)
+        digest.update(files.read_bytes(measured) if measured.is_file() else b'')
         for name, paths in self.pictures.items():
             for path in paths:
                 digest.update(name.encode() + files.read_bytes(path))

@@ -6,7 +6,7 @@ import torch
 from conftest import IMG_HW, load_script, make_weights
 
 import konohana
-from konohana import own_cast
+from konohana import own_cast, spread
 from konohana.data.images import save_image
 from konohana.data.sample import Sample
 from konohana.detectors.base import Detector
@@ -169,11 +169,16 @@ def test_weights_without_a_second_look_are_one_line(folder, tmp_path, run_script
     assert done.returncode == 2 and 'cast_threshold' in done.stderr
 
 
-def test_a_picture_more_is_another_cast(folder):
-    before = konohana.read_cast(folder).identity()
-    assert before == konohana.read_cast(folder).identity() != konohana.read_cast(folder, adds=True).identity()
+def test_a_picture_more_or_a_spread_is_another_cast(folder, tmp_path):
+    weights = tmp_path / 'net.pt'
+    before = konohana.read_cast(folder).identity(weights)
+    assert before == konohana.read_cast(folder).identity(weights)
+    assert before != konohana.read_cast(folder, adds=True).identity(weights)
+    spread.path_of(weights).write_bytes(b'measured')
+    assert before != konohana.read_cast(folder).identity(weights)
+    spread.path_of(weights).unlink()
     save_image(folder / 'Rot' / 'more.png', picture((0, 21)))
-    assert konohana.read_cast(folder).identity() != before
+    assert konohana.read_cast(folder).identity(weights) != before
 
 
 def test_it_is_said_before_anything_is_done(tmp_path, run_script):
@@ -204,3 +209,28 @@ def test_a_label_that_can_be_no_folder_is_one_line(name, tmp_path):
     tool = load_script('tools/make_cast.py')
     with pytest.raises(UserError, match='no folder can be called that'):
         tool.path_of(tmp_path, name, {'sample': Sample(tmp_path / 'a.jpg'), 'number': 0})
+
+
+def test_what_the_names_learned_say_counts_a_little():
+    """The names learned tell people apart whom the embeddings do not, strangers above all."""
+    embeddings, named, strange = np.eye(3)[:2], np.array([[0.9, 0.1]]), np.array([[0.1, 0.9]])
+    cast = own_cast.Characters([(embeddings[:1], named), (embeddings[1:], strange)], shared=[False, True])
+    same, stranger = (cast.likeness(embeddings, np.repeat(said, 2, axis=0)) for said in (named, strange))
+    assert np.allclose(same[0, 0], 1) and np.allclose(stranger[1, 1], 1)
+    assert stranger[0, 0] < 1 - 0.8 * own_cast.STRANGE and same[1, 1] > 1 - own_cast.OPINION
+    none_shared = own_cast.Characters([(embeddings[:1], named), (embeddings[1:], strange)])
+    assert none_shared.likeness(embeddings, np.repeat(strange, 2, axis=0))[0, 0] > stranger[0, 0]
+
+
+def test_a_picture_is_looked_at_mirrored_too():
+    seen = []
+
+    class Model(ByColour):
+        def detect(self, frames):
+            seen.extend(frames)
+            return super().detect(frames)
+
+    image = picture((0, 20))
+    embeddings, probabilities = own_cast.look_at(Model().eval(), image, 'a.png')
+    assert embeddings.shape == (2, 3) and probabilities.shape == (2, 2)
+    assert np.array_equal(seen[1], image[:, ::-1]) and np.array_equal(seen[0], image)

@@ -194,7 +194,7 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
         'video': _identity(video_in),
         'weights': hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16],
         **{key: options.get(key) for key in ('start', 'seconds', 'detect_every')},
-        **({'cast': model.cast.identity()} if model.cast else {}),
+        **({'cast': model.cast.identity(weights)} if model.cast else {}),
     }
 
     def keep(index):
