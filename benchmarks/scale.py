@@ -1,9 +1,9 @@
 """How cost grows with size, measured and drawn: python benchmarks/scale.py
 
-Latency against the size of the picture, a video's frame against resolution and people, memory against a video's length
-and resolution, evaluation against its images. Each part may be measured on its own
-(parts='latency'): results are kept in results_json, and the picture shows all that are there. A dashed line grows as
-the work does; nothing should be steeper.
+Latency against the size of the picture, training against its frames, a video's frame against resolution and people,
+memory against a video's length and resolution, evaluation against its images. Each part takes up to three minutes and
+may be measured on its own (parts='latency, people'): results are kept in results_json, and the picture shows all that
+are there. A dashed line grows as the work does; nothing should be steeper.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from konohana.errors import UserError
 from konohana.settings import read, require, run
 
 parts = ''  # what to measure, of the names in PARTS, with commas between; '' for all
-most = 0  # largest size, as the table counts it; 0 for the script's own, which take some ten minutes
+most = 0  # largest size, as the table counts it; 0 for the script's own
 results_json = 'test_out/scale.json'  # where results are kept
 picture_out = 'test_out/scale.png'  # the curves; '' for none
 overwrite = False  # also replace files that this program did not write
@@ -52,8 +52,8 @@ def main(arguments=None):
                 if not settings.most or size <= settings.most:
                     results[name].append((size, measure(size, Path(folder))))
                     print(f'{name} {size}: {results[name][-1][1]:.3g}', flush=True)
-        print(table(name, results[name]), flush=True)
         files.write_text(kept, json.dumps(results, indent=1) + '\n', remember=True)
+    print(table(results))
     if settings.picture_out:
         draw(results, picture)
         print(f'Curves: {picture}')
@@ -68,19 +68,28 @@ def read_results(path):
         return {name: [(float(x), float(y)) for x, y in content[name]] for name in PARTS if name in content}
 
 
-def growth(points):
-    """The exponent with which cost grows between the two largest sizes: 1 is as fast as the size."""
+def power_of(name):
+    """The power of a part's size with which its work grows: pixels grow with the square of the lines."""
+    return 2 if PARTS[name][2].startswith('lines') else 1
+
+
+def growth(name, points):
+    """How cost grows between the two largest sizes of a part against its work: 1 is as fast; as text."""
     if len(points) < 2:
-        return math.nan
+        return '–'
     (x1, y1), (x2, y2) = points[-2:]
-    return math.log(y2 / y1) / math.log(x2 / x1)
+    return f'{math.log(y2 / y1) / math.log(x2 / x1) / power_of(name):.2f}'
 
 
-def table(name, points):
-    """A part's results as Markdown."""
-    _, _, of, cost = PARTS[name]
-    lines = [f'| {of} | {cost} |', '|---|---|', *(f'| {x:g} | {y:.3g} |' for x, y in points)]
-    return '\n'.join([f'{name}: grows with the power {growth(points):.2f} of the size', *lines])
+def table(results):
+    """All results as Markdown."""
+    lines = ['| what | size | measured | power of the work, last step |', '|---|---|---|---|']
+    for name in (name for name in PARTS if results.get(name)):
+        points = [(round(x), y) for x, y in results[name]]
+        _, _, of, cost = PARTS[name]
+        sizes, costs = ', '.join(f'{x}' for x, _ in points), ', '.join(f'{y:.3g}' for _, y in points)
+        lines.append(f'| {name}, {cost} | {sizes} {of} | {costs} | {growth(name, points)} |')
+    return '\n'.join(lines)
 
 
 def best(function, n=3):
@@ -99,18 +108,32 @@ def hw_of(lines):
     return int(lines), int(lines * 16 // 9 // 2 * 2)
 
 
-def latency(lines, folder):
-    """Milliseconds of a picture of `lines` lines in PyTorch, the network at its full size."""
-    import torch
-
+def latency(lines, backend):
+    """Milliseconds of a toy frame of `lines` lines, the network at its full size."""
     import konohana
-    from konohana.evaluation.predict import predict
+    from konohana.toy.writer import draw_frame
 
     hw = hw_of(lines)
-    model = konohana.load(ROOT / 'weights' / 'net.pt', 'cpu', backend='torch')
-    model.transform.set_size(hw)
-    image = torch.zeros(3, *hw, dtype=torch.uint8)
-    return 1e3 * best(lambda: predict(model, [image]))
+    model = konohana.load(ROOT / 'weights' / 'net.pt', 'cpu', backend=backend)
+    if model.backend == 'torch':
+        model.transform.set_size(hw)
+    else:
+        model.img_hw, model.session.usual = hw, {(1, *hw, 3)}
+    frame = draw_frame(3, hw)['image']
+    return 1e3 * best(lambda: model.detect([frame]), 9)
+
+
+def training(n_frames, folder):
+    """Seconds of a run of _train.py of one epoch, without evaluation, from its start to its end."""
+    from konohana.toy.writer import write_voc
+
+    write_voc(folder / f'{n_frames}', n_train=n_frames, n_val=1, hw=(90, 160), progress=False)
+    command = [sys.executable, str(ROOT / '_train.py'), f'konohana_dataset_path={folder / str(n_frames)}']
+    command += ['val_split=', 'n_epoch=1', 'device=cpu', 'progress=False']
+    command += [f'{name}={folder / f"run {n_frames}"}' for name in ('checkpoint_path', 'log_path')]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - began
 
 
 def toy_video(folder, hw, seconds):
@@ -194,11 +217,13 @@ def evaluation(n_images, folder):
 
 # Part: function of (size, folder), sizes, what the size is, what the cost is.
 PARTS = {
-    'latency': (latency, (180, 360, 720, 1440), 'lines of the picture', 'ms a picture in PyTorch'),
-    'resolution': (lambda x, f: video(hw_of(x), 3, f), (360, 720, 1080, 2160), 'lines of the video', 'ms a frame'),
-    'people': (lambda x, f: video((720, 1280), x, f), (1, 4, 16), 'people on screen, 720p', 'ms a frame'),
-    'length': (lambda x, f: memory((180, 320), x, f), (10, 40, 160), 's of video, 320 x 180', 'MiB at most'),
-    'large video': (lambda x, f: memory(hw_of(x), 10, f), (360, 1080, 2160), 'lines of the video', 'MiB at most'),
+    'latency': (lambda x, _: latency(x, 'auto'), (180, 360, 720, 1440), 'lines', 'ms a picture'),
+    'latency in PyTorch': (lambda x, _: latency(x, 'torch'), (180, 360, 720, 1440), 'lines', 'ms a picture'),
+    'training': (training, (100, 300, 900), 'frames', 's an epoch'),
+    'resolution': (lambda x, f: video(hw_of(x), 3, f), (360, 720, 1080, 2160), 'lines', 'ms a frame of video'),
+    'people': (lambda x, f: video((720, 1280), x, f), (1, 4, 16), 'people on screen', 'ms a frame of video'),
+    'length': (lambda x, f: memory((180, 320), x, f), (10, 40, 160, 640), 's of video', 'MiB at most'),
+    'large video': (lambda x, f: memory(hw_of(x), 10, f), (360, 1080, 2160), 'lines', 'MiB at most'),
     'evaluation': (evaluation, (500, 5000, 50000), 'images', 's'),
 }
 
@@ -216,9 +241,8 @@ def draw(results, path):
     for axes, name in zip(figure.subplots(rows, columns, squeeze=False).flat, shown, strict=False):
         _, _, of, cost = PARTS[name]
         x, y = zip(*results[name], strict=True)
-        power = 2 if of.startswith('lines') else 1  # pixels grow with the square of the lines
         axes.loglog(x, y, 'o-', color='#3b6fb6')
-        axes.loglog(x, [y[0] * (value / x[0]) ** power for value in x], '--', color='#999999', linewidth=1)
+        axes.loglog(x, [y[0] * (value / x[0]) ** power_of(name) for value in x], '--', color='#999999', linewidth=1)
         axes.set_title(name, fontsize=10)
         axes.set_xlabel(of, fontsize=8)
         axes.set_ylabel(cost, fontsize=8)

@@ -130,6 +130,7 @@ class OpenVino:
     """
 
     backend, limit = 'openvino', None
+    options = {}  # noqa: RUF012 (more of OpenVINO's, such as PERF_COUNT)
 
     def __init__(self, data, path, device='cpu', usual=()):
         self.path, self.data, self.usual, self.requests = path, data, usual, {}
@@ -166,6 +167,7 @@ class OpenVino:
                 'INFERENCE_NUM_THREADS': self.n_threads,
                 'PERFORMANCE_HINT': 'LATENCY',
                 'ENABLE_CPU_PINNING': False,  # other programs have a right to the cores
+                **self.options,
             }
             self.requests[usual] = _core(self.openvino).compile_model(graph, 'CPU', config).create_infer_request()
         return self.requests[usual]
