@@ -27,6 +27,11 @@ def shipped_folder():
     return inside if inside.is_dir() else package.parent / 'weights'
 
 
+def cache_folder():
+    """The user's folder for what this program can make again."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser() / 'konohana'
+
+
 @contextlib.contextmanager
 def replacing(path, remember=False):
     """Give a temporary path beside `path` to write to; rename it to `path` at the end, remove it after an exception.

@@ -110,6 +110,32 @@ def test_shipped_weights_on_real_frames(tmp_path, monkeypatch):
             assert torch.equal(expected['labels'], found['labels'])
 
 
+def test_openvino_keeps_what_it_compiles(weights_file, tmp_path):
+    pytest.importorskip('openvino')
+    frame = draw_frame(1, (64, 96))['image']
+
+    def scores():
+        model = konohana.load(weights_file, 'cpu', backend='openvino')
+        return model.detect([frame])[0]['scores'].tolist()
+
+    expected, folder = scores(), tmp_path / 'cache' / 'konohana' / 'openvino'
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob('*.blob')}
+    assert kept and scores() == expected
+    assert {path: path.stat().st_mtime_ns for path in folder.glob('*.blob')} == kept
+    for path in kept:
+        content = path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(content[: len(content) // 2])
+    assert scores() == expected
+    for number in range(sessions.MOST_KEPT + 5):
+        (folder / f'{number}.blob').write_bytes(b'')
+    (folder / next(iter(kept)).name).unlink()
+    assert scores() == expected and len(list(folder.glob('*.blob'))) <= sessions.MOST_KEPT + len(kept)
+    shutil.rmtree(folder)
+    folder.write_text('no folder')
+    assert scores() == expected
+
+
 @pytest.mark.parametrize('name', ['net', 'net_det3'])
 def test_the_shipped_graphs_are_of_the_shipped_weights(name):
     """tools/quantize.py writes them. They find what the weights find: real frames show more than toy ones."""

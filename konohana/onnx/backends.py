@@ -13,7 +13,6 @@ Where there is such a graph, PyTorch is not even imported.
 import base64
 import contextlib
 import hashlib
-import os
 import re
 from pathlib import Path
 
@@ -177,8 +176,7 @@ def _name_of(path):
 
 def _folders(path):
     """Folders in which the graph of a weights file may be kept, the preferred one first."""
-    cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    return path.parent, Path(cache).expanduser() / 'konohana'
+    return path.parent, files.cache_folder()
 
 
 def _keep(data, path):

@@ -7,11 +7,13 @@ import os
 import sys
 import threading
 
+from konohana import files
 from konohana.errors import UserError, printable
 from konohana.onnx import metadata
 
 # A file of a few bytes can ask for any amount of memory. This is what all graphs in onnxruntime together get.
 MEMORY_LIMIT = 4 * 2**30
+MOST_KEPT = 16  # graphs that OpenVINO has compiled, some megabytes each
 
 
 _half = contextvars.ContextVar('half', default=False)
@@ -140,7 +142,7 @@ class OpenVino:
             raise UserError(f"device={device!r}: backend='openvino' computes on the CPU alone.")
         self.lock = threading.Lock()  # a request is for one thread at a time
         try:
-            graph = self._graph()
+            self.graph = graph = _core(self.openvino).read_model(data)
             self.names = [output.get_any_name() for output in graph.outputs]  # compiled, some have others
             about = graph.get_rt_info()
             about = about['framework'] if 'framework' in about else {}
@@ -152,14 +154,11 @@ class OpenVino:
         if any(operation.get_type_name() == 'Loop' for operation in graph.get_ops()):
             raise UserError(f"{path}: it has loops, which onnxruntime alone computes: backend='onnxruntime'.")
 
-    def _graph(self):
-        return _core(self.openvino).read_model(self.data)
-
     def _request(self, arrays):
         """The request for inputs of these shapes."""
         usual = arrays[0].shape if arrays[0].shape in self.usual else None
         if usual not in self.requests:
-            graph = self._graph()
+            graph = self.graph.clone()
             if usual:
                 graph.reshape(list(usual))
             config = {
@@ -169,7 +168,7 @@ class OpenVino:
                 'ENABLE_CPU_PINNING': False,  # other programs have a right to the cores
                 **self.options,
             }
-            self.requests[usual] = _core(self.openvino).compile_model(graph, 'CPU', config).create_infer_request()
+            self.requests[usual] = _compiled(_core(self.openvino), graph, config).create_infer_request()
         return self.requests[usual]
 
     def run(self, *arrays):
@@ -184,6 +183,17 @@ class OpenVino:
                 ) from None
             outputs = zip(self.names, request.model_outputs, strict=True)
             return {name: request.get_tensor(output).data.copy() for name, output in outputs}
+
+
+def _compiled(core, graph, config):
+    """A graph, compiled; OpenVINO keeps what it compiles, and then needs a fifth of the time."""
+    folder = files.cache_folder() / 'openvino'
+    with contextlib.suppress(Exception):  # no home, no space, no right to write: it is compiled each time
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.glob('*.blob'), key=lambda blob: blob.stat().st_mtime)[:-MOST_KEPT]:
+            old.unlink()
+        return core.compile_model(graph, 'CPU', {**config, 'CACHE_DIR': str(folder)})
+    return core.compile_model(graph, 'CPU', config)
 
 
 def _reason(error):
