@@ -132,8 +132,7 @@ def judge(pool, judged, n, seed, of_people, shared):
 
     rng, cast = np.random.default_rng(seed), []
     for own in pool.values():
-        chosen = [own[i] for i in rng.permutation(len(own))[:n]]
-        cast.append(tuple(np.concatenate(parts) for parts in zip(*chosen, strict=True)))
+        cast.append([own[i] for i in rng.permutation(len(own))[:n]])
     said = [np.stack([person[key] for person in judged]) for key in ('embeddings', 'probabilities')]
     truth, left_out = np.array([person['name'] for person in judged]), []
     for i, name in enumerate(pool):

@@ -19,7 +19,7 @@ from konohana.data.sample import check_name
 from konohana.errors import UserError, count, printable
 from konohana.spread import unit
 
-VERSION = 2  # raise when likenesses change: results by a cast are then made again
+VERSION = 3  # raise when likenesses change: results by a cast are then made again
 UNKNOWN = 'unknown'  # the name of whoever is none of the cast
 MOST_PICTURES = 20  # of a character; of more, so many are taken, spread evenly
 THRESHOLD = 0.6  # likeness below which somebody is rather unknown
@@ -27,6 +27,10 @@ COMMON = 0.5  # part that is taken out of what all characters have in common, se
 ROOT = 0.43  # exponent of cosines of an even spread: they are smaller, and one threshold shall do for both
 OPINION = 0.2  # of likenesses: what it takes off that the names learned say another thing of somebody
 STRANGE = 0.3  # the same where they say "other" of somebody, and not of the character
+USUAL = 0.75  # likeness of one character's pictures to one another, in the show that the thresholds were chosen for
+LEVEL = 0.5  # part of what another cast is below that, which is added to its likenesses
+LEVELS = -0.05, 0.2  # the least and the most that is: pictures of one scene are more alike than a character is
+LEFT_OUT = 5  # pictures of each character that are compared with its other ones
 SHARPNESS = 12.0  # of the probabilities: they are the softmax of the likenesses times this
 SURE = 0.5  # score from which a second person in a picture of the cast is a problem
 FAINT = 0.3  # score from which the person in a picture of the cast is found
@@ -236,43 +240,53 @@ class Characters:
 
     A character is the mean direction of the pictures (prototypes, Snell et al. 2017, https://arxiv.org/abs/1703.05175).
     What all characters have in common, the style of the show above all, tells none of them apart: a part of it is taken
-    out, so that one threshold does for a show that the network has learned and for one that it has not.
+    out, so that one threshold does for a show that the network has learned and for one that it has not. For the same
+    reason likenesses are raised where even pictures of one character are less alike than usual.
 
     Args:
-        people: list of c pairs, one for each character: the embeddings (pictures x d) and the probabilities of the
-            names learned (pictures x n_trained).
+        people: list of c lists, one for each character, of its pictures as `look_at` returns them: the embeddings of
+            one picture (k x d) and the probabilities of the names learned (k x n_trained).
         of_people: the `spread.Spread` of these embeddings, which makes strangers far less like the cast; or None.
         shared: n_trained bools, which of the names learned several people may have; () for none.
+        level: what is added to all likenesses; None finds it out.
     """
 
-    def __init__(self, people, of_people=None, shared=()):
+    def __init__(self, people, of_people=None, shared=(), level=None):
         self.of_people = of_people
-        self.said = np.stack([probabilities.mean(axis=0) for _, probabilities in people])
+        whole = [[np.concatenate(parts) for parts in zip(*own, strict=True)] for own in people]
+        self.said = np.stack([probabilities.mean(axis=0) for _, probabilities in whole])
         self.shared = np.asarray(shared if len(shared) else [False] * self.said.shape[1])
-        centres = unit(np.stack([self._evened(embeddings).mean(axis=0) for embeddings, _ in people]))
+        centres = unit(np.stack([self._evened(embeddings).mean(axis=0) for embeddings, _ in whole]))
         # Of a single character all would be common to all.
         self.common = centres.mean(axis=0) * COMMON * min(1.0, len(centres) / 2)
         self.centres = unit(centres - self.common)
+        self.level = np.clip(LEVEL * (USUAL - self._alike(people)), *LEVELS) if level is None else level
+
+    def _alike(self, people):
+        """How alike the pictures of one character are: the mean likeness of each to the others."""
+        found = []
+        for k in range(min(LEFT_OUT, max(map(len, people)))):
+            rest = [own[:k] + own[k + 1 :] if len(own) > 1 else own for own in people]
+            others = Characters(rest, self.of_people, self.shared, level=0.0)
+            found += [others.likeness(*own[k])[0, j] for j, own in enumerate(people) if len(own) > max(k, 1)]
+        return np.mean(found) if found else USUAL
 
     def likeness(self, embeddings, probabilities):
-        """n x d embeddings, n x n_trained probabilities of the names learned -> n x c, at most 1."""
+        """n x d embeddings, n x n_trained probabilities of the names learned -> n x c, 1 for the most alike."""
         cosines = unit(self._evened(embeddings) - self.common) @ self.centres.T
         if self.of_people is not None:
             cosines = np.sign(cosines) * np.abs(cosines) ** ROOT
         # The names learned know a part of any show's people apart, and strangers of their own show.
         agreement = np.sqrt(probabilities) @ np.sqrt(self.said.T)  # Bhattacharyya's coefficient, 0 to 1
         strange = probabilities[:, self.shared].sum(axis=1)[:, None] - self.said[:, self.shared].sum(axis=1)
-        return cosines - OPINION * (1 - agreement) - STRANGE * np.maximum(strange, 0)
+        return cosines - OPINION * (1 - agreement) - STRANGE * np.maximum(strange, 0) + self.level
 
     def _evened(self, embeddings):
         return embeddings if self.of_people is None else self.of_people.evened(embeddings)
 
 
 def _people(model, name, paths):
-    """The embeddings (m x d) of a character's pictures, and what the names learned say (m x n_trained).
-
-    Pictures that cannot be used are told in a line each.
-    """
+    """A character's pictures, see `look_at`. Those that cannot be used are told in a line each."""
     from konohana.data.images import load_image
 
     found, problems = [], []
@@ -286,7 +300,7 @@ def _people(model, name, paths):
         raise UserError(f'{printable(name)}: no picture of this character can be used. {problems[0]}{more}')
     for problem in problems:
         print(f'Left out: {printable(problem)}')
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    return found
 
 
 def look_at(model, image, path):

@@ -214,11 +214,11 @@ def test_a_label_that_can_be_no_folder_is_one_line(name, tmp_path):
 def test_what_the_names_learned_say_counts_a_little():
     """The names learned tell people apart whom the embeddings do not, strangers above all."""
     embeddings, named, strange = np.eye(3)[:2], np.array([[0.9, 0.1]]), np.array([[0.1, 0.9]])
-    cast = own_cast.Characters([(embeddings[:1], named), (embeddings[1:], strange)], shared=[False, True])
+    cast = own_cast.Characters([[(embeddings[:1], named)], [(embeddings[1:], strange)]], shared=[False, True])
     same, stranger = (cast.likeness(embeddings, np.repeat(said, 2, axis=0)) for said in (named, strange))
     assert np.allclose(same[0, 0], 1) and np.allclose(stranger[1, 1], 1)
     assert stranger[0, 0] < 1 - 0.8 * own_cast.STRANGE and same[1, 1] > 1 - own_cast.OPINION
-    none_shared = own_cast.Characters([(embeddings[:1], named), (embeddings[1:], strange)])
+    none_shared = own_cast.Characters([[(embeddings[:1], named)], [(embeddings[1:], strange)]])
     assert none_shared.likeness(embeddings, np.repeat(strange, 2, axis=0))[0, 0] > stranger[0, 0]
 
 
@@ -234,3 +234,16 @@ def test_a_picture_is_looked_at_mirrored_too():
     embeddings, probabilities = own_cast.look_at(Model().eval(), image, 'a.png')
     assert embeddings.shape == (2, 3) and probabilities.shape == (2, 2)
     assert np.array_equal(seen[1], image[:, ::-1]) and np.array_equal(seen[0], image)
+
+
+def test_a_cast_whose_pictures_differ_more_gets_a_higher_level():
+    """What is a stranger's likeness in one show is one's own in another: pictures of one person say which it is."""
+    rng, said, levels = np.random.default_rng(0), np.ones((1, 1)), []
+    for noise in (0.02, 0.3, 0.6):
+        people = [[(e + noise * rng.normal(size=(1, 8)), said) for _ in range(5)] for e in np.eye(8)[:4]]
+        cast = own_cast.Characters(people)
+        levels.append(cast.level)
+        assert cast.likeness(np.eye(8)[:4], np.ones((4, 1))).argmax(axis=1).tolist() == [0, 1, 2, 3]
+    assert levels == sorted(levels) and levels[0] < 0 < levels[-1]
+    assert own_cast.Characters([own[:1] for own in people]).level == 0  # nothing to compare
+    assert own_cast.Characters([people[0][:2], *(own[:1] for own in people[1:])]).level != 0

@@ -93,7 +93,7 @@ def test_numbers_that_do_not_fit_are_not_used(weights):
 
 def test_it_names_those_whom_the_embeddings_alone_confuse():
     even, new = spread.measured([show(), show(seed=1)]), show(seed=2)
-    cast = [(np.stack([p['embeddings'] for p in new[12 * k : 12 * k + 3]]), np.ones((3, 1))) for k in range(6)]
+    cast = [[(p['embeddings'][None], np.ones((1, 1))) for p in new[12 * k : 12 * k + 3]] for k in range(6)]
     rest = [(k, p['embeddings']) for k in range(12) for p in new[12 * k + 3 : 12 * k + 12]]
     embeddings, truth = np.stack([e for _, e in rest]), np.array([k for k, _ in rest])
     right = []
