@@ -66,7 +66,7 @@ no_augment_part = 0.0  # last part of training, in which frames are only flipped
 # running
 device = ''  # 'cuda', 'mps' or 'cpu'; '' takes the fastest there is
 num_workers = 2  # processes that load frames; 0 for none
-keep_frames = ''  # 'ram' decodes frames once and keeps them in memory, 1 GB for 1500; '' reads them when needed
+keep_frames = ''  # decode frames once and keep them: 'gpu', 'ram', or 'no'; '' takes the first where they easily fit
 eval_every = 2  # epochs between evaluations on val
 save_minutes = 3.0  # minutes between saves; each epoch is saved too
 run_name = ''  # keep everything of this run in <log_path>/<run_name> instead of checkpoint_path
@@ -113,7 +113,7 @@ def check(settings):
     if not settings.train_split:
         raise UserError("train_split='': name the split to learn, like 'train'.")
     check_shape(settings)
-    require_one_of(settings, unlabelled=('background', 'ignore'), keep_frames=('', 'ram'))
+    require_one_of(settings, unlabelled=('background', 'ignore'), keep_frames=('', 'no', 'ram', 'gpu'))
     if settings.pretrained not in (None, False, True, 'backbone'):
         raise UserError(
             f"pretrained={settings.pretrained!r}: it is None, True (COCO's weights) or 'backbone' (ImageNet's)."

@@ -25,13 +25,14 @@ batch_sizes = '8, 16, 32'  # frames in a batch
 activation = 'relu6'  # konohana: see _train.py
 second_look = False  # konohana: train the second look too
 people = 4  # people in each frame
+keep_frames = 0  # frames of that size that are kept on the GPU, see keep_frames of _train.py
 
 MIB = 2**20
 
 
 def main(arguments=None):
     settings = read(globals(), arguments)
-    require(settings, people=(1, None))
+    require(settings, people=(1, None), keep_frames=(0, None))
     sizes = [int(text) for text in settings.batch_sizes.split(',') if text.strip().isdecimal()]
     if not sizes or min(sizes) < 2:
         raise UserError(f"batch_sizes={settings.batch_sizes!r}: numbers from 2 on, like '8, 16'.")
@@ -46,11 +47,11 @@ def main(arguments=None):
     for name in filter(None, map(str.strip, settings.detector.split(','))):
         options = {'activation': settings.activation, 'second_look': settings.second_look}
         for batch_size in sizes:
-            account = Account(name, settings.img_hw, batch_size, settings.people, options)
+            account = Account(name, settings.img_hw, batch_size, settings.people, options, settings.keep_frames)
             cells = [name, batch_size, *(f'{account.parts[part] / MIB:.0f}' for part in Account.PARTS)]
             cells += [f'{account.peak / MIB:.0f}', f'{account.peak / 2**30 + CUDA_CONTEXT_GIB:.2f}']
             if torch.cuda.is_available():
-                reserved = measured(name, settings.img_hw, batch_size, settings.people, options)
+                reserved = measured(name, settings.img_hw, batch_size, settings.people, options, settings.keep_frames)
                 cells.append(f'{reserved / 2**30 + CUDA_CONTEXT_GIB:.2f}')
             print('| ' + ' | '.join(map(str, cells)) + ' |')
 
@@ -60,15 +61,15 @@ class Account:
 
     Args:
         name: a detector's name, with `raw_outputs`. img_hw: (height, width). batch_size: frames. people: in each frame.
-        options: dict of the detector's variables, of which it takes its own.
+        options: dict of the detector's variables, of which it takes its own. kept: number of frames kept there.
 
     Attributes:
         parts: dict of what `PARTS` names; peak: what lives at the same time at most, the losses included.
     """
 
-    PARTS = ('weights', 'average', 'optimizer', 'frames and maps', 'losses')
+    PARTS = ('kept frames', 'weights', 'average', 'optimizer', 'frames and maps', 'losses')
 
-    def __init__(self, name, img_hw, batch_size, people=4, options=None):
+    def __init__(self, name, img_hw, batch_size, people=4, options=None, kept=0):
         import torch
         from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -89,8 +90,8 @@ class Account:
             with torch.autocast('cpu', dtype=torch.bfloat16):
                 losses = model.losses(outputs, targets, [tuple(img_hw)] * batch_size, batch)
             sum(losses.values()).backward()
-        self.parts['losses'] = live.peak
-        self.peak += live.peak
+        self.parts.update({'losses': live.peak, 'kept frames': kept * 3 * img_hw[0] * img_hw[1]})
+        self.peak += live.peak + self.parts['kept frames']
 
     def _train(self, model, average, images, live):
         """Two steps of training, as `training.engine` makes them."""
@@ -165,7 +166,7 @@ def live_bytes():
     return LiveBytes()
 
 
-def measured(name, img_hw, batch_size, people, options):
+def measured(name, img_hw, batch_size, people, options, kept=0):
     """Bytes that PyTorch reserves on the GPU for the same steps."""
     import torch
 
@@ -176,6 +177,7 @@ def measured(name, img_hw, batch_size, people, options):
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     device = torch.device('cuda')
+    block = torch.empty(kept * 3 * img_hw[0] * img_hw[1], dtype=torch.uint8, device=device)
     model = build(name, len(CLASS_NAMES), img_hw, **options_of(name, options)).train()
     model = model.to(device, memory_format=torch.channels_last)
     run = SimpleNamespace(model=model, network=model, ema=Ema(model), optimizer=make_optimizer(model, 1e-3, 0.05))
@@ -184,6 +186,7 @@ def measured(name, img_hw, batch_size, people, options):
     how = SimpleNamespace(amp=True, accumulate=1, clip_norm=10.0)
     for _ in range(3):
         train_step(run, images, targets_of(batch_size, img_hw, people), device, how)
+    del block
     return torch.cuda.max_memory_reserved()
 
 

@@ -115,7 +115,7 @@ def test_classes_are_in_the_order_of_their_ids(tmp_path):
     frames, _ = read(tmp_path)
     assert class_names_of(tmp_path, frames) == ['柚', 'cat', 'toothbrush']
     assert frames[0].categories == {'柚': 3, 'cat': 17, 'toothbrush': 90}
-    assert Frames(frames, class_names_of(tmp_path, frames)).load(0)[1]['labels'].tolist() == [3]
+    assert Frames(frames, class_names_of(tmp_path, frames)).target(0)['labels'].tolist() == [3]
     (tmp_path / 'classes.txt').write_text('cat\ntoothbrush\n柚\n', encoding='utf-8')
     assert class_names_of(tmp_path, frames) == ['cat', 'toothbrush', '柚']
 
@@ -189,9 +189,8 @@ def test_what_tools_leave_out(tmp_path):
     assert frames[0].masks[1] is None and not frames[0].has_masks
     assert frames[1].boxes[0].tolist() == [0, 0, 80, 60]
     # A speck without a pixel is no object for a detector that learns masks.
-    target = training_transform(HW, flip=0, scale=None, shift=False, colour=0)(
-        *Frames(frames[1:], ['柚'], with_masks=True).load(0)
-    )[1]
+    plain = training_transform(HW, flip=0, scale=None, shift=False, colour=0)
+    _, target = plain.draw(Frames(frames[1:], ['柚'], with_masks=True).target(0))
     assert len(target['boxes']) == len(target['masks']) == len(target['labels']) == 1
 
 

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 
 from konohana.cast import CLASS_NAMES, IGNORE_CLASS
 from konohana.data import reading
-from konohana.data.augment import GREY, ScaleShift, mosaic, training_transform
+from konohana.data.augment import GREY, Mosaic, ScaleShift, training_transform
 from konohana.data.dataset import Frames, collate
 from konohana.data.images import list_pictures
 from konohana.data.reading import class_names_of, read_frames, report, unknown_names
@@ -713,7 +713,7 @@ def test_mosaic():
         # One colour a sample, so that each can be found again.
         samples = [painted([(label, 20, 10, hw[1] - 20, hw[0] - 10)], hw) for label in (1, 2, 3)]
         samples.append(painted([], hw, ignored=[(0, 0, hw[1], hw[0])]))
-        image, target = mosaic(samples, hw)
+        image, target = Mosaic()(samples, hw)
         assert len(target['ignored']) >= 1
         check_boxes_follow_pixels(image, target, hw)
         kept += len(target['boxes'])
@@ -726,7 +726,7 @@ def test_background_frames_go_through(with_mosaic):
     torch.manual_seed(0)
     transform = training_transform((64, 96), hue=0.1)
     samples = [transform(*painted([])) for _ in range(4)]
-    image, target = mosaic(samples, (64, 96)) if with_mosaic else samples[0]
+    image, target = Mosaic()(samples, (64, 96)) if with_mosaic else samples[0]
     assert image.shape == (3, 64, 96)
     assert target['boxes'].shape == target['ignored'].shape == (0, 4)
     assert target['labels'].shape == (0,) and target['labels'].dtype == torch.int64

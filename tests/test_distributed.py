@@ -17,6 +17,7 @@ import torch
 from konohana import checkpoint, distributed
 from konohana.data.augment import training_transform
 from konohana.data.sampler import EpochBatches, upright
+from konohana.data.step import boxes_of
 from konohana.errors import UserError
 from konohana.toy import writer
 
@@ -152,8 +153,8 @@ def test_a_picture_higher_than_wide_is_upright():
 
 
 def test_upright_pictures_fill_an_upright_window():
-    box = torch.tensor([[30.0, 60.0, 60.0, 120.0]])
-    target = {'boxes': box, 'labels': torch.tensor([1]), 'ignored': box[:0]}
+    box = boxes_of(torch.tensor([[30.0, 60.0, 60.0, 120.0]]), (240, 180))
+    target = {'boxes': box, 'labels': torch.tensor([1]), 'ignored': boxes_of(box[:0], (240, 180))}
     image = torch.zeros(3, 240, 180, dtype=torch.uint8)
     for turn, size, expected in ((True, (80, 60), (10, 20, 20, 40)), (False, (60, 80), (25, 15, 32.5, 30))):
         transform = training_transform((60, 80), flip=0, scale=None, shift=False, colour=0, turn=turn)

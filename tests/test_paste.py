@@ -11,6 +11,7 @@ from konohana.data.coco import read_split as read_coco
 from konohana.data.dataset import Frames
 from konohana.data.paste import Paste, cut_out, grabcut_mask
 from konohana.data.sample import Sample
+from konohana.data.step import Steps
 from konohana.data.voc import read_split as read_voc
 from konohana.toy import writer
 
@@ -33,7 +34,7 @@ def painted(path, ellipses, background=(90, 160, 90)):
 
 
 def pasted(paste, frame, names, seed, with_masks=False):
-    dataset = Frames([frame], names, lambda image, target: (image, target), False, seed, with_masks, paste=paste)
+    dataset = Frames([frame], names, Steps([]), False, seed, with_masks, paste=paste)
     return dataset[0, 0]
 
 

@@ -95,13 +95,17 @@ def test_steps_in_both_precisions_side_by_side(run_script, monkeypatch):
     monkeypatch.setattr(solov2, 'GRIDS', (16, 14, 12, 8, 6))  # coarser than the real ones, for the time
     script = 'benchmarks/training_speed.py'
     names = 'detector=konohana, solov2_light_r18'
-    done = run_script(script, names, 'img_hw=(64, 96)', 'batch_size=2', 'n_runs=1')
+    done = run_script(script, names, 'img_hw=(64, 96)', 'batch_size=2', 'n_runs=1', 'n_frames=4', 'num_workers=0')
     assert done.returncode == 0, done.stderr
-    rows = rows_of(done.stdout)
+    steps, prepared = done.stdout.split('Batches prepared')
+    rows = rows_of(steps)
     assert list(rows) == [f'{name} amp={amp}' for name in ('konohana', 'solov2_light_r18') for amp in (False, True)]
     for name, (kind, *numbers) in rows.items():
         assert 'True' in name or (kind, numbers[-1]) == ('float32', '1.00')
         assert all(float(number) > 0 for number in numbers)
+    rows = rows_of(prepared)
+    assert list(rows) == ['no', 'ram', 'drawn for a GPU'] and rows['no'][1] == '1.00'
+    assert all(float(number) > 0 for row in rows.values() for number in row)
     for wrong, said in (('detector=nothing', 'nothing'), ('detector=,', 'at least one'), ('n_runs=0', 'n_runs')):
         done = run_script(script, wrong)
         assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr

@@ -669,13 +669,14 @@ def test_memory_cap_needs_room_for_cuda_itself():
 def test_out_of_gpu_memory_is_one_line_with_numbers_and_variables(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'max_memory_reserved', lambda _: 2.4 * 2**30)
     monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda _: SimpleNamespace(total_memory=8 * 2**30))
-    settings = SimpleNamespace(batch_size=64, img_hw=(360, 640), vram_limit_gib=3.0)
-    with (
-        pytest.raises(UserError, match=r'batch_size=64 .*3.0 GiB .*held 2.90.*8.0.*accumulate') as caught,
-        out_of_memory_explained(torch.device('cuda'), settings),
-    ):
-        raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
-    assert '\n' not in str(caught.value)
+    for kept in ('no', 'gpu'):
+        settings = SimpleNamespace(batch_size=64, img_hw=(360, 640), vram_limit_gib=3.0, keep_frames=kept)
+        with (
+            pytest.raises(UserError, match=r'batch_size=64 .*3.0 GiB .*held 2.90.*8.0.*accumulate') as caught,
+            out_of_memory_explained(torch.device('cuda'), settings),
+        ):
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
+        assert '\n' not in str(caught.value) and ('keep_frames=ram' in str(caught.value)) == (kept == 'gpu')
 
 
 def test_a_budget_of_minutes_ends_the_run_and_its_schedule(tmp_path, monkeypatch):

@@ -27,7 +27,16 @@ def test_the_default_training_keeps_to_its_memory():
     assert account.parts['optimizer'] == pytest.approx(2 * account.parts['weights'], rel=0.05)
     assert account.peak <= 1235 * MIB, f'{account.peak / MIB:.0f} MiB'
     fixed = sum(account.parts[part] for part in ('weights', 'average', 'optimizer'))
-    assert fixed + 2 * (account.peak - fixed) + CUDA_CONTEXT_GIB * 2**30 < 3 * 2**30, 'batches of 32'
+    cuda = CUDA_CONTEXT_GIB * 2**30
+    assert fixed + 2 * (account.peak - fixed) + cuda < 3 * 2**30, 'batches of 32'
+    kept = 1500 * 3 * 360 * 640
+    assert kept < 2**30 and account.peak + kept + cuda < 3 * 2**30, '1500 frames kept on the GPU, a third of it'
+
+
+def test_frames_kept_on_the_gpu_count():
+    account = Account('konohana', (64, 96), 2, kept=100_000)
+    assert account.parts['kept frames'] == 100_000 * 3 * 64 * 96
+    assert 0 < account.peak - account.parts['kept frames'] < 100 * MIB
 
 
 def test_detectors_whose_memory_cannot_be_accounted_are_refused():

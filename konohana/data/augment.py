@@ -66,12 +66,7 @@ class ScaleShift(Step):
 
     def apply(self, images, drawn):
         # The only step that takes pictures of different sizes; afterwards they are of one.
-        placed = []
-        for image, place in zip(images, drawn, strict=True):
-            if place.hw != tuple(image.shape[-2:]):
-                image = TF.resize(image, place.hw, antialias=True)
-            placed.append(_into_window(image, place.top, place.left, place.window, GREY))
-        return torch.stack(placed)
+        return torch.stack([placed(image, place) for image, place in zip(images, drawn, strict=True)])
 
     def _random_scale(self):
         if self.scale is None:
@@ -86,6 +81,13 @@ class ScaleShift(Step):
             return room // 2
         low, high = min(0, room), max(0, room)
         return int(torch.randint(low, high + 1, ()))
+
+
+def placed(image, place):
+    """uint8 3 x h x w at its `Place` in a window: 3 x H x W."""
+    if place.hw != tuple(image.shape[-2:]):
+        image = TF.resize(image, place.hw, antialias=True)
+    return _into_window(image, place.top, place.left, place.window, GREY)
 
 
 def _into_window(pixels, top, left, window, fill=0):
@@ -227,43 +229,54 @@ def training_transform(
     return Steps(steps)
 
 
-def mosaic(samples, img_hw):
-    """Mosaic (YOLOv4, Bochkovskiy et al. 2020, 2004.10934): four samples of size `img_hw` around a random centre.
+class Mosaic:
+    """Mosaic (YOLOv4, Bochkovskiy et al. 2020, 2004.10934): four samples around a random centre, one in each corner.
 
-    Each is scaled to cover its part of the window.
-
-    Args:
-        samples: four (image, target) of size `img_hw`, (height, width).
-
-    Returns:
-        (image, target) of the same size.
+    Each is scaled to cover its part of the window. As a `Step` it draws and changes apart, but of four samples.
     """
-    height, width = img_hw
-    centre_y = int(height * float(torch.empty(()).uniform_(0.35, 0.65)))
-    centre_x = int(width * float(torch.empty(()).uniform_(0.35, 0.65)))
-    canvas = torch.full((3, height, width), GREY, dtype=torch.uint8)
-    parts = {'boxes': [], 'labels': [], 'ignored': [], 'masks': []}
-    corners = [(0, 0), (0, centre_x), (centre_y, 0), (centre_y, centre_x)]
-    for (top, left), (image, target) in zip(corners, samples, strict=True):
-        bottom = centre_y if top == 0 else height
-        right = centre_x if left == 0 else width
-        part_hw = (bottom - top, right - left)
-        # Scale 1 just fits; covering the part takes the larger of the two ratios.
-        fit = sorted((part_hw[0] / image.shape[-2], part_hw[1] / image.shape[-1]))
-        cover = fit[1] / fit[0]
-        image, target = ScaleShift(part_hw, (cover, cover))(image, target)
-        canvas[:, top:bottom, left:right] = image
-        move = torch.tensor([left, top] * 2, dtype=torch.float32)
-        parts['labels'].append(target['labels'])
-        for key in ('boxes', 'ignored'):
-            parts[key].append(target[key].as_subclass(torch.Tensor) + move)
-        if 'masks' in target:
-            parts['masks'].append(TF.pad(target['masks'], [left, top, width - right, height - bottom]))
-    whole = {
-        'boxes': boxes_of(torch.cat(parts['boxes']), img_hw),
-        'labels': torch.cat(parts['labels']),
-        'ignored': boxes_of(torch.cat(parts['ignored']), img_hw),
-    }
-    if parts['masks']:
-        whole['masks'] = tv_tensors.Mask(torch.cat(parts['masks']))
-    return tv_tensors.Image(canvas), whole
+
+    def __call__(self, samples, img_hw):
+        """Four (image, target), and (height, width) of the window -> (image, target) of that size."""
+        images, targets = zip(*samples, strict=True)
+        drawn, target = self.draw(targets, img_hw)
+        return tv_tensors.Image(self.apply([image.as_subclass(torch.Tensor) for image in images], drawn)), target
+
+    def draw(self, targets, img_hw):
+        """Four targets and (height, width) of the window -> (a `Place` in the window for each, the target)."""
+        height, width = img_hw
+        centre_y = int(height * float(torch.empty(()).uniform_(0.35, 0.65)))
+        centre_x = int(width * float(torch.empty(()).uniform_(0.35, 0.65)))
+        places, parts = [], {'boxes': [], 'labels': [], 'ignored': [], 'masks': []}
+        corners = [(0, 0), (0, centre_x), (centre_y, 0), (centre_y, centre_x)]
+        for (top, left), target in zip(corners, targets, strict=True):
+            part_hw = ((height if top else centre_y) - top, (width if left else centre_x) - left)
+            # Scale 1 just fits; covering the part takes the larger of the two ratios.
+            fit = sorted(part / own for part, own in zip(part_hw, target['boxes'].canvas_size, strict=True))
+            cover = fit[1] / fit[0]
+            place, target = ScaleShift(part_hw, (cover, cover)).draw(target)
+            places.append((top, left, place))
+            move = torch.tensor([left, top] * 2, dtype=torch.float32)
+            parts['labels'].append(target['labels'])
+            for key in ('boxes', 'ignored'):
+                parts[key].append(target[key].as_subclass(torch.Tensor) + move)
+            if 'masks' in target:
+                below, right = height - top - part_hw[0], width - left - part_hw[1]
+                parts['masks'].append(TF.pad(target['masks'], [left, top, right, below]))
+        whole = {
+            'boxes': boxes_of(torch.cat(parts['boxes']), img_hw),
+            'labels': torch.cat(parts['labels']),
+            'ignored': boxes_of(torch.cat(parts['ignored']), img_hw),
+        }
+        if parts['masks']:
+            whole['masks'] = tv_tensors.Mask(torch.cat(parts['masks']))
+        return places, whole
+
+    def apply(self, images, places):
+        """Four pictures (uint8 3 x h x w) and what was drawn for them -> one, uint8 3 x H x W."""
+        parts = [placed(image, place) for image, (_, _, place) in zip(images, places, strict=True)]
+        top, left, _ = places[-1]
+        height, width = parts[-1].shape[-2:]
+        canvas = parts[0].new_empty((3, top + height, left + width))
+        for part, (top, left, _) in zip(parts, places, strict=True):
+            canvas[:, top : top + part.shape[-2], left : left + part.shape[-1]] = part
+        return canvas

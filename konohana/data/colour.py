@@ -102,6 +102,6 @@ class PhotometricTrivialAugment(Step):
         changed = []
         for image, seed in zip(images, drawn, strict=True):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 changed.append(self.transform(image))
         return torch.stack(changed)

@@ -32,20 +32,20 @@ def size_of_all(frames, img_hw, largest):
 class Kept:
     """Frames' pixels, decoded, as small as the largest that training shows of them, in one block of memory.
 
-    `kept(path)` gives a frame's picture, uint8 H x W x 3, RGB. Processes that load frames share the block.
+    `kept(path)` gives a frame's picture, uint8 H x W x 3, RGB, which is not to be changed. Processes that load frames
+    share the block.
 
     Args:
-        frames: list of `Sample`. img_hw, largest: see `kept_size`.
-        device: torch.device to keep them on. progress: show a progress bar.
+        frames: list of `Sample`. img_hw, largest: see `kept_size`. progress: show a progress bar.
 
     Attributes:
         frames: list of `Sample` like those given, with boxes, regions and masks of the size that is kept.
     """
 
-    def __init__(self, frames, img_hw, largest, device='cpu', progress=True):
+    def __init__(self, frames, img_hw, largest, progress=True):
         sizes = [kept_size(frame, img_hw, largest) for frame in frames]
         starts = [0, *itertools.accumulate(3 * height * width for height, width in sizes)]
-        self.block = torch.empty(starts[-1], dtype=torch.uint8, device=device)
+        self.block = torch.empty(starts[-1], dtype=torch.uint8)
         self.places = {frame.path: (start, hw) for frame, start, hw in zip(frames, starts, sizes, strict=False)}
         with ThreadPoolExecutor() as pool, progress_bar('Keeping frames in memory', len(frames), progress) as bar:
             for done, _ in enumerate(pool.map(self._load, frames), start=1):
@@ -56,6 +56,10 @@ class Kept:
         # Each is written as soon as it is decoded: whoever waits holds no second copy of all.
         _, hw = self.places[frame.path]
         self(frame.path).copy_(torch.from_numpy(resize(load_image(frame.path), hw)))
+
+    def move(self, device):
+        """Keep them on a torch.device from now on."""
+        self.block = self.block.to(device)
 
     def __call__(self, path):
         start, (height, width) = self.places[path]

@@ -29,6 +29,7 @@ OVERLAP = 0.15  # part of a box that others may cover, or they would be pasted a
 CUT_OFF = 3.0  # pixels: a side so near the frame's edge is taken for cut off there
 COVERED = 0.5  # part of a character of the frame that may disappear behind a pasted one
 SCALE = (0.6, 1.3)  # of a pasted character, by the frames' heights
+SOLID = 128  # of 255: what covers so much of a pixel hides it
 TRIES = 4  # places that are tried for a character
 
 
@@ -121,7 +122,7 @@ class Pasted:
     left: int
     top: int
     flip: bool
-    alpha: torch.Tensor  # uint8 h x w, 255 inside the outline
+    alpha: np.ndarray | torch.Tensor  # uint8 h x w, 255 inside the outline; for `apply` where the pictures are
 
 
 class Paste(Step):
@@ -173,7 +174,7 @@ class Paste(Step):
             height, width = pasted.alpha.shape
             pixels = TF.resize(pixels, [height, width], antialias=True)
             pixels = pixels.flip(-1) if pasted.flip else pixels
-            alpha = pasted.alpha.to(image.device, non_blocking=True).float() / 255
+            alpha = torch.as_tensor(pasted.alpha).float() / 255
             window = image[:, pasted.top : pasted.top + height, pasted.left : pasted.left + width]
             window.copy_((window + (pixels.float() - window) * alpha).round())
         return image
@@ -194,8 +195,8 @@ class Paste(Step):
             (new_w, new_h),
             interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR,
         )
-        alpha = torch.from_numpy(cv2.flip(alpha, 1) if flip else alpha)
-        solid = alpha >= 128
+        alpha = cv2.flip(alpha, 1) if flip else alpha
+        solid = torch.from_numpy(alpha >= SOLID)
         place = self._free_place(target, solid, (height, width), one.cut, flip) if solid.any() else None
         return Pasted(one, *place, flip, alpha) if place else None
 
@@ -246,7 +247,7 @@ def _with_object(target, label, pasted):
     }
     if 'masks' in target:
         own = torch.zeros((1, *img_hw), dtype=torch.uint8)
-        own[0, top : top + height, left : left + width] = pasted.alpha >= 128
+        own[0, top : top + height, left : left + width] = torch.from_numpy(pasted.alpha >= SOLID)
         before = target['masks'].as_subclass(torch.Tensor) * (1 - own)
         target['masks'] = tv_tensors.Mask(torch.cat([before, own]))
     return target

@@ -49,14 +49,17 @@ class FrameTransform(GeneralizedRCNNTransform):
 
     def normalize(self, image):
         """3 x H x W, uint8 or float 0 to 1 -> normalized floats. In place where it can be: a large picture is slow."""
+        mean, std = (self._of_channels(values, image) for values in (self.image_mean, self.image_std))
         if image.dtype == torch.uint8:
-            image = image.float().div_(255)
-            return image.sub_(self._of_channels(self.image_mean, image)).div_(self._of_channels(self.image_std, image))
-        return super().normalize(image)
+            return image.float().div_(255).sub_(mean).div_(std)
+        return (image - mean) / std
 
     @staticmethod
     def _of_channels(values, image):
-        return torch.as_tensor(values, dtype=image.dtype, device=image.device)[:, None, None]
+        if len(set(values)) == 1:
+            return values[0]  # a tensor would have to be moved to the device for each picture
+        dtype = image.dtype if image.is_floating_point() else torch.float32
+        return torch.tensor(values, dtype=dtype, device=image.device)[:, None, None]
 
     def batch_images(self, images, size_divisible=32):
         """List of normalized pictures -> N x 3 x height x width, padded where they need it."""

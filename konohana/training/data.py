@@ -1,5 +1,6 @@
 """The data of a run: frames to train and evaluate on, class names, stages of augmentation, batches."""
 
+import math
 from dataclasses import dataclass
 
 from torch.utils.data import DataLoader
@@ -9,12 +10,17 @@ from konohana.data.augment import training_transform
 from konohana.data.dataset import Frames, collate
 from konohana.data.images import load_image
 from konohana.data.kept import Kept, size_of_all
+from konohana.data.on_device import OnDevice, Plans, collate_plans
 from konohana.data.paste import Paste
 from konohana.data.reading import class_names_of, read_frames, report, unknown_names
 from konohana.data.sampler import EpochBatches, repeat_rare_frames, upright
 from konohana.errors import UserError
 from konohana.interrupts import ignore_interrupts
-from konohana.training.memory import free_ram
+from konohana.training.memory import free_gpu_memory, free_ram, out_of_memory_explained
+
+# Of GPU memory, that a step of the default network takes for a pixel of its batch: benchmarks/training_memory.py says
+# 340. Of other networks it is not known.
+STEP_BYTES = 400
 
 # The stages of a run. A detector that is not resizable starts with the second.
 SMALL, LARGE, NO_AUGMENT = range(3)
@@ -104,35 +110,62 @@ def stage_of(part_done, resizable, settings):
     return LARGE if part_done < 1 - settings.no_augment_part else NO_AUGMENT
 
 
-def keep(settings, frames):
-    """The frames (list of `Sample`) decoded in memory, as `Kept`.
+def choose_keeping(settings, frames, device):
+    """Where frames are kept, and set `settings.keep_frames` to it: 'gpu', 'ram' or 'no'.
+
+    Left open, it is 'gpu' with CUDA if they fit beside a step of the default network, or else 'ram' if they take at
+    most half of what is free, or else 'no'.
+
+    Args:
+        settings: namespace of `_train.py`'s variables. frames: list of `Sample` to train on. device: torch.device.
 
     Raises:
-        UserError: they do not fit.
+        UserError: they do not fit where they are to be kept.
     """
-    largest = settings.scale[1] if settings.augment else 1.0
-    needed, there = size_of_all(frames, settings.img_hw, largest), free_ram() // distributed.world_size()
-    if needed > there:
+    choice, needed = settings.keep_frames, size_of_all(frames, settings.img_hw, largest_scale(settings))
+    if choice == 'no':
+        return
+    if choice == 'gpu' and device.type == 'cpu':
+        raise UserError("keep_frames='gpu': training runs on the CPU. Take 'ram' or 'no'.")
+    there = {'ram': free_ram() // distributed.world_size()}
+    if device.type == 'cuda':
+        there['gpu'] = free_gpu_memory(device, settings.vram_limit_gib)
+    if not choice:
+        step = settings.batch_size // distributed.world_size() * math.prod(settings.img_hw) * STEP_BYTES
+        fits_gpu = settings.detector == 'konohana' and needed + step <= there.get('gpu', 0)
+        settings.keep_frames = 'gpu' if fits_gpu else 'ram' if needed <= there['ram'] / 2 else 'no'
+    elif needed > min(there[place] for place in {'ram', choice} & set(there)):  # they get to the GPU by way of RAM
+        free = ' and '.join(f'{size / 1e9:.2f} GB ({place})' for place, size in there.items())
         raise UserError(
-            f"keep_frames='ram': the {len(frames)} frames take {needed / 1e9:.2f} GB, and {there / 1e9:.2f} GB are "
-            "free. Leave keep_frames='', which reads them when they are needed, or lower img_hw."
+            f'keep_frames={choice!r}: the {len(frames)} frames take {needed / 1e9:.2f} GB, and there are {free}. Take '
+            "keep_frames='no', which reads them when they are needed, or lower img_hw."
         )
-    return Kept(frames, settings.img_hw, largest, progress=settings.progress)
+    if settings.keep_frames != 'no':
+        print(f'{len(frames)} frames are kept in memory, {needed / 1e9:.2f} GB (keep_frames={settings.keep_frames!r}).')
+
+
+def largest_scale(settings):
+    """The largest scale at which training shows a frame."""
+    return settings.scale[1] if settings.augment else 1.0
 
 
 def make_loader(settings, frames, with_masks, device):
-    """The DataLoader of a run: batches of (images uint8, targets) in the order of an `EpochBatches` sampler.
+    """A loader of batches of (images uint8, targets) in the order of an `EpochBatches` sampler.
 
     Args:
         settings: namespace of `_train.py`'s variables. frames: `TrainingFrames`.
         with_masks: whether the detector learns masks. device: torch.device to train on.
 
+    Returns:
+        DataLoader, or `OnDevice` where frames are kept on the device.
+
     Raises:
-        UserError: see `Frames` and `EpochBatches`.
+        UserError: see `Frames`, `EpochBatches` and `choose_keeping`.
     """
     train, load_picture = frames.train, load_image
-    if settings.keep_frames == 'ram':
-        load_picture = keep(settings, train)
+    choose_keeping(settings, train, device)
+    if settings.keep_frames != 'no':
+        load_picture = Kept(train, settings.img_hw, largest_scale(settings), settings.progress)
         train = load_picture.frames
     shown = repeat_rare_frames(train, settings.repeat_rare)
     pasting = None
@@ -145,12 +178,18 @@ def make_loader(settings, frames, with_masks, device):
         shown, frames.class_names, transforms, with_mosaic, settings.seed, with_masks, pasting, load_picture
     )
     groups = upright(shown) if settings.group_by_aspect else None
-    return DataLoader(
-        dataset,
+    on_device = settings.keep_frames == 'gpu'
+    loader = DataLoader(
+        Plans(dataset) if on_device else dataset,
         batch_sampler=EpochBatches(len(dataset), settings.batch_size, settings.seed, groups),
         num_workers=settings.num_workers,
-        collate_fn=collate,
+        collate_fn=collate_plans if on_device else collate,
         pin_memory=device.type == 'cuda',
         persistent_workers=settings.num_workers > 0,
         worker_init_fn=ignore_interrupts,
     )
+    if not on_device:
+        return loader
+    with out_of_memory_explained(device, settings):
+        load_picture.move(device)
+    return OnDevice(loader, dataset, device)

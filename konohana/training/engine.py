@@ -216,7 +216,8 @@ def train_step(run, images, targets, device, settings, step=True):
     """Forward and backward and, with `step`, the optimizer's step on the gradients gathered since the last one.
 
     Args:
-        run: a `Run`. images: list of uint8 3 x H x W. targets: list of dicts, see `detectors.base.Detector`.
+        run: a `Run`. images: uint8 n x 3 x H x W, or a list of 3 x H x W. targets: list of dicts, see
+            `detectors.base.Detector`.
         settings: namespace of `accumulate`, `clip_norm` and `amp`.
 
     Returns:
@@ -227,11 +228,7 @@ def train_step(run, images, targets, device, settings, step=True):
     """
     # What a detector draws at random depends on the step alone: a run that was stopped goes on as one that was not.
     torch.manual_seed(hash((run.order.get('seed', 0), run.iteration, distributed.rank())) % 2**63)
-    images = [image.as_subclass(torch.Tensor).to(device, non_blocking=True).float() / 255 for image in images]
-    targets = [
-        {k: v.as_subclass(torch.Tensor).to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
-        for target in targets
-    ]
+    images, targets = floats_on(images, device), targets_on(targets, device)
     with half_precision.autocast(device, settings.amp), single_values_explained(len(images)):
         losses = run.network(images, targets)
     weight = distributed.weight(len(images), device)
@@ -244,6 +241,27 @@ def train_step(run, images, targets, device, settings, step=True):
         if step:
             optimizer_step(run, settings.clip_norm)
     return values
+
+
+def floats_on(images, device):
+    """uint8 n x 3 x H x W, or a list of 3 x H x W -> list of the same as floats 0 to 1 on a device."""
+    if isinstance(images, torch.Tensor):
+        return list(images.to(device, non_blocking=True).float().div_(255))
+    return [image.as_subclass(torch.Tensor).to(device, non_blocking=True).float().div_(255) for image in images]
+
+
+def targets_on(targets, device):
+    """List of dicts of tensors (or numbers) -> the same on a device, each kind of tensor moved there at once."""
+    moved = [dict(target) for target in targets]
+    for key, value in targets[0].items():
+        parts = [target[key] for target in targets]
+        if isinstance(value, torch.Tensor):
+            parts = [part.as_subclass(torch.Tensor) for part in parts]
+            if len({part.shape[1:] for part in parts}) == 1:  # masks of pictures of different sizes are not
+                parts = torch.cat(parts).to(device, non_blocking=True).split([len(part) for part in parts])
+            for target, part in zip(moved, parts, strict=True):
+                target[key] = part.to(device)
+    return moved
 
 
 @contextlib.contextmanager

@@ -31,6 +31,13 @@ def free_ram():
     return psutil.virtual_memory().available
 
 
+def free_gpu_memory(device, limit_gib):
+    """Bytes that this process can still take on a GPU of CUDA, see `cap_gpu_memory`."""
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = (limit_gib - CUDA_CONTEXT_GIB) * 2**30 if limit_gib else total
+    return max(0, min(free, int(allowed) - torch.cuda.memory_reserved(device)))
+
+
 def peak_memory_gib(device):
     """Most memory this process has held so far, in GiB: of the GPU if it trains there, else of the machine; or None."""
     if device.type == 'cuda':
@@ -48,16 +55,16 @@ def out_of_memory_explained(device, settings):
     """Turn running out of GPU memory into a UserError: the numbers, and the variables to change.
 
     Args:
-        device: torch.device. settings: namespace of `batch_size`, `img_hw` and `vram_limit_gib`.
+        device: torch.device. settings: namespace of `batch_size`, `img_hw`, `vram_limit_gib` and `keep_frames`.
     """
     try:
         yield
     except torch.cuda.OutOfMemoryError:
         held = torch.cuda.max_memory_reserved(device) / 2**30 + CUDA_CONTEXT_GIB
         total = torch.cuda.get_device_properties(device).total_memory / 2**30
-        limit = settings.vram_limit_gib or total
+        limit, kept = settings.vram_limit_gib or total, settings.keep_frames == 'gpu'
         raise UserError(
             f'Out of GPU memory: batch_size={settings.batch_size} at img_hw={settings.img_hw} wants more than '
             f'{limit:.1f} GiB (held {held:.2f}, the card has {total:.1f}). Lower batch_size (accumulate=2 makes up for '
-            f'half of it) or img_hw, or raise vram_limit_gib.'
+            f'half of it) or img_hw, or raise vram_limit_gib{", or take keep_frames=ram" if kept else ""}.'
         ) from None
