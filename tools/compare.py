@@ -43,7 +43,16 @@ progress = True  # show progress bars
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGUN = 'compare.json'  # in a variant's folder: the variables that its training started with
-FREE = ('device', 'progress', 'num_workers', 'save_minutes', 'vram_limit_gib', 'checkpoint_path', 'log_path')
+FREE = (
+    'device',
+    'progress',
+    'num_workers',
+    'keep_frames',
+    'save_minutes',
+    'vram_limit_gib',
+    'checkpoint_path',
+    'log_path',
+)
 COLUMNS = ('AP', 'AP50', 'M parameters', 'GMAC', 'ms a picture', 'epochs', 'minutes')
 
 
