@@ -6,7 +6,7 @@ The functions take NumPy's arrays as well as PyTorch's tensors, and need no PyTo
 import numpy as np
 
 LOOK_FROM = 0.4  # score from which a box is looked at again: below, it is seldom shown, and looking takes time
-SURE = 0.8  # probability from which the detector is believed: it is hardly ever wrong then, and looking takes time
+SURE = 0.85  # probability from which the detector is believed: it is hardly ever wrong then, and looking takes time
 LOOK_WEIGHT = 0.5  # of the second look's opinion against the detector's, 0 to 1
 
 ROWS = ('boxes', 'labels', 'scores', 'probabilities', 'embeddings')  # of detections: a row for each person
