@@ -26,7 +26,7 @@ from konohana.errors import UserError, printable
 # What requirements.txt has beyond requirements-light.txt: module -> its name for people. Only what needs it misses it.
 NOT_LIGHT = {
     **dict.fromkeys(('torch', 'torchvision'), 'PyTorch'),
-    **{'scipy': 'SciPy', 'filelock': 'filelock', 'tensorboard': 'TensorBoard', 'onnx': 'onnx'},
+    **{'scipy': 'SciPy', 'filelock': 'filelock', 'psutil': 'psutil', 'tensorboard': 'TensorBoard', 'onnx': 'onnx'},
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import torch
 from conftest import PROJECT, make_weights
 
 import konohana
-from konohana import boxes
+from konohana import boxes, settings
 from konohana.data.images import save_image
 from konohana.toy.writer import draw_frame, write_video, write_voc
 
@@ -118,6 +119,17 @@ def test_what_needs_torch_says_so_in_one_line(script, options, words, weights, t
     other.write_bytes(b'PK')
     done = without_torch(PROJECT / script, *(o.format(weights=weights, other=other, folder=tmp_path) for o in options))
     assert done.returncode == 2 and words in done.stderr and done.stderr.count('\n') == 1, done.stderr
+
+
+def test_every_package_that_is_not_light_is_named():
+    """Those that are missed are asked for by name; matplotlib and OpenVINO are done without."""
+
+    def packages(name):
+        lines = (PROJECT / name).read_text(encoding='utf-8').splitlines()
+        return {re.split('[>=;]', line)[0] for line in lines if line and not line.startswith('#')}
+
+    rest = packages('requirements.txt') - packages('requirements-light.txt') - {'matplotlib', 'openvino'}
+    assert rest == set(settings.NOT_LIGHT)
 
 
 def test_torch_is_not_imported_where_it_is_not_used(weights):
