@@ -17,6 +17,7 @@ from konohana import files, spread
 from konohana.cast import SHARED_NAMES
 from konohana.data.sample import check_name
 from konohana.errors import UserError, count, printable
+from konohana.naming import ROWS
 from konohana.spread import unit
 
 VERSION = 3  # raise when likenesses change: results by a cast are then made again
@@ -36,7 +37,6 @@ SURE = 0.5  # score from which a second person in a picture of the cast is a pro
 FAINT = 0.3  # score from which the person in a picture of the cast is found
 FILLS = 0.5  # of a picture: so large a person is the one that it shows
 MAIN = 3.0  # times as large as any other person: then it is the one that a picture shows
-ROWS = ('boxes', 'labels', 'scores', 'probabilities', 'embeddings')  # of detections: a row for each person
 
 
 @dataclass(frozen=True)
