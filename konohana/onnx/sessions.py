@@ -37,10 +37,19 @@ def n_threads():
     if 'torch' in sys.modules:
         n = sys.modules['torch'].get_num_threads()
     else:
-        chosen = os.environ.get('OMP_NUM_THREADS', '')
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-        n = int(chosen) if chosen.isdecimal() and int(chosen) else usable
+        n = chosen_threads() or usable_cores()
     return max(1, n // 2) if _half.get() else n
+
+
+def usable_cores():
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def chosen_threads():
+    """OMP_NUM_THREADS of the environment; 0 where it is not set, or is no number."""
+    chosen = os.environ.get('OMP_NUM_THREADS', '')
+    return int(chosen) if chosen.isdecimal() else 0
 
 
 class OnnxRuntime:

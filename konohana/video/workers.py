@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 
+from konohana.onnx.sessions import chosen_threads, usable_cores
 from konohana.worker import PROGRESS, WORKER
 
 PATIENCE = 120  # seconds for an episode to keep what is done, before its process is killed
@@ -96,9 +97,8 @@ def _ended(status):
 
 def share_of_threads(n):
     """Threads for each of `n` processes on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    given = os.environ.get('OMP_NUM_THREADS', '')
-    return max(1, min(cores, int(given) if given.isdigit() else cores) // n)
+    cores = usable_cores()
+    return max(1, min(cores, chosen_threads() or cores) // n)
 
 
 def annotate_at_once(jobs, n, run_one, view):
