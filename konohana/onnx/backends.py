@@ -65,12 +65,12 @@ def at_hand(path, backend='auto'):
     Raises:
         UserError: there is no such weights file; or the runtime that `backend` names is not installed.
     """
-    names = runtimes(backend)
-    graphs = list(_graphs(Path(path)))
+    names, weights = runtimes(backend), hash_of(path)
+    graphs = list(_graphs(Path(path), weights))
     for name in names:
         for graph in graphs:
             with contextlib.suppress(UserError):
-                return started(name, files.read_bytes(graph), graph, hash_of(Path(path)))
+                return started(name, files.read_bytes(graph), graph, weights)
     return None
 
 
@@ -96,15 +96,16 @@ def accelerate(model, content, path, backend='auto'):
         if backend != 'auto':
             print(f'backend={backend!r}: {path}: this detector is computed by torch, it cannot be exported for others.')
         return None
+    weights = hash_of(path) if names else ''
     for name in names:
         try:
-            data = data or export.export_frames(fuse_batch_norms(model), content, hash_of(path))
-            fast = started(name, data, 'the exported network', hash_of(path))
+            data = data or export.export_frames(fuse_batch_norms(model), content, weights)
+            fast = started(name, data, 'the exported network', weights)
         except UserError as error:
             if backend != 'auto':
                 raise UserError(f'backend={backend!r}: {error}') from None
         else:
-            _keep(data, path)
+            _keep(data, path, weights)
             return fast
     return None
 
@@ -156,22 +157,24 @@ def of_session(session, about, data=None):
     return model
 
 
-def _graphs(path):
-    """The graphs of a weights file that are there: those beside it and the shipped ones, then one that was kept."""
-    weights = hash_of(path)
+def _graphs(path, weights):
+    """The graphs of a weights file that are there: those beside it and the shipped ones, then one that was kept.
+
+    weights: its hash.
+    """
     shipped = (SHIPPED / name for name in ('net.onnx', 'net_det3.onnx'))
     for graph in (path.with_suffix('.onnx'), *shipped):
         # The metadata name the weights: seen here without opening a graph of others.
         if graph.is_file() and weights.encode() in files.read_bytes(graph):
             yield graph
     for folder in _folders(path):
-        if (folder / _name_of(path)).is_file():
-            yield folder / _name_of(path)
+        if (folder / _name_of(path, weights)).is_file():
+            yield folder / _name_of(path, weights)
 
 
-def _name_of(path):
-    """The name under which the graph of a weights file is kept."""
-    return f'.{path.stem}.{hashlib.sha256(f"{VERSION} {hash_of(path)}".encode()).hexdigest()[:16]}.onnx'
+def _name_of(path, weights):
+    """The name under which the graph of a weights file, whose hash is `weights`, is kept."""
+    return f'.{path.stem}.{hashlib.sha256(f"{VERSION} {weights}".encode()).hexdigest()[:16]}.onnx'
 
 
 def _folders(path):
@@ -179,10 +182,10 @@ def _folders(path):
     return path.parent, files.cache_folder()
 
 
-def _keep(data, path):
+def _keep(data, path, weights):
     """Write the graph of a weights file where it can be written; without such a place it is made again next time."""
     beside, cache = _folders(path)
-    name = _name_of(path)
+    name = _name_of(path, weights)
     try:
         files.write_bytes(beside / name, data)
     except UserError:
