@@ -93,7 +93,7 @@ def cut_people(model, samples, settings):
     """
     from konohana.cast import SHARED_NAMES
     from konohana.data.images import load_image
-    from konohana.labelled import cut_out
+    from konohana.labelled import picture_of
     from konohana.own_cast import look_at
     from konohana.progress import progress_bar
 
@@ -112,7 +112,7 @@ def cut_people(model, samples, settings):
     with progress_bar(settings.cast_split, len(chosen), settings.progress) as bar:
         for done, (name, (path, box)) in enumerate(chosen, 1):
             with contextlib.suppress(UserError):
-                people.setdefault(name, []).append(look_at(model, cut_out(load_image(path), box), path))
+                people.setdefault(name, []).append(look_at(model, picture_of(load_image(path), box), path))
             bar.update(done)
     return {name: own for name, own in people.items() if own}
 

@@ -37,8 +37,15 @@ def spaced(samples, most):
     return [samples[i] for i in sorted(chosen)]
 
 
-def cut_out(image, box):
-    """A person as a picture of a cast shows one: the box (x1, y1, x2, y2) and a margin around it."""
+def picture_of(image, box):
+    """A person as a picture of a cast shows one: the box and `MARGIN` around it, as far as the frame reaches.
+
+    Args:
+        image: uint8 H x W x 3. box: x1, y1, x2, y2 in pixels of it.
+
+    Returns:
+        uint8 h x w x 3, a part of `image`.
+    """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box
     around = MARGIN * (x2 - x1), MARGIN * (y2 - y1)

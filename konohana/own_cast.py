@@ -25,7 +25,7 @@ UNKNOWN = 'unknown'  # the name of whoever is none of the cast
 MOST_PICTURES = 20  # of a character; of more, so many are taken, spread evenly
 THRESHOLD = 0.6  # likeness below which somebody is rather unknown
 COMMON = 0.5  # part that is taken out of what all characters have in common, see `Characters`
-ROOT = 0.43  # exponent of cosines of an even spread: they are smaller, and one threshold shall do for both
+EXPONENT = 0.43  # of cosines of an even spread: they are smaller, and one threshold shall do for both
 OPINION = 0.2  # of likenesses: what it takes off that the names learned say another thing of somebody
 STRANGE = 0.3  # the same where they say "other" of somebody, and not of the character
 USUAL = 0.75  # likeness of one character's pictures to one another, in the show that the thresholds were chosen for
@@ -275,7 +275,7 @@ class Characters:
         """n x d embeddings, n x n_trained probabilities of the names learned -> n x c, 1 for the most alike."""
         cosines = unit(self._evened(embeddings) - self.common) @ self.centres.T
         if self.of_people is not None:
-            cosines = np.sign(cosines) * np.abs(cosines) ** ROOT
+            cosines = np.sign(cosines) * np.abs(cosines) ** EXPONENT
         # The names learned know a part of any show's people apart, and strangers of their own show.
         agreement = np.sqrt(probabilities) @ np.sqrt(self.said.T)  # Bhattacharyya's coefficient, 0 to 1
         strange = probabilities[:, self.shared].sum(axis=1)[:, None] - self.said[:, self.shared].sum(axis=1)

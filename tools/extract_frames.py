@@ -75,6 +75,7 @@ def main(arguments=None):
 
 
 def check(sources):
+    """Raise UserError for a video that is a stream, or is not there."""
     from konohana.video.source import is_url
 
     for path in sources:

@@ -101,12 +101,12 @@ def path_of(folder, name, person):
 def cut(pictures, progress):
     """Cut the people out and write them. pictures: list of (path, person)."""
     from konohana.data.images import load_image, save_image
-    from konohana.labelled import cut_out
+    from konohana.labelled import picture_of
     from konohana.progress import progress_bar
 
     with progress_bar('Cutting out', len(pictures), progress) as bar:
         for done, (path, person) in enumerate(pictures, 1):
-            save_image(path, cut_out(load_image(person['sample'].path), person['box']), remember=True)
+            save_image(path, picture_of(load_image(person['sample'].path), person['box']), remember=True)
             bar.update(done)
 
 

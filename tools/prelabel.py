@@ -113,6 +113,7 @@ def detections(settings, model, pictures, lowest):
 
 
 def load_model(settings, backend):
+    """The detector of `weights`, computed by `backend`; says which."""
     from konohana import default_weights, load
 
     path = settings.path(settings.weights) if settings.weights else default_weights(ROOT)
