@@ -14,11 +14,28 @@ from konohana.worker import Lines
 what, target = sys.argv[1], Path(sys.argv[2])
 
 
-def main():
+def begin():
     print(f'{os.environ["OMP_NUM_THREADS"]} threads')
     bar = Lines(10)
     bar.said = 0
     bar.update(5)
+
+
+def be_slow():
+    """Whoever hears of the beginning may interrupt it from then on."""
+    try:
+        begin()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(0.3)  # a second interruption would end the saving
+        target.with_name(f'{target.name}_partial').write_text('kept')
+        raise
+
+
+def main():
+    if what == 'slow':
+        be_slow()
+    begin()
     if what == 'killed':
         os.kill(os.getpid(), 9)
     if what == 'crashed':
@@ -29,13 +46,6 @@ def main():
         with target.with_suffix('.worker').open('a') as file:
             print(os.getppid(), file=file, flush=True)
         time.sleep(1.5)
-    if what == 'slow':
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            time.sleep(0.3)  # a second interruption would end the saving
-            target.with_name(f'{target.name}_partial').write_text('kept')
-            raise
     target.write_text(f'{os.getpid()}')
 
 
