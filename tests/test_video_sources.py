@@ -14,6 +14,7 @@ import pytest
 from konohana import files
 from konohana.errors import UserError
 from konohana.video import moments, season, writer
+from konohana.video import source as source_module
 from konohana.video.source import Source
 from tests.test_video import (
     X264,
@@ -131,6 +132,21 @@ def test_animated_pictures(kind, tmp_path):
     done = annotate(path, out, nothing)
     assert done['frames'] == len(expected) < 12 and done['rate'] < 300
     assert np.allclose(frame_times(out), np.array(expected) - expected[0], atol=0.0011)
+
+
+def test_nothing_is_decoded_while_ffmpeg_describes_a_file(tmp_path, monkeypatch):
+    """A decoder's thread that had something to say then would wait for Python, and Python for it, for ever."""
+    path, opened, describe = make(tmp_path / 'in.mkv', *source(), *X264), [], source_module._chroma_of
+
+    def watched(container, stream):
+        opened.append(stream.codec_context.is_open)
+        return describe(container, stream)
+
+    monkeypatch.setattr(source_module, '_chroma_of', watched)
+    for start in (0.0, 0.5):
+        with Source(path, start) as video:
+            assert video.picture.width == 160
+    assert opened == [False, False]
 
 
 @pytest.mark.parametrize(

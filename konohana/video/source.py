@@ -140,7 +140,9 @@ def _video_stream(container, path):
 def _chroma_of(container, stream):
     """Where the chroma samples of a video lie, '' if it does not say.
 
-    PyAV has no attribute for it, but FFmpeg's description of a file says it to those who want to know much.
+    PyAV has no attribute for it, but FFmpeg's description of a file says it to those who want to know much. Nothing may
+    be decoded yet: what a decoder's thread says meanwhile waits for Python, and Python, where it closes the file next,
+    waits for that thread, for ever (https://github.com/PyAV-Org/PyAV/issues/751).
     """
     level = av.logging.get_level()
     av.logging.set_level(av.logging.VERBOSE)
@@ -204,6 +206,7 @@ class Source:
         try:
             self.video = _video_stream(self.container, path)
             self.video.thread_type = 'AUTO'
+            self._chroma = _chroma_of(self.container, self.video)
             self.rate = _rate(self.video)
             begin = Fraction(self.container.start_time or 0, av.time_base)
             # A start just below 0 is the priming of an audio decoder; players skip it, and the picture starts at 0.
@@ -255,7 +258,7 @@ class Source:
             matrix=UNKNOWN if rgb else first.colorspace,
             primaries=first.color_primaries,
             transfer=first.color_trc,
-            chroma=_chroma_of(self.container, stream),
+            chroma=self._chroma,
         )
         self.bits = first.format.components[0].bits
         self.hdr = {d.type.name: bytes(d) for d in first.side_data if d.type.name in HDR}
