@@ -165,8 +165,11 @@ def test_two_workers_write_what_one_does(show, run_script, weights_file, tmp_pat
     for path in sorted((tmp_path / 'one').iterdir()):
         other = tmp_path / 'two' / path.name
         if path.suffix == '.mkv':
-            pairs = zip(decoded(path), decoded(other), strict=True)
-            assert all(a.pts == b.pts and all(map(lambda x, y: (x == y).all(), planes(a), planes(b))) for a, b in pairs)
+            for number, (a, b) in enumerate(zip(decoded(path), decoded(other), strict=True)):
+                assert a.pts == b.pts, (path.name, number)
+                for x, y in zip(planes(a), planes(b), strict=True):
+                    rows, columns = (x != y).nonzero()
+                    assert not rows.size, (path.name, number, rows.size, rows.min(), columns.min(), abs(x - y).max())
         elif path.name != files.LIST_NAME:
             assert path.read_bytes() == other.read_bytes(), path.name
     # Done by workers, known to the one that works alone, and the other way round.
