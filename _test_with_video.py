@@ -90,11 +90,15 @@ def main(arguments=None):
 def open_model(settings, path):
     """Load the detector, and say what computes it."""
     from konohana import load, own_cast
-    from konohana.onnx.sessions import half_the_threads
+    from konohana.onnx.sessions import half_the_threads, n_threads
     from konohana.worker import is_worker
 
     with half_the_threads():
         model = load(path, settings.device, backend=settings.backend)
+        if model.backend == 'torch':
+            import torch
+
+            torch.set_num_threads(n_threads())
     lines = [f'Weights: {path} (computed by {model.backend})']
     if settings.cast_path:
         cast = settings.path(settings.cast_path), settings.cast_adds, settings.cast_threshold

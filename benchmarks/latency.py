@@ -32,6 +32,7 @@ progress = True  # show progress bars
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIMES = ('torch', 'onnxruntime', 'openvino')
 WARM_UP = 3  # rounds that are not counted
+N_CALIBRATED = 10  # toy frames that say which values occur in the peer in 8 bits
 
 
 def main(arguments=None):
@@ -102,13 +103,18 @@ def detector(model, frame):
 
 
 def peer_functions(name, frame):
-    """{(name, runtime): function that detects in a frame} of an untrained YOLO, with its own post-processing."""
+    """{(name, runtime): function that detects in a frame} of an untrained YOLO, with its own post-processing.
+
+    In bfloat16 and 8 bits too, though what it would find in these is not known: that can only favour it.
+    """
     import torch
 
     from benchmarks.yolo import BytesYolo, Yolo
     from konohana.errors import installed
     from konohana.onnx import export
+    from konohana.onnx.quantize import quantized
     from konohana.onnx.sessions import RUNTIMES as SESSIONS
+    from konohana.toy.writer import draw_frame
 
     try:
         model = Yolo(name, fuse=True).requires_grad_(False)
@@ -117,10 +123,17 @@ def peer_functions(name, frame):
         return {}
     graph = export.export_graph(BytesYolo(model).eval(), torch.from_numpy(frame)[None], ['found'])
     model.to(memory_format=torch.channels_last)
+    sessions = {runtime: SESSIONS[runtime](graph, name) for runtime in filter(installed, RUNTIMES[1:])}
+    if 'openvino' in sessions:
+        sessions['openvino, bfloat16'] = SESSIONS['openvino'](graph, name)
+        sessions['openvino, bfloat16'].options = {'INFERENCE_PRECISION_HINT': 'bf16'}
+    if installed('onnx') and installed('onnxruntime'):
+        small = quantized(graph, [frame, *(draw_frame(seed, frame.shape[:2])['image'] for seed in range(N_CALIBRATED))])
+        for runtime in filter(installed, RUNTIMES[1:]):
+            sessions[f'{runtime}, 8 bits'] = SESSIONS[runtime](small, name)
     functions = {(name, 'torch'): lambda: model.detect([frame])}
-    for runtime in filter(installed, RUNTIMES[1:]):
-        session = SESSIONS[runtime](graph, name)
-        session.usual = (1, *frame.shape)
+    for runtime, session in sessions.items():
+        session.usual = ((1, *frame.shape),)
         functions[name, runtime] = lambda session=session: model.postprocess(
             torch.from_numpy(session.run(frame[None])['found']), **model.limits
         )

@@ -301,8 +301,6 @@ def _fail(text):
 
 def _prepare(arguments):
     """Make the script independent of how a machine is set up: its console, its locale, its users."""
-    # Threads of PyTorch that wait busily take the cores from decoders, encoders and other programs.
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             # Windows consoles and redirected output may not be UTF-8: a Chinese name must not end a run.
