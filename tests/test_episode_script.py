@@ -1,18 +1,24 @@
 """_test_with_video.py as people use it on an episode: steady names, the index beside it, and going on from it."""
 
+import base64
 import csv
+import io
+import json
 import re
 import shutil
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from konohana import load
 from konohana.episodes.episode import read_or_watch
 from konohana.episodes.index import load_index, save_index, seconds_on_screen
+from konohana.episodes.portraits import Portraits
 from konohana.toy.writer import write_video
 from konohana.video.annotate import detect
+from konohana.video.moments import frames_at
 from tests.conftest import PROJECT
 
 WEIGHTS = PROJECT / 'weights' / 'net.pt'
@@ -181,3 +187,52 @@ def test_a_threshold_decides_who_has_a_track(episode, tmp_path):
     assert len(strict.frame) and not strict.tracks and not load_index(path).tracks
     usual, line = read_or_watch(model, WEIGHTS, episode, path, 0.5, progress=False)
     assert 'taken from' in line and usual.tracks and len(load_index(path).tracks) == len(usual.tracks)
+
+
+def pictures_of(page):
+    """{character: times of the pictures} of a page, all of which are pictures."""
+    text = page.read_text(encoding='utf-8')
+    data = json.loads(text.partition('id="data">')[2].partition('</script>')[0])
+    for url in (url for who in data['characters'] for _, url in who['pictures']):
+        assert Image.open(io.BytesIO(base64.b64decode(url.partition(',')[2]))).height == 120
+    return {who['name']: [time for time, _ in who['pictures']] for who in data['characters']}
+
+
+def test_a_page_has_its_pictures_from_watching_and_later_from_the_video(run_script, episode, tmp_path, monkeypatch):
+    asked = []
+
+    def counted(path, times, *more):
+        asked.append(list(times))
+        return frames_at(path, times, *more)
+
+    monkeypatch.setattr('konohana.episodes.episode.frames_at', counted)
+    command = '_test_with_video.py', f'weights={WEIGHTS}', f'video_in={episode}', 'index_only=True'
+    assert run_script(*command, f'video_out={tmp_path / "a.mkv"}').returncode == 0
+    watched = pictures_of(tmp_path / 'a.html')
+    assert asked == [[]] and watched and all(watched.values())
+    (tmp_path / 'a.html').unlink()
+    done = run_script(*command, f'video_out={tmp_path / "a.mkv"}')
+    assert done.returncode == 0 and 'Detections are taken from' in done.stdout
+    assert asked[1] and pictures_of(tmp_path / 'a.html').keys() == watched.keys()
+    assert all(pictures_of(tmp_path / 'a.html').values())
+
+
+def test_one_picture_of_each_person_in_a_shot():
+    def look(shot, first, people, grey):
+        boxes = np.array([box for box, _ in people], np.float32).reshape(-1, 4)
+        probabilities = np.array([[name == 0, name == 1] for _, name in people], float).reshape(-1, 2)
+        found = {'boxes': boxes, 'scores': np.full(len(people), 0.9), 'probabilities': probabilities}
+        portraits.look(shot, first, found, np.full((90, 160, 3), grey, np.uint8), (180, 320))
+
+    portraits = Portraits()
+    look(0, 0, [((100, 20, 140, 80), 0), ((102, 22, 142, 82), 1)], 50)
+    assert sorted(portraits.taken) == [0, 1]
+    look(0, 2, [((100, 20, 141, 81), 0), ((96, 16, 144, 88), 1)], 60)  # the second is nearer now
+    assert sorted(portraits.taken) == [0, 3]
+    look(0, 4, [((100, 20, 140, 80), 0), ((100, 20, 140, 80), 0)], 70)  # nobody is two people
+    assert sorted(portraits.taken) == [0, 3, 5]
+    look(1, 6, [((100, 20, 140, 80), 0)], 80)  # after a cut
+    assert sorted(portraits.taken) == [0, 3, 5, 6]
+    look(1, 7, [((310, 170, 330, 190), 0), ((320, 180, 330, 190), 0)], 90)  # at the edge, and off the picture
+    assert sorted(portraits.taken) == [0, 3, 5, 6, 7, 8]
+    assert all(url.startswith('data:image/jpeg') for url in portraits.taken.values())

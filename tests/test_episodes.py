@@ -235,7 +235,7 @@ def test_scenes_with_several(index):
 
 def test_the_page_shows_hostile_names_as_text_and_asks_for_nothing(index, tmp_path):
     path = tmp_path / 'a.html'
-    picture = page.picture(np.zeros((180, 320, 3), np.uint8), (0, 0, 40, 40))
+    picture = page.picture_of(np.zeros((180, 320, 3), np.uint8), (0, 0, 40, 40))
     page.write_page(path, index, tmp_path / 'a "b".mp4', {'Yuzu': HOSTILE}, {'Yuzu': [(3, picture)]})
     text = path.read_text(encoding='utf-8')
     assert '<script>alert' not in text and 'http://' not in text and 'https://' not in text
@@ -247,7 +247,11 @@ def test_the_page_shows_hostile_names_as_text_and_asks_for_nothing(index, tmp_pa
 def test_pictures_are_of_where_somebody_is_seen_best(index):
     moments = page.picture_moments(index)
     assert [len(found) for found in moments.values()] == [2, 2] and set(moments) == {'Yuzu', 'Satsuki'}
-    assert all(0 <= frame < 60 for frame, _ in moments['Yuzu'])
+    assert all(0 <= frame < 60 for frame, *_ in moments['Yuzu'])
+    rows = index.tracks[0]['rows']
+    index.portraits = {int(rows[rows >= 0][3]): 'data:'}
+    frame, box, row = page.picture_moments(index)[index.tracks[0]['name']][0]
+    assert row in index.portraits and frame == index.frame[row] and np.allclose(box, index.box[row], atol=8)
 
 
 def test_timeline_is_drawn(index, tmp_path):

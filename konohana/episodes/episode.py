@@ -299,23 +299,27 @@ def write_index(index, target, video, spell=None, font=None, offset=0.0, source=
 
 
 def cut_pictures(index, source, start=0.0):
-    """Pictures of each character, cut out of the video: {name: list of (frame, data URL)}; see `picture_moments`.
+    """Pictures of each character: {name: list of (frame, data URL)}; see `picture_moments`.
+
+    The index has them if the episode was just watched; of what was watched before, they are cut out of the video.
 
     Args:
         source: file or URL. start: second of it at which the index begins.
     """
-    chosen = {}
+    pictures, chosen = {}, {}
     for name, found in page.picture_moments(index).items():
-        for frame, box in found:
-            chosen.setdefault(frame, []).append((name, box))
-    pictures, moments = {}, {start + float(index.times[frame]): frame for frame in sorted(chosen)}
+        pictures[name] = [(frame, index.portraits[row]) for frame, _, row in found if row in index.portraits]
+        for frame, box, row in found:
+            if row not in index.portraits:
+                chosen.setdefault(frame, []).append((name, box))
+    moments = {start + float(index.times[frame]): frame for frame in sorted(chosen)}
     try:
         for moment, picture in frames_at(source, list(moments), index.hw):
             for name, box in chosen[moments[moment]]:
-                pictures.setdefault(name, []).append((moments[moment], page.picture(picture, box)))
+                pictures[name].append((moments[moment], page.picture_of(picture, box)))
     except UserError:
         pass  # the page does without them
-    return pictures
+    return {name: sorted(found) for name, found in pictures.items()}
 
 
 def write_labels_as_subtitles(index, video_in, target, spell=None, start=0.0, overwrite=False, chapters=()):

@@ -51,6 +51,7 @@ class Index:
         made_from: what it was made from (video, weights, part of it), to know whether it still holds.
         complete: False where watching was ended before the episode did.
         threshold: score from which a detection begins a track, 0 to 1.
+        portraits: {row: data URL}, small pictures of some detections; the file does not keep them.
     """
 
     video: str
@@ -68,6 +69,7 @@ class Index:
     made_from: dict | None = None
     complete: bool = True
     threshold: float = 0.5
+    portraits: dict = field(default_factory=dict)
 
     @property
     def frame_seconds(self):

@@ -17,33 +17,40 @@ BROWSER_ENDINGS = ('.mp4', '.m4v', '.webm', '.mov', '.mkv')  # what a browser ma
 
 
 def picture_moments(index):
-    """{name: list of (frame, box)}: where each character is seen best, evenly spread over the episode.
+    """{name: list of (frame, box, row)}: where each character is seen best, evenly spread over the episode.
+
+    Where `index.portraits` has pictures, nearly the best of these.
 
     Args:
         index: an `Index`.
 
     Returns:
-        dict of at most `N_PICTURES` moments for each name, in their order; boxes are x1, y1, x2, y2.
+        dict of at most `N_PICTURES` moments for each name, in their order; boxes are x1, y1, x2, y2, `row` is the
+        detection's.
     """
     moments = {}
     for track in index.tracks:
-        areas = (track['boxes'][:, 2:] - track['boxes'][:, :2]).clip(0).prod(1)
-        best = int(np.where(track['rows'] >= 0, areas, 0).argmax())
-        quality = track['probability'] * areas[best] ** 0.5
-        moments.setdefault(track['name'], []).append((int(track['frames'][best]), track['boxes'][best], quality))
+        rows, areas = track['rows'], (track['boxes'][:, 2:] - track['boxes'][:, :2]).clip(0).prod(1)
+        taken = np.array([row in index.portraits for row in rows.tolist()])
+        best = int(np.where(taken if taken.any() else rows >= 0, areas, -1).argmax())
+        quality = bool(taken.any()), track['probability'] * areas[best] ** 0.5
+        moments.setdefault(track['name'], []).append(
+            (int(track['frames'][best]), track['boxes'][best], int(rows[best]), quality)
+        )
     chosen = {}
     for name, found in moments.items():
         found.sort(key=lambda moment: moment[0])
         parts = np.array_split(np.arange(len(found)), min(N_PICTURES, len(found)))
-        best = [max(part, key=lambda i: found[i][2]) for part in parts]
-        chosen[name] = [found[i][:2] for i in best]
+        best = [max(part, key=lambda i: found[i][3]) for part in parts]
+        chosen[name] = [found[i][:3] for i in best]
     return chosen
 
 
-def picture(frame, box):
-    """A part of a frame (uint8 H x W x 3 RGB) as a data URL."""
+def picture_of(frame, box):
+    """A part of a frame (uint8 H x W x 3 RGB) as a data URL; box: x1, y1, x2, y2 in its pixels."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
-    return pages.data_url(frame[max(0, y1) : max(y2, y1 + 1), max(0, x1) : max(x2, x1 + 1)], PICTURE_HEIGHT)
+    x1, y1 = min(max(0, x1), frame.shape[1] - 1), min(max(0, y1), frame.shape[0] - 1)
+    return pages.data_url(frame[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)], PICTURE_HEIGHT)
 
 
 def write_page(path, index, video, spell=None, pictures=None, offset=0.0, preview=None):
@@ -52,7 +59,7 @@ def write_page(path, index, video, spell=None, pictures=None, offset=0.0, previe
     Args:
         video: path of the file that is played: the annotated one, or the source.
         spell: {class name: other spelling}, or None.
-        pictures: {name: list of (frame, data URL)}, see `picture_moments` and `picture`; or None.
+        pictures: {name: list of (frame, data URL)}, see `picture_moments` and `picture_of`; or None.
         offset: second of that file at which the index begins.
         preview: path of a small copy of the index's part, which is played instead; or None.
     """

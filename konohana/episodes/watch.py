@@ -1,5 +1,6 @@
 """Watching an episode: every frame is decoded and, unless it repeats the one before, shown to the detector."""
 
+import bisect
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import av
 import numpy as np
 
 from konohana.episodes.index import build_index
+from konohana.episodes.portraits import Portraits
 from konohana.episodes.shots import Repeats, ShotFinder, compared_size
 from konohana.progress import progress_bar
 from konohana.video.annotate import detect, device_of, looked_at_size, model_size
@@ -86,16 +88,21 @@ class _Watch:
         self.shots, self.repeats = ShotFinder(float(source.rate)), Repeats()
         self.device, self.n_classes, self.stages = device_of(model), len(model.class_names), Stages()
         self.times, self.found, self.n_read, self.detected = [], [], 0, 0
+        self.portraits, self.n_found = Portraits(), 0
         self.frames = (item for item in source.items() if isinstance(item, av.VideoFrame))
 
     def run(self, progress):
         total = max(1, round(self.source.expected * self.source.rate))
         with ThreadPoolExecutor(1) as reader, progress_bar(self.source.name, total, progress, 'frames') as bar:
-            upcoming = reader.submit(self._read)
+            upcoming, seen = reader.submit(self._read), []
             while batch := upcoming.result():
+                # A cut is known a few frames later: by now those between the frames of the batch before are.
+                cuts = [cut.frame_num for cut in self.shots.cuts]
                 upcoming = reader.submit(self._read)
-                self._look(batch)
+                self._take_portraits(seen, cuts)
+                seen = self._look(batch)
                 bar.update(min(len(self.times), total))
+            self._take_portraits(seen, [cut.frame_num for cut in self.shots.cuts])
             bar.max_value = max(1, len(self.times))
 
     def index(self, shared):
@@ -106,9 +113,11 @@ class _Watch:
             if moment > -1:
                 chapters.append((max(0.0, moment), chapter.get('metadata', {}).get('title', '')))
         starts = [start for start in self.shots.starts if start < len(self.times)]
-        return build_index(
+        index = build_index(
             *(source.name, self.hw, self.times, self.model.class_names, shared, starts, chapters, self.found)
         )
+        index.portraits = self.portraits.taken
+        return index
 
     def _read(self):
         """The next frames, until `batch_size` of them are to be looked at, see `_next_batch`."""
@@ -133,20 +142,33 @@ class _Watch:
         return batch
 
     def _look(self, batch):
-        """Detect people in the pictures of a batch; frames that repeat take what was found before them."""
+        """Detect people in the pictures of a batch; frames that repeat take what was found before them.
+
+        Returns:
+            list of (frame number, number of its first detection, detections, picture) of those that were looked at.
+        """
         pictures = [picture for _, picture, _ in batch if picture is not None]
         large = [picture for _, _, picture in batch if picture is not None]
         with self.stages.at('detect'):
             found = iter(detect(self.model, pictures, self.hw, self.device, LOWEST, large) if pictures else [])
-        for seconds, picture, _ in batch:
+        seen = []
+        for seconds, picture, larger in batch:
             if len(self.times) < len(self.known):
                 self.found.append(self.known[len(self.times)])
             elif picture is None:
                 self.found.append(self.found[-1])
             else:
                 self.found.append(with_probabilities(next(found), self.n_classes))
+                seen.append((len(self.times), self.n_found, self.found[-1], picture if larger is None else larger))
+            self.n_found += len(self.found[-1]['scores'])
             self.times.append(seconds)
         self.detected += len(pictures)
+        return seen
+
+    def _take_portraits(self, seen, cuts):
+        """seen: what `_look` returns. cuts: numbers of the frames that begin a shot, ascending."""
+        for frame, *rest in seen:
+            self.portraits.look(bisect.bisect(cuts, frame), *rest, self.hw)
 
 
 def with_probabilities(found, n_classes):
