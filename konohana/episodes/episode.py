@@ -317,8 +317,8 @@ def cut_pictures(index, source, start=0.0):
         for moment, picture in frames_at(source, list(moments), index.hw):
             for name, box in chosen[moments[moment]]:
                 pictures[name].append((moments[moment], page.picture_of(picture, box)))
-    except UserError:
-        pass  # the page does without them
+    except UserError as error:
+        print(f'The page has fewer pictures: {error}')
     return {name: sorted(found) for name, found in pictures.items()}
 
 
