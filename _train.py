@@ -34,7 +34,7 @@ pretrained = None  # published weights to start from: True (COCO) or 'backbone' 
 # training
 batch_size = 16  # frames in a batch, over all processes
 accumulate = 1  # batches whose gradients are summed before a step, for small memory
-n_epoch = 22  # number of epochs; with few frames take more
+n_epoch = 22  # number of epochs; few frames need more, see few_frames
 few_frames = True  # with init_from, few frames get more epochs and fewer evaluations; False for no change
 max_minutes = 0.0  # minutes to train instead of n_epoch, evaluation not counted; 0 for n_epoch
 lr = 1e-3  # learning rate after warm-up

@@ -1,4 +1,4 @@
-"""Accuracy of the flagship and its peers, trained alike: python benchmarks/accuracy.py konohana_dataset_path=my_show
+"""Accuracy of the default network and its peers: python benchmarks/accuracy.py konohana_dataset_path=my_show
 
 All peers train on the same frames at the same size for the same minutes on the same device, and are evaluated on the
 same val. _train.py trains the detectors of this project (as tools/compare.py does, so you can resume); ultralytics' own

@@ -1,4 +1,4 @@
-"""Evaluate several trainings of the flagship, one by one and together: python benchmarks/seeds.py weights="a.pt, b.pt"
+"""Evaluate trainings of the default network one by one and together: python benchmarks/seeds.py weights="a.pt, b.pt"
 
 Prints one row for each weights file with the metrics of docs/accuracy.md, then one for all files together: the boxes
 of all networks go into one NMS and vote (an ensemble, Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474).
@@ -18,7 +18,7 @@ from konohana.cast import IGNORE_CLASS
 from konohana.errors import UserError
 from konohana.settings import read, require, run
 
-weights = 'weights/net.pt'  # weights files of the flagship, with commas between them
+weights = 'weights/net.pt'  # weights files of the default network, with commas between them
 konohana_dataset_path = 'toy_show'  # dataset to evaluate on; toy_show is drawn if it is missing
 split = 'val'  # its split to evaluate on
 threshold = 0.5  # of precision, recall, F1 and names, 0 to 1
@@ -79,7 +79,7 @@ def load_models(paths, device):
     models = [inference.load(path, device, backend='torch') for path in paths]
     for path, model in zip(paths, models, strict=True):
         if not isinstance(model, Konohana):
-            raise UserError(f'{path}: not a weights file of the flagship, detector=konohana.')
+            raise UserError(f'{path}: not a weights file of the default network, detector=konohana.')
         if (model.class_names, model.img_hw) != (models[0].class_names, models[0].img_hw):
             raise UserError(f'{path}: its class_names (or their order) or its img_hw differ from those of {paths[0]}.')
     return models

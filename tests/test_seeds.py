@@ -89,7 +89,7 @@ def test_mistakes_get_one_line(toy_dataset, tmp_path, weights_file):
         (['weights= , '], 'at least one'),
         (['weights=nowhere.pt'], 'nowhere.pt: there is no'),
         ([f'weights={weights_file}, {tmp_path / "b.pt"}', where], 'b.pt: its class_names'),
-        ([f'weights={tmp_path / "other.pt"}', where], 'other.pt: not a weights file of the flagship'),
+        ([f'weights={tmp_path / "other.pt"}', where], 'other.pt: not a weights file of the default network'),
         (['min_objects=0'], 'min_objects=0'),
         ([f'weights={weights_file}', f'konohana_dataset_path={tmp_path / "none"}'], 'none: there is no such folder'),
         ([f'weights={weights_file}', where, 'split=nobody'], 'nobody'),

@@ -1,4 +1,4 @@
-"""Draw the flagship's structure as an SVG picture: python tools/draw_network.py overwrite=True
+"""Draw the default network's structure as an SVG picture: python tools/draw_network.py overwrite=True
 
 Reads everything in the picture from the network itself: its modules, and the sizes and costs of one run. After a change
 of the tables in konohana/detectors/konohana/network.py, run this again.

@@ -146,8 +146,8 @@ class Konohana(Detector):
         """Start from EfficientNet-Lite0's ImageNet weights (`pretrained='backbone'`) -> what was done, as text."""
         if pretrained != 'backbone':
             raise UserError(
-                f"pretrained={pretrained!r}: the flagship has 'backbone' (EfficientNet-Lite0's ImageNet weights). "
-                "init_from='weights/net.pt' starts from the shipped weights."
+                f"pretrained={pretrained!r}: the default network has 'backbone' (EfficientNet-Lite0's ImageNet "
+                "weights). init_from='weights/net.pt' starts from the shipped weights."
             )
         if self.second_look is not None:
             start_from_lite0(self.second_look)
