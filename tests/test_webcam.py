@@ -159,6 +159,22 @@ def test_a_failing_detector_keeps_the_recording(fake, tmp_path, capsys):
     assert 'frame=' in probe(tmp_path / 'out_partial.mkv')
 
 
+def test_a_second_ctrl_c_keeps_the_recording_too(fake, tmp_path, monkeypatch, capsys):
+    """The first ends the recording; the next may come while the encoder still writes what it holds."""
+    complete, pressed = camera.VideoWriter.flush, iter([True])
+
+    def flush(writer, *arguments, **options):
+        if next(pressed, False):
+            raise KeyboardInterrupt
+        complete(writer, *arguments, **options)
+
+    monkeypatch.setattr(camera.VideoWriter, 'flush', flush)
+    with pytest.raises(KeyboardInterrupt):
+        annotate_camera(Model(), 0, tmp_path / 'out.mkv', seconds=0.3, progress=False)
+    assert names_in(tmp_path) == ['out_partial.mkv'] and 'kept in' in capsys.readouterr().out
+    assert 'frame=' in probe(tmp_path / 'out_partial.mkv')
+
+
 def test_a_camera_may_need_a_moment(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(FakeCapture, 'asleep', 2)
     assert annotate_camera(Model(), 0, tmp_path / 'out.mkv', seconds=0.1, progress=False)['frames'] == 2

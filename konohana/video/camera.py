@@ -127,7 +127,8 @@ def annotate_camera(
     Raises:
         UserError: no such camera, or video_out cannot be written.
 
-    If the model fails or the disk is full, the recording so far is kept as `<name>_partial<.ext>`.
+    If the model fails, the disk is full or you press Ctrl-C again while the file is completed, the recording so far is
+    kept as `<name>_partial<.ext>`.
     """
     video_out = Path(video_out).absolute()
     check_target(video_out)
@@ -146,7 +147,7 @@ def annotate_camera(
                 if not recording.seen:
                     raise UserError(f'camera {number}: gave no picture, so nothing is recorded.')
                 writer.flush()
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as error:
                 writer.keep(error)
                 raise
             writer.finish()
