@@ -204,6 +204,19 @@ def test_make_cast_from_labels(toy_dataset, tmp_path, run_script):
     assert nobody.returncode == 2 and 'nobody' in nobody.stderr and nobody.stderr.count('\n') == 1
 
 
+def test_frames_of_one_name_in_several_folders_give_a_picture_each(tmp_path, run_script):
+    for episode in ('ep1', 'ep2'):
+        save_image(tmp_path / 'show' / 'images' / 'train' / episode / '0001.png', picture((0, 30)))
+        labels = tmp_path / 'show' / 'labels' / 'train' / episode / '0001.txt'
+        labels.parent.mkdir(parents=True)
+        labels.write_text('0 0.2 0.5 0.3 0.7\n', encoding='utf-8')
+    (tmp_path / 'show' / 'data.yaml').write_text("path: .\ntrain: images/train\nnames: ['Rot']\n", encoding='utf-8')
+    folder = tmp_path / 'cast'
+    done = run_script('tools/make_cast.py', f'labels_in={tmp_path / "show"}', f'cast_out={folder}', 'smallest=8')
+    assert done.returncode == 0, done.stderr
+    assert '2 pictures' in done.stdout and len(list(folder.rglob('*.jpg'))) == 2
+
+
 @pytest.mark.parametrize('name', ['../evil', 'a/b', '.hidden', 'C:x', 'dot.'])
 def test_a_label_that_can_be_no_folder_is_one_line(name, tmp_path):
     tool = load_script('tools/make_cast.py')

@@ -58,21 +58,29 @@ def main(arguments=None):
 
 
 def candidates(samples, settings):
-    """{name: list of dicts of `sample`, `number` of the box, `box`, `area`, `covered`}, in the order of the dataset."""
+    """The people of each name, in the order of the dataset.
+
+    Returns:
+        {name: list of dicts of `sample`, `stem` (begins the picture's name), `number` of the box, `box`, `area` (square
+        pixels) and `covered` (part of the box that lies in other people's)}.
+    """
     import numpy as np
 
     from konohana.boxes import part_inside
+    from konohana.pictures import output_paths
 
     people = {}
-    for sample in samples:
+    # Frames of several folders may have one name. All of them count, so that a frame's stem is the same in each run.
+    stems = [path.name for path in output_paths([sample.path for sample in samples], '', '')]
+    for sample, stem in zip(samples, stems, strict=True):
         sides = sample.boxes[:, 2:] - sample.boxes[:, :2]
         inside = np.asarray(part_inside(sample.boxes, sample.boxes)).copy()
         np.fill_diagonal(inside, 0)
         for i, name in enumerate(sample.names):
             if name in settings.leave_out or sample.difficult[i] or sides[i].min() < settings.smallest:
                 continue
-            person = {'sample': sample, 'number': i, 'box': sample.boxes[i], 'area': sides[i].prod()}
-            people.setdefault(name, []).append({**person, 'covered': inside[i].sum()})
+            person = {'sample': sample, 'stem': stem, 'number': i, 'box': sample.boxes[i]}
+            people.setdefault(name, []).append({**person, 'area': sides[i].prod(), 'covered': inside[i].sum()})
     return dict(sorted(people.items()))
 
 
@@ -95,7 +103,7 @@ def path_of(folder, name, person):
             f'{printable(name)}: no folder can be called that on every system. Rename the label, or add '
             'it to leave_out.'
         )
-    return folder / name / f'{person["sample"].path.stem}_{person["number"]}.jpg'
+    return folder / name / f'{person["stem"]}_{person["number"]}.jpg'
 
 
 def cut(pictures, progress):
