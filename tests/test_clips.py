@@ -396,5 +396,10 @@ def test_without_pyarrow_one_line_says_so(monkeypatch, tmp_path, index):
         return real(name, *arguments)
 
     monkeypatch.setattr(builtins, '__import__', without)
+    path = tmp_path / 'a.detections.parquet'
     with pytest.raises(UserError, match='pip install pyarrow'):
-        save_index(tmp_path / 'a.detections.parquet', index)
+        save_index(path, index)
+    path.write_bytes(b'whatever it holds')  # it may be whole: nobody is told to delete it
+    with pytest.raises(UserError, match='pip install pyarrow') as error:
+        load_index(path)
+    assert 'damaged' not in str(error.value)

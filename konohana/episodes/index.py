@@ -274,13 +274,17 @@ def _write_lines(path, header, index, shot_of, track_of):
 
 
 def load_index(path):
-    """Read what `save_index` wrote, and link it anew. UserError: missing, damaged, or no such file."""
+    """Read what `save_index` wrote, and link it anew.
+
+    Raises:
+        UserError: it is missing, damaged or another file; or a Parquet table, and pyarrow is not installed.
+    """
     path = Path(path)
     try:
         index = _from_file(*(parquet.read if path.suffix == '.parquet' else _read_lines)(path))
     except FileNotFoundError:
         raise UserError(f'{path}: there is no such index.') from None
-    except MemoryError:
+    except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever comes of rows that hold something else than they should
         raise UserError(
