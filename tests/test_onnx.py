@@ -182,6 +182,17 @@ def test_other_detectors(case, tmp_path, monkeypatch):
             assert far['mask'] < 0.02 and far['unmatched'] <= 0.05 * len(expected['boxes']) + 1, far
 
 
+@pytest.mark.parametrize('n', [0, 1])
+def test_masks_of_a_picture_in_which_one_of_both_finds_nobody(n):
+    nobody = {
+        'boxes': torch.zeros(0, 4), 'labels': torch.zeros(0, dtype=torch.int64), 'scores': torch.zeros(0),
+        'masks': torch.zeros(0, 8, 9, dtype=torch.bool),
+    }  # fmt: skip
+    found = {key: torch.ones((n, *values.shape[1:]), dtype=values.dtype) for key, values in nobody.items()}
+    for pair in ((nobody, found), (found, nobody)):
+        assert runtime.differences(*pair) == {'box': 0.0, 'score': 0.0, 'mask': 0.0, 'unmatched': n}
+
+
 def test_two_stage_detectors_have_no_raw_outputs(tmp_path):
     model = Detector()
     model.transform, model.class_names, model.img_hw = (

@@ -1,5 +1,6 @@
 """Detectors from ONNX files."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,9 @@ def differences(expected, found):
     expected, found = ({key: np.asarray(values) for key, values in one.items()} for one in (expected, found))
     free = np.ones(len(found['boxes']), bool)
     if 'masks' in expected:
-        a, b = (one['masks'].reshape(len(one['masks']), expected['masks'][0].size) for one in (expected, found))
-        a, b = a.astype(np.float32), b.astype(np.float32)
+        # Not -1 for the pixels: of no masks NumPy cannot tell how many they are.
+        pixels = math.prod(expected['masks'].shape[1:])
+        a, b = (one['masks'].reshape(-1, pixels).astype(np.float32) for one in (expected, found))
         common = a @ b.T
         overlaps = common / (a.sum(1)[:, None] + b.sum(1) - common).clip(min=1)
     else:
