@@ -42,7 +42,7 @@ def _order(file):
     """Sorting key of a font file: well-known first, plain weights before others."""
     name = unicodedata.normalize('NFC', file.name).lower()
     rank = next((i for i, start in enumerate(_WELL_KNOWN) if name.startswith(start)), len(_WELL_KNOWN))
-    return rank, any(word in name for word in _UNUSUAL), len(name), name
+    return rank, any(word in name for word in _UNUSUAL), len(name), name, file.as_posix()
 
 
 @functools.cache
