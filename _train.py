@@ -22,6 +22,7 @@ detector = 'konohana'  # what to train: konohana, yolof, solov2_light_r18, faste
 img_hw = ()  # height and width that frames are resized to inside the detector; () fits the data: (360, 640) for 16:9
 use_res2block = False  # konohana: Res2Net's blocks; the files are then net_det3.pt, optim_det3.pt, iter_det3.txt
 attention = 'se'  # konohana: attention in its blocks, one of se, coordinate, none
+large = False  # konohana: a wider neck and deeper heads, which take twice the time
 activation = 'relu6'  # konohana: one of relu6, hardswish, relu, silu, mish, gelu, acon
 second_look = True  # konohana: name the found boxes from their own pixels, by a second small network
 only_second_look = False  # konohana: train the second look alone; the rest stays as init_from has it

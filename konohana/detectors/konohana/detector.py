@@ -11,12 +11,12 @@ from konohana.detectors.konohana.naming import look_again, resized_crops
 from konohana.detectors.konohana.network import (
     ACTIVATIONS,
     ATTENTIONS,
-    NECK_CHANNELS,
     STRIDE,
     Backbone,
     Neck,
     Res2Depthwise,
     make_tower,
+    size_of,
 )
 from konohana.detectors.konohana.postprocess import postprocess
 from konohana.detectors.konohana.second_look import SecondLook, crop, second_look_loss
@@ -34,6 +34,7 @@ class Konohana(Detector):
         attention: what weighs channels in the blocks marked in BLOCKS, a name in ATTENTIONS.
         activation: between layers, a name in ACTIVATIONS.
         second_look: a second small network that names the found boxes from their own pixels, see `SecondLook`.
+        large: a wider neck and deeper towers.
 
     Training: `model(images, targets)` -> dict of scalar losses `loss_objectness`, `loss_quality`, `loss_box`,
     `loss_name`, and with a second look `loss_second_look`. `images` is a list of float tensors 3 x H x W, RGB, 0 to 1,
@@ -65,8 +66,9 @@ class Konohana(Detector):
     max_detections = 100
 
     def __init__(
-        self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6', second_look=False
-    ):
+        self, n_classes, img_hw=(360, 640), use_res2block=False, attention='se', activation='relu6', second_look=False,
+        large=False,
+    ):  # fmt: skip
         super().__init__()
         for name, value, known in (('attention', attention, ATTENTIONS), ('activation', activation, ACTIVATIONS)):
             if value not in known:
@@ -74,11 +76,12 @@ class Konohana(Detector):
         self.n_classes = n_classes
         self.transform = FrameTransform(img_hw, size_divisible=STRIDE)
         self.backbone = Backbone(use_res2block, attention, activation)
-        self.neck = Neck(activation)
-        self.find_tower = make_tower(activation)
-        self.name_tower = make_tower(activation)
-        self.find_layer = nn.Conv2d(NECK_CHANNELS, 6, 1)  # objectness, quality, left, top, right, bottom
-        self.name_layer = nn.Conv2d(NECK_CHANNELS, n_classes, 1)
+        channels, depth = size_of(large)
+        self.neck = Neck(channels, activation)
+        self.find_tower = make_tower(channels, depth, activation)
+        self.name_tower = make_tower(channels, depth, activation)
+        self.find_layer = nn.Conv2d(channels, 6, 1)  # objectness, quality, left, top, right, bottom
+        self.name_layer = nn.Conv2d(channels, n_classes, 1)
         self.distance_scale = nn.Parameter(torch.ones(()))
         self.second_look = SecondLook(n_classes, activation) if second_look else None
         self.looks_again = second_look

@@ -45,6 +45,8 @@ FEATURES = (2, 4, 10, 14)  # blocks whose outputs are fused: strides 8, 16, 32, 
 
 NECK_CHANNELS = 96
 TOWER_DEPTH = 2  # depthwise-separable 5x5 convolutions in each of the two towers
+LARGE_NECK_CHANNELS = 160  # the same of the large network, whose backbone is no other
+LARGE_TOWER_DEPTH = 4
 STRIDE = 8  # of the output map
 
 
@@ -220,13 +222,13 @@ class Backbone(nn.Module):
 class Neck(nn.Module):
     """Feature pyramid's top-down half (Lin et al. 2017, 1612.03144), kept to one output.
 
-    List of feature maps, finest first -> one map of NECK_CHANNELS at the finest size.
+    List of feature maps, finest first -> one map of `channels` at the finest size.
     """
 
-    def __init__(self, activation='relu6'):
+    def __init__(self, channels, activation='relu6'):
         super().__init__()
-        self.laterals = nn.ModuleList(ConvNorm(BLOCKS[i][3], NECK_CHANNELS) for i in FEATURES)
-        self.smooths = nn.ModuleList(Separable(NECK_CHANNELS, activation) for _ in FEATURES)
+        self.laterals = nn.ModuleList(ConvNorm(BLOCKS[i][3], channels) for i in FEATURES)
+        self.smooths = nn.ModuleList(Separable(channels, activation) for _ in FEATURES)
 
     def forward(self, features):
         fused = None
@@ -240,6 +242,11 @@ class Neck(nn.Module):
         return fused
 
 
-def make_tower(activation='relu6'):
-    """A tower of the head, N x NECK_CHANNELS x H x W -> the same shape."""
-    return nn.Sequential(*(Separable(NECK_CHANNELS, activation) for _ in range(TOWER_DEPTH)))
+def make_tower(channels, depth, activation='relu6'):
+    """A tower of the head, N x channels x H x W -> the same shape."""
+    return nn.Sequential(*(Separable(channels, activation) for _ in range(depth)))
+
+
+def size_of(large):
+    """(channels of neck and head, convolutions in each tower) of the default network or of the large one."""
+    return (LARGE_NECK_CHANNELS, LARGE_TOWER_DEPTH) if large else (NECK_CHANNELS, TOWER_DEPTH)
