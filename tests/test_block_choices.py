@@ -38,7 +38,8 @@ def test_the_defaults_are_the_network_of_the_shipped_weights():
         content = checkpoint.load(PROJECT / 'weights' / name)
         model = inference.from_checkpoint(content, name)
         assert set(model.state_dict()) == set(content['model'])
-    assert options_of('konohana', OLD) == {**OLD, 'attention': 'se', 'activation': 'relu6', 'second_look': False}
+    new = {'attention': 'se', 'activation': 'relu6', 'second_look': False, 'large': False}
+    assert options_of('konohana', OLD) == {**OLD, **new}
 
 
 def test_the_same_seed_gives_the_same_weights_with_the_defaults_named():
@@ -72,7 +73,8 @@ def test_a_run_without_the_choices_in_its_files_goes_on(tmp_path):
 @pytest.mark.parametrize('use_res2block', [False, True], ids=['plain', 'res2'])
 def test_every_choice_learns_and_comes_back_from_its_file(tmp_path, attention, activation, use_res2block):
     torch.manual_seed(0)
-    options = {'use_res2block': use_res2block, 'attention': attention, 'activation': activation}
+    large = attention == 'none'
+    options = {'use_res2block': use_res2block, 'attention': attention, 'activation': activation, 'large': large}
     model = other_weights(build('konohana', 3, IMG_HW, **options)).train()
     losses = model(*sample())
     sum(losses.values()).backward()

@@ -21,6 +21,7 @@ img_hw = (360, 640)  # height and width of the frame that is sent through the ne
 n_classes = 14  # number of classes
 use_res2block = False  # draw the network with Res2Net's blocks
 attention = 'se'  # what weighs channels in its blocks: se, coordinate or none
+large = False  # draw the large network
 activation = 'relu6'  # of the network; acon has parameters of its own
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -529,7 +530,8 @@ def main(arguments=None):
     files.claim(path, [], settings.overwrite, 'svg_out')
     from konohana.detectors.konohana.detector import Konohana
 
-    model = Konohana(settings.n_classes, img_hw, settings.use_res2block, settings.attention, settings.activation)
+    options = {name: getattr(settings, name) for name in ('use_res2block', 'attention', 'activation', 'large')}
+    model = Konohana(settings.n_classes, img_hw, **options)
     files.write_text(path, draw(model, img_hw), remember=True)
     print(f'Drawn: {path}')
 
