@@ -223,6 +223,26 @@ def test_two_pictures_never_share_a_label_file(prelabel):
     assert not list(frames.glob('*.json'))
 
 
+def test_pictures_of_one_size_are_looked_at_in_batches(prelabel, show, monkeypatch):
+    frames, run = prelabel
+    last = sorted(frames.iterdir())[-1]
+    image = load_image(last)
+    larger = image[..., ::-1].repeat(2, axis=0).repeat(2, axis=1)
+    assert cv2.imwrite(str(last.with_name('zz.png')), larger)  # another size in the last batch
+    seen, answer = [], Teller.forward
+
+    def forward(self, images, **options):
+        seen.append([tuple(image.shape[1:]) for image in images])
+        for one in images:
+            self.answers.setdefault(round(float(one.mean() * 255), 3), show[1][-1])
+        return answer(self, images, **options)
+
+    monkeypatch.setattr(Teller, 'forward', forward)
+    assert run('batch_size=5').returncode == 0
+    assert list(map(len, seen)) == [5, 5, 2, 1] and all(len(set(sizes)) == 1 for sizes in seen)
+    assert len(list(frames.glob('*.json'))) == 13
+
+
 def test_a_picture_of_somebody_else_among_the_sheets_stays(prelabel):
     frames, run = prelabel
     sheet = frames.with_name('frames_people') / 'person_1.jpg'

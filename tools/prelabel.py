@@ -99,6 +99,8 @@ def place(settings):
 
 def detections(settings, model, pictures, lowest):
     """Yield (path, picture, detections from score `lowest` on) of each picture."""
+    from itertools import groupby
+
     from konohana.data.images import load_image
     from konohana.progress import progress_bar
     from konohana.video.annotate import detect, device_of
@@ -106,9 +108,10 @@ def detections(settings, model, pictures, lowest):
     with progress_bar('Looking', len(pictures), settings.progress) as bar:
         for start in range(0, len(pictures), settings.batch_size):
             paths = pictures[start : start + settings.batch_size]
-            images = [load_image(path) for path in paths]
-            for path, image in zip(paths, images, strict=True):  # pictures may have different sizes
-                yield path, image, detect(model, [image], image.shape[:2], device_of(model), lowest)[0]
+            read = [(path, load_image(path)) for path in paths]
+            for (*hw, _), alike in groupby(read, key=lambda both: both[1].shape):  # `detect` takes one size at a time
+                own, images = zip(*alike, strict=True)
+                yield from zip(own, images, detect(model, images, hw, device_of(model), lowest), strict=True)
             bar.update(start + len(paths))
 
 
