@@ -371,11 +371,12 @@ def test_season(tmp_path, run_script, weights_file):
 
 
 def test_what_a_season_is(tmp_path):
-    for name in ('b.avi', 'b.mkv', 'b_annotated.mkv', 'a_partial.mkv', 'c.srt'):
+    for name in ('b.avi', 'b.mkv', 'b_annotated.mkv', 'b_annotated_new.mkv', 'a_partial.mkv', 'c.srt'):
         (tmp_path / name).write_bytes(b'')
+    (tmp_path / 'b_new.mp4').write_bytes(b'')  # the user's own
     resolve = tmp_path.joinpath
     both = [tmp_path / 'b.avi', tmp_path / 'b.mkv']
-    assert season.episodes(str(tmp_path), resolve) == (both, True)
+    assert season.episodes(str(tmp_path), resolve) == ([*both, tmp_path / 'b_new.mp4'], True)
     assert season.episodes('*.mkv', resolve) == ([tmp_path / 'b.mkv'], True)
     assert season.episodes("['b.mkv', 'b.avi']", resolve) == (both[::-1], True)
     assert season.episodes('b.mkv', resolve) == ([tmp_path / 'b.mkv'], False)

@@ -22,7 +22,8 @@ SAME_RESULT = set(
     'video_in video_out index_only weights use_res2block find clips cut batch_size device backend overwrite show '
     'progress workers dask_scheduler'.split()
 )
-OWN = re.compile(r'^unfinished_\d+_|_(annotated|partial\d*|new\d*)$')
+# Stems of what this program wrote, see `writer`. A user's own may end in _new.
+OWN = re.compile(r'^unfinished_\d+_|_annotated(_new\d*)?$|_partial\d*$')
 
 
 def episodes(video_in, resolve):
