@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT, make_weights
+from conftest import PROJECT, load_script, make_weights
 from test_onnx import lively
 
 import konohana
@@ -297,3 +297,10 @@ def test_half_of_the_threads_for_video(monkeypatch):
         monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
         assert sessions.n_threads() == 1
     assert sessions.n_threads() == 1 and opened.n_threads == 4
+
+
+@pytest.mark.parametrize('n', [1, 3, 79, 80, 200])
+def test_frames_to_calibrate_on_are_of_the_whole_split(n):
+    chosen = load_script('tools/quantize.py').evenly(range(n), 40)
+    assert len(chosen) == min(n, 40) and len(set(chosen)) == len(chosen)
+    assert np.diff([*chosen, n]).max() <= -(-n // 40), 'no part of the split is without a frame'

@@ -56,8 +56,7 @@ def main(arguments=None):
     report(problems, False)
     if not calibration or not samples:
         raise UserError(f'{root}: no usable frame in split {splits[bool(calibration)]!r}.')
-    chosen = calibration[:: max(1, len(calibration) // settings.n_frames)][: settings.n_frames]
-    frames = [load_image(sample.path) for sample in chosen]
+    frames = [load_image(sample.path) for sample in evenly(calibration, settings.n_frames)]
     frames = [resize(frame, fit_size(*frame.shape[:2], model.img_hw)) for frame in frames]
     plain = export.export_frames(model, content, checkpoint.hash_of(path))
     small = quantize.quantized(plain, frames)
@@ -71,6 +70,12 @@ def main(arguments=None):
             raise UserError(f'The loss is more than tolerance={settings.tolerance:g}: nothing is written.')
     files.write_bytes(target, small, remember=True)
     print(f'Written: {target} ({len(small) / 2**20:.1f} MiB)')
+
+
+def evenly(samples, n):
+    """At most `n` of the samples, from the first to the last part of them: frames that follow one another are alike."""
+    n = min(n, len(samples))
+    return [samples[i * len(samples) // n] for i in range(n)]
 
 
 def measure(model, samples):
