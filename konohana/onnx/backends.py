@@ -124,10 +124,10 @@ def started(name, data, path, weights=None):
     about = metadata.read(session.metadata, path)
     if not about['frames'] or (weights and about['weights'] != weights):
         raise UserError(f'{path}: it is the graph of other weights.')
-    return of_session(session, about, data)
+    return of_session(session, about)
 
 
-def of_session(session, about, data=None):
+def of_session(session, about):
     """The detector of a graph that is open: what `started` does once its metadata are read."""
     height, width = fit_size(*about['img_hw'], about['img_hw'])
     try:

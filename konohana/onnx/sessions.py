@@ -68,7 +68,7 @@ class OnnxRuntime:
 
     backend, limit = 'onnxruntime', None
 
-    def __init__(self, data, path, device='cpu', usual=()):
+    def __init__(self, data, path, device='cpu'):
         self.path = path
         onnxruntime = metadata.optional('onnxruntime', f'{path}: an ONNX file')
         cuda = 'CUDAExecutionProvider' in onnxruntime.get_available_providers()
@@ -135,16 +135,16 @@ def _limit_memory():
 class OpenVino:
     """A graph in OpenVINO, on the CPU; see `OnnxRuntime`.
 
-    Args:
+    Attributes:
         usual: shapes that its input mostly has. Of a known size it is a tenth faster, a small graph twice as fast; one
             that takes any size serves all others.
     """
 
-    backend, limit = 'openvino', None
+    backend, limit, usual = 'openvino', None, ()
     options = {}  # noqa: RUF012 (more of OpenVINO's, such as PERF_COUNT)
 
-    def __init__(self, data, path, device='cpu', usual=()):
-        self.path, self.data, self.usual, self.requests = path, data, usual, {}
+    def __init__(self, data, path, device='cpu'):
+        self.path, self.data, self.requests = path, data, {}
         self.n_threads = n_threads()
         self.openvino = metadata.optional('openvino', "backend='openvino'")
         if str(device) not in ('', 'cpu'):
