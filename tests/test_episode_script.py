@@ -158,6 +158,10 @@ def test_a_season_of_indexes(run_script, episode, tmp_path):
     assert len(cut) >= 2 and cut[0].startswith('ep 10_0h00m0') and cut[-1].startswith('ep 2_0h00m0')
     refused = run_script('tools/season.py', f'indexes_in={tmp_path}', *options[:2])
     assert refused.returncode == 2 and 'ep 2.mkv: clips are cut out of files' in refused.stderr
+    for name in ('ep 2', 'ep 10'):
+        shutil.copy(episode, tmp_path / f'{name}{episode.suffix.upper()}')  # beside the index, as a camera spells it
+    beside = run_script('tools/season.py', f'indexes_in={tmp_path}', *options[:2], 'overwrite=True')
+    assert beside.returncode == 0, beside.stderr
     empty = run_script('tools/season.py', f'indexes_in={tmp_path / "none"}')
     assert empty.returncode == 2 and 'no index there' in empty.stderr
 

@@ -475,6 +475,15 @@ def test_cut_off_file(ext, tmp_path):
     assert len(times(tmp_path / f'out.{ext}')) == done['frames']
 
 
+def test_a_part_before_the_picture_begins_has_none(tmp_path):
+    late = make(tmp_path / 'late.mkv', *('-itsoffset', 2), *source(), *tone(3), *X264, '-c:a', 'aac')
+    for part in ({'seconds': 1.5}, {'start': 0.5, 'seconds': 1.0}):
+        with pytest.raises(UserError, match=r'no picture within seconds=.*the next one is at 2\.00 s'):
+            annotate(late, tmp_path / 'out.mkv', **part)
+    nothing_left(tmp_path, 'late.mkv')
+    assert annotate(late, tmp_path / 'out.mkv', seconds=2.5)['frames'] in (12, 13)  # times are rounded
+
+
 def test_bad_outputs_and_values(clip, tmp_path):
     locked = tmp_path / 'file'
     locked.write_text('not a folder', encoding='utf-8')

@@ -92,8 +92,8 @@ def episode_of(index, path, videos_in):
     name = stem_of(path)
     if videos_in:
         return Episode(index, name, videos_in / index.video, start)
-    beside = [path.with_name(name + ending) for ending in CONTAINERS]
-    video = next((file for file in beside if file.is_file()), beside[0])
+    beside = {file.suffix.lower(): file for file in path.parent.iterdir() if file.stem == name}  # also .MP4
+    video = next((beside[ending] for ending in CONTAINERS if ending in beside), path.with_name(name + CONTAINERS[0]))
     return Episode(index, name, video, start if is_labelled_copy(video) else None)
 
 

@@ -271,6 +271,9 @@ class Source:
         self.expected = max(Fraction(0), end - moment) if end else Fraction(0)
         if seconds:
             self._until = self.origin + _exactly(seconds)
+            if moment >= self._until:
+                at = start + float(self.offset)
+                raise UserError(f'{self.path}: no picture within seconds={seconds:g}; the next one is at {at:.2f} s.')
             self.expected = min(self.expected or _exactly(seconds), _exactly(seconds))
 
     def prepare(self, picture, exact):
