@@ -628,3 +628,24 @@ def test_interlaced_of_odd_lines_is_drawn():
     found = {'boxes': np.array([[2, 2, 32, 18.0]]), 'labels': np.array([1]), 'scores': np.array([0.9])}
     Canvas(picture, {'class_names': NAMES}).draw(frame, found)
     assert planes(frame)[0][17, 16] != planes(frame)[0][9, 1]
+
+
+def test_an_encoder_that_cannot_be_set_up_leaves_no_file(tmp_path, monkeypatch):
+    clip = make(tmp_path / 'in.mkv', *source(seconds=0.2), *X264)
+
+    def fails(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(engine.VideoWriter, '_add_encoder', fails)
+    with pytest.raises(MemoryError):
+        annotate(clip, tmp_path / 'out.mkv')
+    nothing_left(tmp_path, 'in.mkv')
+
+
+def test_a_model_without_parameters(tmp_path):
+    class Fixed(torch.nn.Module):
+        def forward(self, images):
+            return one_box(images)
+
+    clip = make(tmp_path / 'in.mkv', *source(seconds=0.2), *X264)
+    assert annotate(clip, tmp_path / 'out.mkv', Fixed())['frames'] == 5

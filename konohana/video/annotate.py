@@ -77,7 +77,8 @@ class Inputs(NamedTuple):
 
 def inputs_of(model):
     """`Inputs` of a model. A model may be any callable, so these three attributes are optional."""
-    device = next(model.parameters()).device if hasattr(model, 'parameters') else 'cpu'
+    parameter = next(iter(model.parameters()), None) if hasattr(model, 'parameters') else None
+    device = 'cpu' if parameter is None else parameter.device
     return Inputs(getattr(model, 'img_hw', None), device, getattr(model, 'takes_bytes', False))
 
 

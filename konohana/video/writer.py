@@ -109,7 +109,11 @@ class VideoWriter:
             options['movflags'] = '+faststart' if faststart else '+hybrid_fragmented+delay_moov'
         self.container = av.open(str(self.unfinished), 'w', format=self.form, container_options=options)
         self.time_base, self._last, self._moments = time_base, None, {}
-        self.stream = self._add_encoder(picture, rate, codec, crf, preset, hwaccel, hdr)
+        try:
+            self.stream = self._add_encoder(picture, rate, codec, crf, preset, hwaccel, hdr)
+        except BaseException:
+            self.discard()
+            raise
 
     def _add_encoder(self, picture, rate, codec, crf, preset, hwaccel, hdr):
         encoder, usual, _ = CODECS[codec]
@@ -288,7 +292,11 @@ class VideoWriter:
     def __enter__(self):
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, *_):
+        self.discard()
+
+    def discard(self):
+        """Close everything, and remove what is written unless `finish` or `keep` has renamed it."""
         with contextlib.suppress(av.FFmpegError, OSError):
             self.container.close()
         self.lock.close()
