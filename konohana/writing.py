@@ -66,13 +66,19 @@ def write_dataset(target, samples, form, class_names, ignore_class, overwrite, v
 
 
 def _moved(samples, writer, target):
-    """({new path of a picture: old path}, {split: samples with the new paths}); names are unique across splits."""
+    """({new path of a picture: old path}, {split: samples with the new paths}).
+
+    The names are unique across splits without their endings too, since a label file is called by the rest.
+    """
     frames = [(split, frame) for split, part in samples.items() for frame in part]
     stems = [path.name for path in output_paths([frame.path for _, frame in frames], '', '')]
-    copies, moved = {}, {split: [] for split in samples}
+    copies, moved, taken = {}, {split: [] for split in samples}, set()
     for (split, frame), stem in zip(frames, stems, strict=True):
         if stem.endswith(frame.path.suffix):
             stem = stem.removesuffix(frame.path.suffix) + frame.path.suffix.replace('.', '_')
+        while stem.casefold() in taken:
+            stem += '_'
+        taken.add(stem.casefold())
         path = writer.picture_folder(target, split) / f'{stem}{frame.path.suffix}'
         copies[path] = frame.path
         moved[split].append(replace(frame, path=path))

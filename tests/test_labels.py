@@ -673,3 +673,16 @@ def test_convert_labels_says_what_is_lost_and_refuses(run_script, tmp_path):
     )
     assert failed.returncode == 2
     assert 'old.png' in failed.stderr
+
+
+@pytest.mark.parametrize('form', ['voc', 'yolo', 'labelme'])
+def test_pictures_of_nearly_one_name_keep_their_own_labels(form, tmp_path):
+    """a.png becomes a_png.png beside a.jpg, and there may be an a_png.bmp already."""
+    frames = []
+    for number, name in enumerate(('a.png', 'a.jpg', 'a_png.bmp')):
+        path = picture(tmp_path / 'old' / name, (40, 60))
+        box = np.float32([[4, 4, 20 + 5 * number, 30]])
+        frames.append(Sample(path, 40, 60, box, ['Yuzu'], np.zeros(1, bool)))
+    writing.write_dataset(tmp_path / 'new', {'train': frames}, form, ['Yuzu'], '-', False, 'labels_out', False)
+    right = [round(float(frame.boxes[0, 2])) for frame in frames_of(tmp_path / 'new')]
+    assert sorted(right) == [20, 25, 30]
