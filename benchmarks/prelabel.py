@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from konohana.cast import IGNORE_CLASS
 from konohana.settings import read, require, run
 
 konohana_dataset_path = 'toy_show_2'  # labelled pictures; toy_show_2 is drawn if it is missing
@@ -19,7 +20,7 @@ n_pictures = 160  # the first ones of the split; 0 is all
 weights = ''  # weights of a detector; '' takes yours (net.pt), or else the shipped ones
 n_groups = 30  # groups of looks at most
 people_threshold = 0.45  # score, in which the name does not count, from which a box is written
-ignore_class = '不计算'  # name of boxes that mark regions not to be counted
+ignore_class = IGNORE_CLASS  # name of boxes that mark regions not to be counted
 all_labelled = True  # everybody in the pictures is labelled; False: other boxes are no mistakes
 progress = True  # show progress bars
 

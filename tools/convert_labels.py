@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from konohana.cast import IGNORE_CLASS
 from konohana.settings import read, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,7 +18,7 @@ labels_in = 'toy_show'  # folder of the dataset to read; relative paths start at
 labels_out = 'toy_show_yolo'  # folder to write, a new one; pictures are copied into it
 form = 'yolo'  # form to write: voc, coco, yolo, label_studio, cvat or labelme
 splits = ''  # splits to convert, such as 'train, val'; '' is all of them
-ignore_class = '不计算'  # name of boxes that mark regions not to be counted
+ignore_class = IGNORE_CLASS  # name of boxes that mark regions not to be counted
 skip_bad_files = False  # leave out frames that have problems instead of ending
 overwrite = False  # replace files in labels_out that this program did not write, or that have changed since
 progress = True  # show progress bars

@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import files
+from konohana.cast import IGNORE_CLASS
 from konohana.errors import UserError, printable
 from konohana.settings import read, require, run
 
@@ -29,7 +30,7 @@ threshold = 0.5  # boxes with this score or more are written under their names
 unsure_threshold = 0.3  # those from this score on are written as "unsure"
 people_threshold = 0.45  # names=False: score, in which the name does not count, from which somebody is there
 n_groups = 30  # groups of looks at most (names=False): with more of them, each holds fewer who do not belong
-ignore_class = '不计算'  # name of boxes that mark regions where nothing is learned
+ignore_class = IGNORE_CLASS  # name of boxes that mark regions where nothing is learned
 
 device = ''  # cpu, cuda, ...; '' takes the fastest
 backend = 'auto'  # what computes the network on a CPU: auto, openvino, onnxruntime or torch

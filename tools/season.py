@@ -26,7 +26,6 @@ progress = True  # show a progress bar
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDINGS = ('.detections.jsonl.gz', '.detections.parquet')
-CONTAINERS = ('.mkv', '.mp4', '.m4v', '.mov')
 
 
 def main(arguments=None):
@@ -87,6 +86,7 @@ def episode_of(index, path, videos_in):
     """What is searched of an index: its clips are cut out of the file in `videos_in`, or out of the one beside it."""
     from konohana.episodes.find import Episode
     from konohana.episodes.subtitles import is_labelled_copy
+    from konohana.video.writer import CONTAINERS
 
     start = float((index.made_from or {}).get('start') or 0.0)
     name = stem_of(path)
