@@ -158,6 +158,13 @@ def no_sets(root):
     (root / 'sets').rmdir()
 
 
+def broken_labels(root):
+    no_sets(root)
+    (root / 'train.json').write_text('{"broken', encoding='utf-8')
+    (root / 'train').mkdir()
+    (root / 'train' / 'annotations.xml').write_text('<annotations', encoding='utf-8')
+
+
 def no_pictures(root):
     (root / 'imgs').rename(root / 'images')
 
@@ -173,6 +180,7 @@ def no_annotations(root):
         (empty_list, ('train.txt', 'empty')),
         (utf16_list, ('train.txt', 'UTF-8')),
         (no_sets, ('no dataset found there', 'imgs/', 'JPEGImages/', 'side by side')),
+        (broken_labels, ('Broken', 'train.json', 'train/annotations.xml')),
         (no_pictures, ('imgs', 'no such folder')),
         (no_annotations, ('anns', 'no such folder')),
     ],
@@ -181,11 +189,11 @@ def test_unusable_folder(tmp_path, change, words):
     root = tmp_path / 'data'
     maker = Maker(root)
     maker.frame('train', 'a')
-    if change is not no_sets:
+    if change not in (no_sets, broken_labels):
         maker.frame('val', 'b')
     change(root)
     with pytest.raises(UserError) as error:
-        read_split(root, 'train', progress=False)
+        read_split(root, 'other' if change is broken_labels else 'train', progress=False)
     assert '\n' not in str(error.value)
     assert all(word in str(error.value) for word in (str(root), *words))
 

@@ -76,8 +76,17 @@ def find_split(root, split):
     raise UserError(
         f'{root}: no dataset found there. It needs imgs/ anns/ sets/{split}.txt, or JPEGImages/ Annotations/ '
         f'ImageSets/Main/{split}.txt, or a folder {split}/ with pictures and XML files side by side; '
-        'or labels of COCO, YOLO, Label Studio, CVAT or LabelMe as docs/training.md shows.'
+        f'or labels of COCO, YOLO, Label Studio, CVAT or LabelMe as docs/training.md shows.{_unread(root)}'
     )
+
+
+def _unread(root):
+    """A sentence that names what looks like other tools' label files in a folder, in which no form was recognised."""
+    with files.reading(root):
+        found = [p for kind in ('*.json', 'annotations.xml', '*/annotations.xml') for p in sorted(root.glob(kind))]
+    names = ', '.join(path.relative_to(root).as_posix() for path in found[:3])
+    more = f' and {len(found) - 3} more' if len(found) > 3 else ''
+    return f' Broken, or of no known form: {names}{more}.' if found else ''
 
 
 def _listed_split(root, split, pictures, annotations, sets):
