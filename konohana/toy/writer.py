@@ -99,13 +99,6 @@ def _jpeg(image):
     return data.tobytes()
 
 
-def _make_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'{folder}: this folder cannot be made ({error.strerror}). Choose another place.') from None
-
-
 def _wanted(n_train, n_val):
     """List of (split, number of frames) of the splits to write."""
     if min(n_train, n_val) < 0:
