@@ -243,6 +243,18 @@ def test_pictures_of_one_size_are_looked_at_in_batches(prelabel, show, monkeypat
     assert len(list(frames.glob('*.json'))) == 13
 
 
+def test_sheets_of_groups_that_are_gone_are_removed(prelabel):
+    frames, run = prelabel
+    assert run('names=False', 'n_groups=12', 'people_threshold=0.3').returncode == 0
+    folder = frames.with_name('frames_people')
+    before = {path.name for path in folder.glob('person_*.jpg')}
+    (folder / 'people.json').unlink()
+    (folder / 'person_99.jpg').write_bytes(b'mine')
+    assert run('names=False', 'n_groups=1', 'people_threshold=0.3', 'overwrite=True').returncode == 0
+    after = {path.name for path in folder.glob('person_*.jpg')}
+    assert len(before) > 1 and after == {'person_1.jpg', 'person_99.jpg'}
+
+
 def test_a_picture_of_somebody_else_among_the_sheets_stays(prelabel):
     frames, run = prelabel
     sheet = frames.with_name('frames_people') / 'person_1.jpg'

@@ -202,6 +202,9 @@ def draw_people(folder, crops, groups, names):
     from konohana.data.images import save_image
     from konohana.drawing import contact_sheet
 
+    # An earlier run may have found more groups: names.txt knows nothing of them now.
+    for old in filter(files.written_here, folder.glob('person_*.jpg')):
+        old.unlink()
     for number in sorted(set(groups.tolist())):
         members = [i for i, k in enumerate(groups) if k == number][:MOST_TILES]
         titles = [f'{i + 1}  {names[i]}' for i in members]
