@@ -93,7 +93,7 @@ def episode_of(index, path, videos_in):
     if videos_in:
         return Episode(index, name, videos_in / index.video, start)
     beside = {file.suffix.lower(): file for file in path.parent.iterdir() if file.stem == name}  # also .MP4
-    video = next((beside[ending] for ending in CONTAINERS if ending in beside), path.with_name(name + CONTAINERS[0]))
+    video = next((beside[ending] for ending in CONTAINERS if ending in beside), path.with_name(f'{name}.mkv'))
     return Episode(index, name, video, start if is_labelled_copy(video) else None)
 
 
