@@ -11,7 +11,7 @@ from konohana import files
 from konohana.drawing import class_colour, text_size
 from konohana.errors import UserError
 from konohana.video.copying import accepted, tags
-from konohana.video.source import is_cover
+from konohana.video.source import ANY_TAGS, is_cover
 
 STILL = 1.5  # pixels of a picture 360 high: a box that moves less is not drawn anew
 LAYER_BOX, LAYER_NAME = 0, 1
@@ -102,7 +102,7 @@ def mux(video_in, ass, target, start=0.0, overwrite=False, chapters=()):
 def is_labelled_copy(path):
     """Whether a video has a track of labels: it is the whole episode then, and no annotated part of it."""
     try:
-        with av.open(str(path), metadata_errors='replace') as container:
+        with av.open(str(path), **ANY_TAGS) as container:
             return any(stream.metadata.get('title') == TITLE for stream in container.streams.subtitles)
     except (av.FFmpegError, OSError, ValueError):
         return False
@@ -111,7 +111,7 @@ def is_labelled_copy(path):
 def _copy_with(video_in, ass, path, start, chapters):
     covers = _covers(video_in)
     with (
-        av.open(str(video_in), metadata_errors='replace') as source,
+        av.open(str(video_in), **ANY_TAGS) as source,
         av.open(str(ass)) as labels,
         av.open(str(path), 'w', format='matroska', container_options={'avoid_negative_ts': 'disabled'}) as out,
     ):
@@ -147,7 +147,7 @@ def _copy_with(video_in, ass, path, start, chapters):
 
 def _covers(video_in):
     """{stream index: bytes} of a file's cover pictures, which come before all else."""
-    with av.open(str(video_in), metadata_errors='replace') as source:
+    with av.open(str(video_in), **ANY_TAGS) as source:
         wanted = {s.index for s in source.streams if is_cover(s)}
         found = {}
         for packet in source.demux([s for s in source.streams if s.index in wanted]) if wanted else ():

@@ -111,7 +111,8 @@ class _Watch:
         for chapter in source.container.chapters():
             moment = float(chapter['start'] * chapter['time_base'] - source.origin)
             if moment > -1:
-                chapters.append((max(0.0, moment), chapter.get('metadata', {}).get('title', '')))
+                title = chapter.get('metadata', {}).get('title', '')
+                chapters.append((max(0.0, moment), title.encode(errors='replace').decode()))
         starts = [start for start in self.shots.starts if start < len(self.times)]
         index = build_index(
             *(source.name, self.hw, self.times, self.model.class_names, shared, starts, chapters, self.found)

@@ -15,7 +15,7 @@ from konohana import files
 from konohana.errors import UserError
 from konohana.video.annotate import encoded
 from konohana.video.copying import Copies, accepted, chapters_within, copier, recoder, tags
-from konohana.video.source import LIMITED, Source, is_cover, matrix_of, reason, starts_within
+from konohana.video.source import ANY_TAGS, LIMITED, Source, is_cover, matrix_of, reason, starts_within
 from konohana.video.writer import CONTAINERS, VideoWriter
 
 BEFORE = (10, 60, math.inf)  # seconds before a part at which the search for its key frame begins
@@ -116,7 +116,7 @@ def copy_part(video_in, target, start, seconds, tag=''):
 def description_of(path):
     """The tag that `encode_part` and `copy_part` wrote; '' where there is none, or no video."""
     try:
-        with av.open(str(path), metadata_errors='replace') as container:
+        with av.open(str(path), **ANY_TAGS) as container:
             return {key.lower(): value for key, value in container.metadata.items()}.get('description', '')
     except (av.FFmpegError, OSError, ValueError):
         return ''

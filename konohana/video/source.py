@@ -31,6 +31,8 @@ HDR = ('MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL')
 JUMP = 1  # seconds backwards in a stream's times that mean another recording begins
 AFTER = 3  # seconds of the file to read after the end of a part, for packets that come late
 TIMELESS = 300  # frames without a time that may wait for the first frame with one
+# Tags that are no UTF-8 must not end a run. From PyAV 19 on they need no setting: it keeps their bytes as surrogates.
+ANY_TAGS = {'metadata_errors': 'replace'} if int(av.__version__.partition('.')[0]) < 19 else {}
 PATIENCE = (20.0, 30.0)  # seconds to open a stream URL, and without data
 
 
@@ -104,7 +106,7 @@ def _open(path, hwaccel):
     url = is_url(path)
     if not url:
         _check_file(path)
-    options = {'metadata_errors': 'replace', 'timeout': PATIENCE if url else None}
+    options = {**ANY_TAGS, 'timeout': PATIENCE if url else None}
     try:
         if accelerator:
             try:
