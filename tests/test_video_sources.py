@@ -15,7 +15,7 @@ from konohana import files
 from konohana.errors import UserError
 from konohana.video import moments, season, writer
 from konohana.video import source as source_module
-from konohana.video.source import Source
+from konohana.video.source import Source, side_data_of
 from tests.test_video import (
     X264,
     annotate,
@@ -236,7 +236,7 @@ def test_hdr_is_carried(tmp_path):
         before, after = decoded(path)[0], decoded(out)[0]
         for name in ('colorspace', 'color_primaries', 'color_trc', 'color_range'):
             assert getattr(before, name) == getattr(after, name)
-        data = [{d.type.name: bytes(d) for d in frame.side_data} for frame in (before, after)]
+        data = [side_data_of(frame) for frame in (before, after)]
         for kind in ('MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL'):
             assert kind in data[0] and kind in data[1]
 

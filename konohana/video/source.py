@@ -121,6 +121,16 @@ def _open(path, hwaccel):
         raise UserError(f'{path}: {what} (FFmpeg: {reason(error)}).') from None
 
 
+def side_data_of(frame):
+    """{FFmpeg's name: bytes} of what a frame carries beside its picture."""
+    found = {}
+    for item in frame.side_data:
+        if not hasattr(item, 'type'):  # from PyAV 19 on these are the types
+            item = frame.side_data[item]
+        found[item.type.name] = bytes(item)
+    return found
+
+
 def is_cover(stream):
     """Whether a stream is a still picture that belongs to the file, not a video track."""
     return stream.type == 'video' and bool(stream.disposition & Disposition.attached_pic)
@@ -263,7 +273,7 @@ class Source:
             chroma=self._chroma,
         )
         self.bits = first.format.components[0].bits
-        self.hdr = {d.type.name: bytes(d) for d in first.side_data if d.type.name in HDR}
+        self.hdr = {name: data for name, data in side_data_of(first).items() if name in HDR}
         moment = first.pts * first.time_base
         if not start:
             self.origin = min(self.origin, moment)
