@@ -82,9 +82,25 @@ def main(arguments=None):
             settings.path(settings.video_out) if settings.video_out else target_of(source, settings.path('test_out'))
         )
         check_find(settings, model, [source])
-        episode = annotate(settings, model, path, source, target)
+        episode = searched_alone(settings, path, source, target) or annotate(settings, model, path, source, target)
         if settings.find:
             list_scenes(settings, [episode], target.parent)
+
+
+def searched_alone(settings, weights, source, target):
+    """The `find.Episode` of a video that is done with the same options, and is only to be searched; else None."""
+    from konohana.episodes.episode import known_episode
+    from konohana.video.season import why_again
+
+    if not settings.find or settings.overwrite or settings.index_only:
+        return None
+    target = target.with_suffix('.mkv') if settings.labels_as == 'subtitles' else target
+    if why_again(source, target, made_with(settings, weights)):
+        return None
+    episode = known_episode(source, target, settings.labels_as, False)
+    if episode:
+        print(f'{target}: already done, only searched')
+    return episode
 
 
 def open_model(settings, path):

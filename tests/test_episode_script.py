@@ -77,6 +77,14 @@ def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, e
     with out.with_name('a.appearances.csv').open(encoding='utf-8-sig', newline='') as file:
         assert {row['who'] for row in csv.DictReader(file)} == {track['name'] for track in index.tracks}
 
+    written = out.stat().st_mtime_ns
+    options = 'preview=True', 'xray=True', 'preset=ultrafast', 'index_as=parquet'
+    searched = run_script('_test_with_video.py', *arguments, 'find=other', *options)
+    assert searched.returncode == 0 and 'a.mkv: already done, only searched' in searched.stdout, searched.stderr
+    assert '其他: ' in searched.stdout and out.stat().st_mtime_ns == written
+    drawn = run_script('_test_with_video.py', *arguments, 'find=other', *options, 'crf=40')
+    assert drawn.returncode == 0 and 'only searched' not in drawn.stdout and out.stat().st_mtime_ns > written
+
     again = run_script('_test_with_video.py', *arguments, 'smooth=False', "label_names={'柚':'Y'}")
     assert again.returncode == 0 and 'Detections are taken from' in again.stdout, again.stderr
     other_part = run_script('_test_with_video.py', *arguments, 'seconds=1', 'index_only=True', 'detect_every=1')
@@ -96,6 +104,11 @@ def test_labels_as_subtitles_leave_the_picture_untouched(run_script, episode, tm
         assert [s.type for s in container.streams] == ['video', 'audio', 'subtitle']
         texts = [bytes(p) for p in container.demux(container.streams.subtitles[0]) if p.size]
     assert len(texts) == out.with_suffix('.ass').read_text(encoding='utf-8').count('Dialogue:') > 0
+    searched = run_script(
+        *('_test_with_video.py', f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}'),
+        *('labels_as=subtitles', 'find=other'),
+    )
+    assert searched.returncode == 0 and 'only searched' in searched.stdout and '其他: ' in searched.stdout
 
 
 def test_mistakes_are_one_line_before_the_work_starts(run_script, episode, tmp_path):
