@@ -213,7 +213,7 @@ def test_without_glyphs_names_are_romanised_and_it_is_said_once(no_fonts, capsys
         ('铃 Éva\n', 'Eva (class 2)'),
         ('Éva Noël\n', 'Éva Noël'),
         ('\u200b', ''),
-        ('\U0001fae0', 'class 2'),
+        ('\U0001f98a', 'class 2'),
     ],
 )
 def test_unknown_names_become_readable(no_fonts, name, spelling):

@@ -14,6 +14,7 @@ from pathlib import Path
 from konohana.errors import UserError
 from konohana.video import workers
 
+TIMEOUTS = TimeoutError, asyncio.TimeoutError  # two classes in Python 3.10
 PATIENCE = 10  # seconds for the scheduler to answer
 NO_WORKERS = 30  # seconds for a first worker to be there
 
@@ -43,14 +44,14 @@ class Cluster:
         try:
             self._knock()
             self.client = client(self.address, timeout=PATIENCE, set_as_default=False, name='konohana')
-        except (OSError, TimeoutError, ValueError, ImportError) as error:
+        except (OSError, *TIMEOUTS, ValueError, ImportError) as error:
             raise UserError(
                 f'dask_scheduler={self.address!r}: no scheduler of Dask answers there ({_line(error)}). '
                 "Start one by 'dask scheduler' and give the address that it prints, like tcp://192.168.1.2:8786."
             ) from None
         try:
             self.client.wait_for_workers(1, timeout=NO_WORKERS)
-        except TimeoutError:
+        except TIMEOUTS:
             self.client.close()
             raise UserError(
                 f'dask_scheduler={self.address!r}: it has no workers. Start them by '
