@@ -235,7 +235,7 @@ def test_scenes_with_several(index):
 
 def test_the_page_shows_hostile_names_as_text_and_asks_for_nothing(index, tmp_path):
     path = tmp_path / 'a.html'
-    picture = page.picture_of(np.zeros((180, 320, 3), np.uint8), (0, 0, 40, 40))
+    picture = page.portrait_of(np.zeros((180, 320, 3), np.uint8), (0, 0, 40, 40))
     page.write_page(path, index, tmp_path / 'a "b".mp4', {'Yuzu': HOSTILE}, {'Yuzu': [(3, picture)]})
     text = path.read_text(encoding='utf-8')
     assert '<script>alert' not in text and 'http://' not in text and 'https://' not in text

@@ -23,7 +23,7 @@ def opened(browser, tmp_path):
             frame = av.VideoFrame.from_ndarray(np.full((180, 320, 3), 3 * i, np.uint8), 'rgb24')
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    picture = page.picture_of(np.zeros((180, 320, 3), np.uint8), (0, 0, 40, 40))
+    picture = page.portrait_of(np.zeros((180, 320, 3), np.uint8), (0, 0, 40, 40))
     page.write_page(tmp_path / 'a.html', index, tmp_path / '花 a.mp4', {'Yuzu': HOSTILE}, {'Yuzu': [(12, picture)]})
     tab, said, asked = browser.new_page(), [], []
     tab.set_default_timeout(5000)

@@ -316,7 +316,7 @@ def cut_pictures(index, source, start=0.0):
     try:
         for moment, picture in frames_at(source, list(moments), index.hw):
             for name, box in chosen[moments[moment]]:
-                pictures[name].append((moments[moment], page.picture_of(picture, box)))
+                pictures[name].append((moments[moment], page.portrait_of(picture, box)))
     except UserError as error:
         print(f'The page has fewer pictures: {error}')
     return {name: sorted(found) for name, found in pictures.items()}

@@ -46,7 +46,7 @@ def picture_moments(index):
     return chosen
 
 
-def picture_of(frame, box):
+def portrait_of(frame, box):
     """A part of a frame (uint8 H x W x 3 RGB) as a data URL; box: x1, y1, x2, y2 in its pixels."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     x1, y1 = min(max(0, x1), frame.shape[1] - 1), min(max(0, y1), frame.shape[0] - 1)
@@ -59,7 +59,7 @@ def write_page(path, index, video, spell=None, pictures=None, offset=0.0, previe
     Args:
         video: path of the file that is played: the annotated one, or the source.
         spell: {class name: other spelling}, or None.
-        pictures: {name: list of (frame, data URL)}, see `picture_moments` and `picture_of`; or None.
+        pictures: {name: list of (frame, data URL)}, see `picture_moments` and `portrait_of`; or None.
         offset: second of that file at which the index begins.
         preview: path of a small copy of the index's part, which is played instead; or None.
     """

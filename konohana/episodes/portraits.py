@@ -6,7 +6,7 @@ To read the video again for them would take a quarter of the time of watching it
 import numpy as np
 
 from konohana.boxes import iou
-from konohana.episodes.page import picture_of
+from konohana.episodes.page import portrait_of
 
 SURE = 0.3  # score below which nobody's picture is taken
 SAME = 0.4  # overlap with a box of the frame before, from which it is the same person if the name is, too
@@ -41,7 +41,7 @@ class Portraits:
             seen = _Seen(box, name, first + int(i), score)
             earlier = self._earlier(seen)
             if earlier is None or seen.worth > BETTER * earlier.worth:
-                self.taken[seen.number] = picture_of(picture, box * scale)
+                self.taken[seen.number] = portrait_of(picture, box * scale)
                 if earlier:
                     del self.taken[earlier.number]
             else:
