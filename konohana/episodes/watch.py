@@ -97,12 +97,12 @@ class _Watch:
             upcoming, seen = reader.submit(self._read), []
             while batch := upcoming.result():
                 # A cut is known a few frames later: by now those between the frames of the batch before are.
-                cuts = [cut.frame_num for cut in self.shots.cuts]
+                cuts = self._last_cuts()
                 upcoming = reader.submit(self._read)
                 self._take_portraits(seen, cuts)
                 seen = self._look(batch)
                 bar.update(min(len(self.times), total))
-            self._take_portraits(seen, [cut.frame_num for cut in self.shots.cuts])
+            self._take_portraits(seen, self._last_cuts())
             bar.max_value = max(1, len(self.times))
 
     def index(self, shared):
@@ -166,10 +166,16 @@ class _Watch:
         self.detected += len(pictures)
         return seen
 
+    def _last_cuts(self):
+        """(number of cuts before them, frame numbers of the last ones, ascending): no batch reaches back farther."""
+        last = self.shots.cuts[-2 * MOST_READ :]
+        return len(self.shots.cuts) - len(last), [cut.frame_num for cut in last]
+
     def _take_portraits(self, seen, cuts):
-        """seen: what `_look` returns. cuts: numbers of the frames that begin a shot, ascending."""
-        for frame, *rest in seen:
-            self.portraits.look(bisect.bisect(cuts, frame), *rest, self.hw)
+        """seen: what `_look` returns. cuts: what `_last_cuts` returned once the next batch was read."""
+        before, frames = cuts
+        for number, *rest in seen:
+            self.portraits.look(before + bisect.bisect(frames, number), *rest, self.hw)
 
 
 def with_probabilities(found, n_classes):
