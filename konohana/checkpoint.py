@@ -8,7 +8,6 @@ Everything that is read is checked here, so that nothing else needs to ask wheth
 import hashlib
 import io
 import pickle
-import stat
 import zipfile
 from pathlib import Path
 
@@ -43,27 +42,8 @@ def save(content, path, remember=False):
 
 
 def read_bytes(path):
-    """The bytes of a weights file.
-
-    Raises:
-        UserError: there is none, it is a folder or a device (reading which could take for ever), is larger than
-            `MAX_BYTES` or cannot be read.
-    """
-    path = Path(path)
-    try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            what = 'a folder' if stat.S_ISDIR(about.st_mode) else 'a device or a pipe'
-            raise UserError(f'{path}: cannot be read, it is {what}. Name a weights file.')
-        if about.st_size > MAX_BYTES:
-            raise UserError(f'{path}: {about.st_size / 2**30:.0f} GiB are more than any weights file has.')
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f'{path}: there is no such weights file.') from None
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror}).') from None
-    except ValueError as error:
-        raise UserError(f'{path}: no file can have this name ({error}).') from None
+    """The bytes of a weights file; see `files.read_bytes`."""
+    return files.read_bytes(path, MAX_BYTES, 'weights file')
 
 
 def hash_of(path):

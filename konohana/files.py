@@ -80,19 +80,24 @@ def write_text(path, text, remember=False):
     write_bytes(path, text.encode(errors='surrogateescape'), remember)
 
 
-def read_bytes(path, limit=1 << 31):
+def read_bytes(path, limit=1 << 31, what='file'):
     """The content of a file.
+
+    Args:
+        path: the file.
+        limit: bytes; more than it is not read.
+        what: what it is, for messages.
 
     Raises:
         UserError: it is missing, a folder, a pipe, a socket or a device, larger than `limit` bytes, or not readable.
     """
     path = Path(path)
-    with reading(path):
+    with reading(path, what):
         check_regular(path)
         with path.open('rb') as file:
-            data = file.read(limit + 1)
-    if len(data) > limit:
-        raise UserError(f'{path}: larger than {limit / 1e6:.0f} MB, which no such file is.')
+            data = file.read(limit + 1) if path.stat().st_size <= limit else None
+    if data is None or len(data) > limit:
+        raise UserError(f'{path}: larger than {limit / 1e6:.0f} MB, which no {what} is.')
     return data
 
 
@@ -120,14 +125,14 @@ def check_regular(path):
 
 
 @contextlib.contextmanager
-def reading(path):
+def reading(path, what='file'):
     """The edge of a reader: what goes wrong in the block becomes a UserError of one line that names the file."""
     try:
         yield
     except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise UserError(f'{error.filename or path}: there is no such file.') from None
+        raise UserError(f'{error.filename or path}: there is no such {what}.') from None
     except OSError as error:
         raise UserError(f'{error.filename or path}: cannot be read ({reason(error)}).') from None
     except Exception as error:

@@ -164,7 +164,7 @@ def without_names(path):
     ('change', 'words'),
     [
         (missing, 'there is no such weights file'),
-        (folder, 'cannot be read'),
+        (folder, 'a folder, not a file'),
         (empty, 'not a PyTorch weights file'),
         (cut_in_half, 'truncated'),
         (last_bytes_cut, 'truncated'),

@@ -225,7 +225,7 @@ def test_bad_files(flagship, tmp_path):
         ('cut', 'damaged'),
         ('empty', 'damaged'),
         ('text', 'damaged'),
-        ('folder', 'cannot be read'),
+        ('folder', 'a folder, not a file'),
         ('foreign', 'not a file of this program'),
         ('newer', 'another version'),
         ('unknown', 'there is no such detector'),
