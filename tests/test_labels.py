@@ -290,6 +290,7 @@ def test_cvat_shapes(tmp_path):
         + '<polygon label="cat" source="manual" occluded="1" points="10.00,5.00;40.00,5.00;40.00,25.00" z_order="0"/>'
         + '<mask label="cat" source="semi-auto" occluded="0" rle="1, 3, 2" left="7" top="9" width="3" height="2"/>'
         + '<ellipse label="cat" source="manual" occluded="0" cx="40.00" cy="30.00" rx="20.00" ry="10.00" z_order="0"/>'
+        + '<ellipse label="柚" occluded="0" cx="40" cy="30" rx="20" ry="10" rotation="90.00" z_order="0"/>'
         + cvat_box('xtl="30" ytl="20" xbr="50" ybr="40" rotation="90.00"')
         + cvat_box('xtl="0" ytl="0" xbr="9" ybr="9"', more='group_id="3"')
         + '<mask label="柚" occluded="0" rle="0, 4" left="2" top="2" width="2" height="2" group_id="3"/>',
@@ -297,12 +298,12 @@ def test_cvat_shapes(tmp_path):
     (frame,) = frames_of(tmp_path)
     assert objects(frame) == [
         ('柚', (10, 5, 50, 45)), ('cat', (10, 5, 40, 25)), ('cat', (7, 9, 10, 11)), ('cat', (20, 20, 60, 40)),
-        ('柚', (30, 20, 50, 40)), ('柚', (0, 0, 9, 9)),
+        ('柚', (30, 10, 50, 50)), ('柚', (30, 20, 50, 40)), ('柚', (0, 0, 9, 9)),
     ]  # fmt: skip
-    assert frame.difficult.tolist() == [True] + [False] * 5
+    assert frame.difficult.tolist() == [True] + [False] * 6
     assert frame.ignored.round().tolist() == [[10, 5, 50, 45]]
     assert np.argwhere(masks.decode([frame.masks[2]], HW)[0].numpy()).tolist() == [[9, 8], [9, 9], [10, 7]]
-    assert masks.area([frame.masks[5]]) == [4]
+    assert masks.area([frame.masks[6]]) == [4]
     assert reading.class_names_of(tmp_path, [frame], IGNORE_CLASS) == ['cat', '柚']
 
 
@@ -547,6 +548,24 @@ def test_label_studio_regions(tmp_path):
     assert frame.difficult.sum() == 1
     assert (masks.decode([frame.masks[2]], HW)[0].numpy() == pixels).all()
     assert frame.ignored.round().tolist() == [[10, 6, 50, 36]]
+
+
+def test_label_studio_repeats_a_region_in_what_is_chosen_for_it(tmp_path):
+    label_studio(
+        tmp_path,
+        task(
+            region(kind='choices', labels=('difficult', 'asleep')),
+            region(),
+            region(kind='taxonomy', labels=(['clothes', 'red'],)),
+            region(kind='textarea', labels=None, text=['from behind']),
+            # A region that nothing but a choice names.
+            region(kind='rectangle', labels=None, key='b'),
+            region(kind='choices', labels=('cat',), key='b'),
+            region(kind='rectanglelabels', labels=('cat',), key=['c']),
+        ),
+    )
+    (frame,) = frames_of(tmp_path)
+    assert frame.names == ['柚', 'cat', 'cat'] and frame.difficult.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from konohana.data.shapes import (
     shapes_of,
     shown,
     to_number,
+    turned,
 )
 from konohana.data.voc import parse_xml
 from konohana.errors import UserError
@@ -183,10 +184,8 @@ def _box(element, hw):
     x1, y1, x2, y2 = _values(element, 'xtl', 'ytl', 'xbr', 'ybr')
     if not element.get('rotation'):
         return box_of(x1, y1, x2, y2, hw), None
-    (angle,), cx, cy = _values(element, 'rotation'), (x1 + x2) / 2, (y1 + y2) / 2
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    corners = [(x - cx, y - cy) for x, y in ((x1, y1), (x2, y1), (x2, y2), (x1, y2))]
-    return around([(cx + x * cos - y * sin, cy + x * sin + y * cos) for x, y in corners], hw), None
+    corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    return around(turned(corners, (x1 + x2) / 2, (y1 + y2) / 2, *_values(element, 'rotation')), hw), None
 
 
 def _polygon(element, hw):
@@ -197,7 +196,9 @@ def _polygon(element, hw):
 
 
 def _ellipse(element, hw):
-    return polygon(ellipse(*_values(element, 'cx', 'cy', 'rx', 'ry')), hw)
+    cx, cy, rx, ry = _values(element, 'cx', 'cy', 'rx', 'ry')
+    angle = _values(element, 'rotation')[0] if element.get('rotation') else 0.0
+    return polygon(turned(ellipse(cx, cy, rx, ry), cx, cy, angle), hw)
 
 
 def _mask(element, hw):

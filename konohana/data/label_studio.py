@@ -7,7 +7,6 @@ The format: https://labelstud.io/guide/task_format
 """
 
 import json
-import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -37,6 +36,7 @@ from konohana.data.shapes import (
     read_json,
     shapes_of,
     shown,
+    turned,
 )
 from konohana.errors import UserError
 
@@ -95,15 +95,15 @@ def read_split(root, split, ignore_class=None, progress=True):
         except ValueError as error:
             return None, [f'{what}: {error}.']
         frame = opened(picture)
-        regions = [result for result in results if _is_region(result)]
+        regions = _regions_of(results)
         said = [(result.get('original_width'), result.get('original_height')) for result in regions]
         wrong = next(filter(None, (other_size(frame, *sides, path.name) for sides in said)), None)
         if wrong:
             return frame, [wrong]
-        flags, labelled = _flags(results), {r.get('id') for r in regions if _labels(r)}
+        flags = _flags(results)
         found, problems = checked_shapes(
             regions,
-            lambda result: read_region(result, flags, labelled, (frame.height, frame.width)),
+            lambda result: read_region(result, flags, (frame.height, frame.width)),
             lambda _, result: f'{what}: region {shown(result.get("id"))} ({shown(", ".join(_labels(result)))})',
         )
         fill(frame, found, ignore_class)
@@ -161,8 +161,21 @@ def _value(result):
     return result['value'] if isinstance(result.get('value'), dict) else {}
 
 
-def _is_region(result):
-    return any(key in _value(result) for key in GEOMETRY)
+def _regions_of(results):
+    """The results that are regions, one for each.
+
+    Label Studio repeats a region's place in whatever else is known of it: choices, a rating, <Labels> that stand apart
+    from <Rectangle>. The result with its labels is taken, or else one in which something is chosen.
+    """
+    regions = [result for result in results if any(key in _value(result) for key in GEOMETRY)]
+    for says in (_has_labels, _labels):
+        said = {str(result.get('id')) for result in regions if says(result)}
+        regions = [result for result in regions if says(result) or str(result.get('id')) not in said]
+    return regions
+
+
+def _has_labels(result):
+    return str(result.get('type')).endswith('labels') and bool(_labels(result))
 
 
 def _labels(result):
@@ -172,30 +185,23 @@ def _labels(result):
 
 
 def _flags(results):
-    """{id of a region: set of what is chosen for it}."""
+    """{id of a region as text: set of what is chosen for it}."""
     flags = {}
     for result in results:
         if result.get('type') == 'choices' and isinstance(_value(result).get('choices'), list):
-            flags.setdefault(result.get('id'), set()).update(map(str, _value(result)['choices']))
+            flags.setdefault(str(result.get('id')), set()).update(map(str, _value(result)['choices']))
     return flags
 
 
-def read_region(result, flags, labelled, hw):
-    """One result with a place -> `Shape`. ValueError: what is wrong with it.
-
-    Args:
-        flags: see `_flags`.
-        labelled: ids that have labels: with <Labels> and <Rectangle> apart, a region has two results.
-    """
+def read_region(result, flags, hw):
+    """One result with a place -> `Shape`. ValueError: what is wrong with it. flags: see `_flags`."""
     labels = _labels(result)
-    if not labels and result.get('id') in labelled:
-        return None
     if len(labels) != 1:
         raise ValueError(f'it has {len(labels)} labels. Give it one')
     if result.get('image_rotation'):
         raise ValueError('the picture was turned in Label Studio. Turn it back')
     box, mask = _geometry(_value(result), hw)
-    chosen = flags.get(result.get('id'), set())
+    chosen = flags.get(str(result.get('id')), set())
     group = result.get('parentID') or result.get('id')
     return Shape(named(labels[0]), box, mask, 'difficult' in chosen, CROWD in chosen, shown(group) if group else None)
 
@@ -217,16 +223,11 @@ def _geometry(value, hw):
         raise ValueError(f'its {", ".join(keys)} are not all numbers')
     x, y, w, h = (value[key] * side / 100 for key, side in zip(keys, (width, height) * 2, strict=True))
     if 'radiusX' in value:
-        return polygon(_turned(ellipse(x, y, w, h), x, y, value.get('rotation', 0)), hw)
+        return polygon(turned(ellipse(x, y, w, h), x, y, value.get('rotation', 0)), hw)
     if not value.get('rotation'):
         return box_of(x, y, x + w, y + h, hw), None
     # Label Studio turns a rectangle about its upper left corner.
-    return around(_turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], x, y, value['rotation']), hw), None
-
-
-def _turned(points, cx, cy, angle):
-    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    return [(cx + (x - cx) * cos - (y - cy) * sin, cy + (x - cx) * sin + (y - cy) * cos) for x, y in points]
+    return around(turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], x, y, value['rotation']), hw), None
 
 
 def _brush(rle, hw):

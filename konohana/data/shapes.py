@@ -113,6 +113,12 @@ def ellipse(cx, cy, rx, ry):
     return list(zip((cx + rx * np.cos(angles)).tolist(), (cy + ry * np.sin(angles)).tolist(), strict=True))
 
 
+def turned(points, cx, cy, angle):
+    """Points [(x, y), ...] turned about (cx, cy) by an angle in degrees, clockwise as one sees it."""
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    return [(cx + (x - cx) * cos - (y - cy) * sin, cy + (x - cx) * sin + (y - cy) * cos) for x, y in points]
+
+
 def placed(part, x, y, hw):
     """A mask (2-D array) whose upper left pixel is at (x, y) -> (its box, the mask of the whole picture as RLE)."""
     height, width = hw
