@@ -13,6 +13,7 @@ from konohana.cast import IGNORE_CLASS
 from konohana.data import reading, shapes
 from konohana.data.sample import Sample
 from konohana.errors import UserError
+from konohana.evaluation.coco_metrics import write_sample_results
 
 HW = (60, 80)
 NAMES = ['柚', 'cat & <dog>', 'no']
@@ -230,6 +231,27 @@ def test_yolo_wrong_yaml(tmp_path, names, words):
         one_line(tmp_path, 'nowhere', split='test')
     else:
         one_line(tmp_path, *words)
+
+
+def test_yolo_names_a_test_split_that_is_not_there(tmp_path):
+    yolo(tmp_path, '0 0.5 0.5 0.25 0.5\n', 'names: [a]\ntest: ../test/images')
+    assert reading.splits_of(tmp_path) == ['train', 'val'] and len(frames_of(tmp_path)) == 1
+
+
+@pytest.mark.parametrize('split', ['all', 'default'])
+def test_yolo_of_a_folder_without_splits(tmp_path, split):
+    samples = {split: a_dataset(tmp_path / 'old', False)['val']}
+    writing.write_dataset(tmp_path / 'new', samples, 'yolo', NAMES, IGNORE_CLASS, False, 'x', False)
+    assert reading.splits_of(tmp_path / 'new') == [split]
+    assert objects(frames_of(tmp_path / 'new', split)[0]) == [('no', (1, 2, 3, 4))]
+
+
+def test_results_of_pictures_without_numbers_of_their_own(tmp_path):
+    yolo(tmp_path, '')
+    none = {'boxes': np.zeros((0, 4)), 'labels': np.zeros(0, int), 'scores': np.zeros(0)}
+    write_sample_results(tmp_path / 'found.json', frames_of(tmp_path), [none], ['柚'])
+    written = json.loads((tmp_path / 'found.json').read_text(encoding='utf-8'))
+    assert written['images'][0]['id'] == 1 and written['categories'] == [{'id': 1, 'name': '柚'}]
 
 
 def test_yolo_wrong_files(tmp_path):

@@ -7,6 +7,7 @@ One .txt a picture, one line an object: `class x y w h` (centre and size) or `cl
 picture without .txt holds nobody. The format: https://docs.ultralytics.com/datasets/detect/
 """
 
+import contextlib
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -49,9 +50,14 @@ def _config(root):
         found = sorted(path for path in root.iterdir() if path.suffix.lower() in ('.yaml', '.yml'))
     for path in sorted(found, key=lambda path: path.stem != 'data'):
         content = _load(path)
-        if isinstance(content, dict) and 'names' in content and any(content.get(split) for split in SPLITS):
+        if isinstance(content, dict) and 'names' in content and _named_splits(content):
             return path, content
     return None, {}
+
+
+def _named_splits(content):
+    """The keys of a data.yaml that are splits: the usual ones, and others as `write` writes them."""
+    return [key for key, value in content.items() if value and (key in SPLITS or value == f'images/{key}')]
 
 
 def _load(path):
@@ -62,14 +68,23 @@ def _load(path):
         raise UserError(f'{path}: broken YAML ({files.reason(error)}). Correct it.') from None
 
 
-def _sources(root):
-    """{split: list of folders of pictures, or of .txt files that list pictures} of a folder in this form, else {}."""
+def _sources(root, asked=None):
+    """{split: list of folders of pictures, or of .txt files that list pictures} of a folder in this form, else {}.
+
+    Roboflow names a split test whether there is one or not, and ultralytics does not miss it: only whoever asks for it
+    hears that its folder is missing.
+    """
     with files.reading(root):
         if not root.is_dir():
             return {}
         path, content = _config(root)
         if path:
-            return {split: _listed(root, path, content, split) for split in SPLITS if content.get(split)}
+            found = {}
+            for split in _named_splits(content):
+                optional = split == 'test' and asked != 'test'
+                with contextlib.suppress(UserError) if optional else contextlib.nullcontext():
+                    found[split] = _listed(root, path, content, split)
+            return found
         if (root / 'images').is_dir() and (root / 'labels').is_dir() and _holds(root / 'labels', '.txt'):
             inside = [folder.name for folder in (root / 'images').iterdir() if folder.is_dir()]
             lists = {name: [root / f'{name}.txt'] for name in SPLITS if (root / f'{name}.txt').is_file()}
@@ -142,7 +157,7 @@ def find_split(root, split):
         UserError: no such split, no picture, no label file at all, a folder or list that cannot be read.
     """
     root = Path(root)
-    sources = _sources(root)
+    sources = _sources(root, split)
     split = pick_split(root, split, sorted(sources))
     pairs = []
     for source in sources[split]:

@@ -247,7 +247,8 @@ def write_results_json(path, pictures, detections, class_names, image_ids=None, 
 
 def write_sample_results(path, samples, detections, class_names):
     """`write_results_json` of samples, with a COCO dataset's own ids where all are of one."""
-    of_coco = bool(samples) and all(sample.categories for sample in samples)
+    # YOLO's files number classes too, but no pictures.
+    of_coco = bool(samples) and all(sample.categories and sample.image_id is not None for sample in samples)
     image_ids = [sample.image_id for sample in samples] if of_coco else None
     pictures = [(sample.path.name, sample.height, sample.width) for sample in samples]
     write_results_json(path, pictures, detections, class_names, image_ids, samples[0].categories if of_coco else None)
