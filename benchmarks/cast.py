@@ -81,7 +81,7 @@ def frames_of(root, split, settings):
     from konohana.data.reading import read_frames, report
 
     (samples,), problems = read_frames(root, [split], settings.ignore_class, settings.progress)
-    report(problems, False)
+    report(problems)
     return samples
 
 

@@ -70,7 +70,7 @@ def read_samples(settings):
 
     root = settings.path(settings.konohana_dataset_path)
     (samples,), problems = read_frames(root, [settings.split], settings.ignore_class, settings.progress)
-    report(problems, False)
+    report(problems)
     if not samples:
         raise UserError(f'{root}: no usable frame in split {settings.split!r}.')
     return samples

@@ -40,7 +40,7 @@ def main(arguments=None):
     root = settings.path(settings.konohana_dataset_path)
     draw_default(root, ROOT, [settings.split], settings.progress)
     (frames,), problems = read_frames(root, [settings.split], settings.ignore_class, settings.progress)
-    report(problems, skip=False)
+    report(problems)
     frames = frames[: settings.n_pictures or None]
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / 'frames'

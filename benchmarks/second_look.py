@@ -82,7 +82,7 @@ def frames_with(model, settings):
     root = settings.path(settings.konohana_dataset_path)
     draw_default(root, ROOT, [settings.split], settings.progress)
     (samples,), problems = read_frames(root, [settings.split], settings.ignore_class, settings.progress)
-    report(problems, False)
+    report(problems)
     random.Random(0).shuffle(samples)  # those that follow one another are alike
     frames, looked = [], 0
     for sample in samples:

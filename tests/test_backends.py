@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -297,6 +298,27 @@ def test_half_of_the_threads_for_video(monkeypatch):
         monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
         assert sessions.n_threads() == 1
     assert sessions.n_threads() == 1 and opened.n_threads == 4
+
+
+def test_quantize_measures_before_it_writes(run_script, weights_file, toy_dataset, tmp_path):
+    given = (f'weights={weights_file}', f'konohana_dataset_path={toy_dataset}', 'n_frames=2')
+    target = weights_file.with_suffix('.onnx')
+    done = run_script('tools/quantize.py', *given, 'tolerance=1')
+    assert done.returncode == 0 and 'AP 0.' in done.stdout and str(target) in done.stdout, done.stderr
+    assert konohana.load(weights_file, 'cpu', backend='onnxruntime').backend == 'onnxruntime'
+    before = target.read_bytes()
+    for folder, words in (('strangers', 'the weights do not know (Somebody)'), ('nobody', 'no labels')):
+        show = shutil.copytree(toy_dataset, tmp_path / folder)
+        for path in (show / 'anns').iterdir():
+            objects = ET.parse(path)
+            for one in objects.findall('object'):
+                one.find('name').text = 'Somebody'
+                if folder == 'nobody':
+                    objects.getroot().remove(one)
+            objects.write(path, 'utf-8')
+        done = run_script('tools/quantize.py', f'weights={weights_file}', f'konohana_dataset_path={show}')
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert target.read_bytes() == before
 
 
 @pytest.mark.parametrize('n', [1, 3, 79, 80, 200])

@@ -464,6 +464,9 @@ def test_all_problems_are_shown_together(maker, capsys):
     assert '\n' not in str(error.value)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
+    with pytest.raises(UserError, match=r'listed above. Fix them.$'):  # no advice to set what a script does not have
+        report(problems)
+    capsys.readouterr()
     for line, name in zip(lines, ('bad0', 'bad1', 'bad2', 'two.xml', 'two.xml', 'bad_val'), strict=True):
         assert line.startswith('Problem: ') and name in line
 

@@ -221,6 +221,7 @@ def test_few_frames_from_trained_weights_are_shown_more_often(capsys):
     assert not capsys.readouterr().out
     again = {**old, 'order': {'group_by_aspect': False, 'few_frames': True}}
     assert chosen(60, *few, begun=again)['n_epoch'] == 80
+    assert chosen(60, *few, 'few_frames=False', begun=again) == shape
 
 
 def test_deleting_the_files_starts_afresh(train, dataset, tmp_path):

@@ -55,7 +55,7 @@ def people(model, folder, settings):
 
     draw_default(folder, ROOT, [settings.split], settings.progress)
     (samples,), problems = read_frames(folder, [settings.split], settings.ignore_class, settings.progress)
-    report(problems, False)
+    report(problems)
     samples = labelled.spaced(samples, settings.n_people)
     return labelled.found_people(model, samples, folder.name, settings.progress)
 

@@ -53,9 +53,10 @@ def main(arguments=None):
     splits = [settings.calibration_split, settings.split]
     draw_default(root, ROOT, splits, settings.progress)
     (calibration, samples), problems = read_frames(root, splits, settings.ignore_class, settings.progress)
-    report(problems, False)
+    report(problems)
     if not calibration or not samples:
         raise UserError(f'{root}: no usable frame in split {splits[bool(calibration)]!r}.')
+    check_names(samples, model.class_names, f'{root}: split {settings.split!r}')
     frames = [load_image(sample.path) for sample in evenly(calibration, settings.n_frames)]
     frames = [resize(frame, fit_size(*frame.shape[:2], model.img_hw)) for frame in frames]
     plain = export.export_frames(model, content, checkpoint.hash_of(path))
@@ -70,6 +71,19 @@ def main(arguments=None):
             raise UserError(f'The loss is more than tolerance={settings.tolerance:g}: nothing is written.')
     files.write_bytes(target, small, remember=True)
     print(f'Written: {target} ({len(small) / 2**20:.1f} MiB)')
+
+
+def check_names(samples, known, where):
+    """UserError where AP says nothing: nobody is labelled, or somebody whom the weights do not know."""
+    names = {name for sample in samples for name in sample.names}
+    if not names:
+        raise UserError(f'{where} has no labels, so AP cannot be measured. Choose another split.')
+    unknown = sorted(names - set(known))
+    if unknown:
+        shown = ', '.join(unknown[:5]) + (' ...' if unknown[5:] else '')
+        raise UserError(
+            f'{where} has names that the weights do not know ({shown}). Set konohana_dataset_path to theirs.'
+        )
 
 
 def evenly(samples, n):

@@ -74,8 +74,11 @@ def label_files(path, split):
     return _reader(path).label_files(path, split)
 
 
-def report(problems, skip):
-    """Print all problems; raise UserError unless they are to be skipped (or there are none)."""
+def report(problems, skip=None):
+    """Print all problems; raise UserError unless they are to be skipped (or there are none).
+
+    skip: the variable skip_bad_files; None for a script without it.
+    """
     if not problems:
         return
     for problem in problems[:MOST_SHOWN]:
@@ -84,7 +87,8 @@ def report(problems, skip):
         print(f'... and {len(problems) - MOST_SHOWN} more.')
     count = f'{len(problems)} problem{"s" * (len(problems) > 1)} in the data, listed above.'
     if not skip:
-        raise UserError(f'{count} Fix them, or go on without these files with skip_bad_files=True.')
+        or_skip = '' if skip is None else ', or go on without these files with skip_bad_files=True'
+        raise UserError(f'{count} Fix them{or_skip}.')
     print(f'{count} Going on without these files.')
 
 

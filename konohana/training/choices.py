@@ -54,7 +54,8 @@ def choose(settings, frames, begun=None):
             shape = tuple(begun['description']['img_hw']), bool(order.get('group_by_aspect', False))
         choose_shape(settings, *shape)
     n_batches = math.ceil(len(frames) / settings.batch_size)
-    settings.few_frames = bool(order.get('few_frames', False)) if begun else has_few(settings, n_batches)
+    few = bool(order.get('few_frames', False)) if begun else has_few(settings, n_batches)
+    settings.few_frames = settings.few_frames and few
     if settings.few_frames:
         choose_recipe(settings, n_batches)
 
