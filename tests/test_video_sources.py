@@ -80,6 +80,20 @@ def test_recordings_that_begin_again_at_0(tmp_path):
     assert np.diff(times(tmp_path / 'out.mkv', 'a:0')).max() < 0.2
 
 
+def test_text_that_is_shown_for_a_minute_delays_no_other(tmp_path):
+    """A sign stays while people talk: the next line begins long before it ends, and no recording begins again."""
+    lines = (
+        '00:00:00,100 --> 00:01:00,000\nINN',
+        '00:00:00,500 --> 00:00:00,900\nHello',
+        '00:00:01,500 --> 00:00:01,900\nBye',
+    )
+    text = '\n\n'.join(f'{number}\n{line}' for number, line in enumerate(lines, 1))
+    (tmp_path / 'in.srt').write_text(text)
+    clip = make(tmp_path / 'in.mkv', *source(seconds=2), '-i', tmp_path / 'in.srt', *X264)
+    annotate(clip, tmp_path / 'out.mkv', nothing)
+    assert times(tmp_path / 'out.mkv', 's:0') == pytest.approx([0.1, 0.5, 1.5], abs=0.0011)
+
+
 def test_a_gap_of_an_hour_is_no_more_frames(tmp_path):
     first = make(tmp_path / '1.ts', *source(), *tone(), *X264, '-c:a', 'aac')
     second = make(tmp_path / '2.ts', *source(), *tone(), *X264, '-c:a', 'aac', '-output_ts_offset', 3600)

@@ -212,7 +212,7 @@ class Source:
         self.name = printable(str(path).rstrip('/').rpartition('/')[2] if is_url(path) else Path(path).name)
         self.container, self.notes = _open(path, hwaccel)
         self.damaged, self.broken, self.covers = 0, '', {}
-        self._shift, self._shifts, self._ends, self._timeless = Fraction(0), {}, {}, []
+        self._shift, self._shifts, self._lasts, self._end, self._timeless = Fraction(0), {}, {}, -math.inf, []
         self._graph, self._graph_key, self._reformat = None, None, VideoReformatter().reformat
         self._size, self._last, self._since, self._until = None, None, -math.inf, math.inf
         try:
@@ -357,14 +357,17 @@ class Source:
         if packet.dts is None:
             return
         index, moment = packet.stream.index, packet.dts * packet.time_base
+        gapless = packet.stream.type in ('audio', 'video')  # lines of text overlap, and some are shown for minutes
         shift = self._shifts.get(index, self._shift)
-        last = self._ends.get(index)
-        if last is not None and moment + shift < last - JUMP:
-            if moment + self._shift < last - JUMP:
-                self._shift = max(self._ends.values()) - moment
+        last = self._lasts.get(index, -math.inf)
+        if moment + shift < last - JUMP:
+            if gapless and moment + self._shift < last - JUMP:
+                self._shift = self._end - moment
             shift = self._shift
         self._shifts[index] = shift
-        self._ends[index] = max(moment + shift + packet.duration * packet.time_base, last or -math.inf)
+        self._lasts[index] = max(moment + shift, last)
+        if gapless:
+            self._end = max(self._end, moment + shift + packet.duration * packet.time_base)
         ticks = round(shift / packet.time_base)
         if ticks:
             packet.dts += ticks
