@@ -1,16 +1,17 @@
 """A first guess of labels: with a detector's names, and of a show that it does not know."""
 
 import json
+from itertools import chain
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from konohana import inference, people
+from konohana import files, inference, people
 from konohana.boxes import iou
 from konohana.data.images import load_image
-from konohana.data.reading import FORMS, read_frames
+from konohana.data.reading import FORMS, class_names_of, read_frames, unknown_names
 from konohana.data.voc import read_split
 from konohana.detectors.base import Detector
 from konohana.errors import UserError
@@ -98,6 +99,44 @@ def test_an_edited_label_file_is_never_touched(prelabel, form):
     assert done.returncode == 0 and f'{edited}: edited since it was written' in done.stdout, done.stderr
     assert edited.read_bytes() == before[edited]
     assert labels[-1].exists()  # what is missing is written
+
+
+def test_numbers_in_edited_files_of_yolo_keep_their_names(prelabel):
+    frames, run = prelabel
+    hidden = frames.with_name('later')
+    hidden.mkdir()
+    for path in sorted(frames.iterdir())[2:]:  # pictures, and names, that come later
+        path.rename(hidden / path.name)
+    assert run('form=yolo').returncode == 0
+    root = frames.with_name('frames_yolo')
+    edited = next(path for path in sorted(root.glob('labels/train/*.txt')) if path.stat().st_size)
+    edited.write_text(edited.read_text(encoding='utf-8') + '\n', encoding='utf-8')
+
+    def names():
+        (found,), problems = read_frames(root, ['train'], None, progress=False)
+        assert not problems
+        return {frame.path.stem: frame.names for frame in found}
+
+    before = names()
+    for path in hidden.iterdir():
+        path.rename(frames / path.name)
+    assert run('form=yolo').returncode == 0
+    after = names()
+    assert len(after) == 12 and after[edited.stem] == before[edited.stem] != []
+    assert {*chain(*after.values())} > {*chain(*before.values())}
+
+
+def test_names_that_come_with_editing_are_learned(prelabel):
+    frames, run = prelabel
+    (frames / 'classes.txt').write_text('a\n', encoding='utf-8')
+    files.written(frames / 'classes.txt')  # as earlier versions wrote it
+    assert run().returncode == 0
+    edited = next(path for path in frames.glob('*.json') if '"label"' in path.read_text(encoding='utf-8'))
+    content = json.loads(edited.read_text(encoding='utf-8'))
+    content['shapes'][0]['label'] = 'Newcomer'
+    edited.write_text(json.dumps(content), encoding='utf-8')
+    (found,), _ = read_frames(frames, ['all'], None, progress=False)
+    assert 'Newcomer' in class_names_of(frames, found) and not unknown_names(found, class_names_of(frames, found))
 
 
 def test_a_show_that_nobody_knows(prelabel, show):

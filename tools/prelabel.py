@@ -234,6 +234,17 @@ def renamed(settings, pictures, folder):
     return found
 
 
+def in_order(target, names):
+    """Names after those of an earlier run in YOLO's form, whose numbers stand in the files that were edited since."""
+    from konohana.data.yolo import class_list
+
+    try:
+        before = class_list(target)[1]
+    except UserError:
+        return names
+    return [*before, *(name for name in names if name not in before)]
+
+
 def write(settings, target, in_place, samples):
     """Write the label files, and copy the pictures if they are wanted elsewhere. Edited files stay."""
     from collections import Counter
@@ -251,13 +262,19 @@ def write(settings, target, in_place, samples):
                 files.write_bytes(path, files.read_bytes(source), remember=True)
         samples = [replace(frame, path=folder / frame.path.name) for frame in samples]
     counts = Counter(name for frame in samples for name in frame.names)
-    labels = writer.write(target, {settings.split: samples}, sorted(counts), settings.ignore_class)
-    kept = [path for path in labels if path.exists() and not files.written_here(path)]
+    # What is edited may get names that nobody knows yet: the label files alone say them, no list beside them.
+    listed, names = target / 'classes.txt', sorted(counts)
+    labels = writer.write(target, {settings.split: samples}, names, settings.ignore_class)
+    kept = [path for path in labels.keys() - {listed} if path.exists() and not files.written_here(path)]
+    if kept and settings.form == 'yolo':
+        labels = writer.write(target, {settings.split: samples}, in_order(target, names), settings.ignore_class)
+    if labels.pop(listed, None) and files.written_here(listed):
+        listed.unlink()
     for path in labels.keys() - set(kept):
         files.write_text(path, labels[path], remember=True)
     for line in shapes.lost(samples, settings.form, writer.HOLDS, settings.ignore_class):
         print(line)
-    for path in kept[:3]:
+    for path in sorted(kept)[:3]:
         print(f'{path}: edited since it was written, or not written by this program: it stays.')
     if len(kept) > 3:
         print(f'... and {len(kept) - 3} more such files.')
