@@ -39,7 +39,7 @@ def main(arguments=None):
     require_one_of(settings, unlabelled=('background', 'ignore'))
     # Imported here: PyTorch takes seconds, and --help should not.
     from konohana import default_weights, load, pictures
-    from konohana.errors import UserError, noting
+    from konohana.errors import UserError, count, noting
     from konohana.evaluation.coco_metrics import write_sample_results
     from konohana.evaluation.report import report_paths, write_report
     from konohana.evaluation.summary import report_metrics
@@ -70,7 +70,8 @@ def main(arguments=None):
         model, samples, outputs, draw_function(settings, model), settings.batch_size, settings.sheet, settings.progress
     )
     n_left_out = len(problems)
-    print(f'{len(samples) - n_left_out} annotated pictures are in {out}')
+    written = count(len(samples) - n_left_out, 'annotated picture is', 'annotated pictures are')
+    print(f'{written} in {out}')
     if results_json:
         # The metrics are printed even if this cannot be written.
         with noting(problems, results_json):
@@ -87,8 +88,8 @@ def main(arguments=None):
         print('\n'.join(lines))
         problems += more
     if problems:
-        count = [f'{n_left_out} of {len(samples)} pictures were left out:'] if n_left_out else []
-        raise UserError('\n'.join([*count, *pictures.problem_lines(problems)]))
+        many = f'{n_left_out} of {count(len(samples), "picture was", "pictures were")} left out:'
+        raise UserError('\n'.join([*([many] if n_left_out else []), *pictures.problem_lines(problems)]))
 
 
 def pictures_of(settings):

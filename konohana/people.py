@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 from konohana import files
 from konohana.boxes import iou
 from konohana.data.sample import check_name
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, count, printable
 
 FEWEST = 3  # boxes of a group; those of smaller ones are left without a group
 ONE = 0.6  # IoU of two boxes of one person
@@ -124,7 +124,7 @@ def names_text(people, ignore_class):
     for number in range(1, int(np.max(people, initial=0)) + 1):
         lines.append(f'person_{number} =   # {np.count_nonzero(people == number)} boxes\n')
     single = np.count_nonzero(np.asarray(people) == 0)
-    return ''.join([*lines, f'unsure = unsure   # {single} boxes that are like no others\n'])
+    return ''.join([*lines, f'unsure = unsure   # {count(single, "box that is", "boxes that are")} like no others\n'])
 
 
 def read_names(path, people):

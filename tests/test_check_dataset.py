@@ -114,7 +114,7 @@ def test_it_says_what_is_wrong_and_the_copy_is_right(run_script, spoilt, tmp_pat
         'leak.jpg: val: nearly the same as ep01_005.jpg in train',
         'Two boxes on one object: 1',
         'Tiny boxes: 1',
-        "'Yuzzu' (1 objects) looks like 'Yuzu'",
+        "'Yuzzu' (1 object) looks like 'Yuzu'",
         'The same picture again: 1',
         'Pictures without anyone: 2',
     ):

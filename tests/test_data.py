@@ -579,7 +579,7 @@ def test_unknown_names_have_a_line_each(maker):
     lines = unknown_names(frames, ['柚'])
     assert len(lines) == 2
     assert 'b.png' in lines[0] and "'yuzu' (3 boxes)" in lines[0]
-    assert 'c.png' in lines[1] and "'莲' (1 boxes)" in lines[1]
+    assert 'c.png' in lines[1] and "'莲' (1 box)" in lines[1]
     assert unknown_names(frames, ['柚', 'yuzu', '莲']) == []
 
 

@@ -329,7 +329,7 @@ def test_weights_that_are_nan_are_refused(flagship, tmp_path):
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='pipes have no names here')
 def test_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / 'pipe.onnx')
-    with pytest.raises(UserError, match=r'pipe\.onnx: cannot be read'):
+    with pytest.raises(UserError, match=r'pipe\.onnx: a pipe'):
         konohana.load(tmp_path / 'pipe.onnx')
 
 

@@ -196,7 +196,7 @@ def test_a_full_disk_is_told_once(look, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, 'save', full)
     result = look(f'pictures_in={folder}')
-    assert result.returncode == 2 and '1 annotated pictures are in' in result.stdout
+    assert result.returncode == 2 and '1 annotated picture is in' in result.stdout
     lines = result.stderr.strip().splitlines()
     assert lines[0] == 'Error: 11 of 12 pictures were left out:'
     assert len(lines) == 2 and 'No space left on device' in lines[1] and '10 more' in lines[1]

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import files
 from konohana.cast import IGNORE_CLASS
+from konohana.errors import count
 from konohana.settings import read, require, require_one_of, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +65,7 @@ def main(arguments=None):
         return str(settings.label_names.get(name, name))
 
     report.write_page(page, *told, spell, settings.progress)
-    print(f'\n{len(done.findings)} findings with pictures: {page}')
+    print(f'\n{count(len(done.findings), "finding")} with pictures: {page}')
 
 
 def draw_toy_show(settings, root):
@@ -107,7 +108,7 @@ def write_copy(settings, root, target, check):
     class_names = [name for name in class_names if name not in gone]
     options = settings.ignore_class, settings.overwrite, 'fixed_out', settings.progress
     lost = writing.write_dataset(target, parts, form, class_names, *options)
-    return [*notes, *done, *lost, f'The copy is in {target}: {len(frames)} pictures']
+    return [*notes, *done, *lost, f'The copy is in {target}: {count(len(frames), "picture")}']
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana.cast import IGNORE_CLASS
+from konohana.errors import count
 from konohana.settings import read, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +42,9 @@ def main(arguments=None):
     options = settings.ignore_class, settings.overwrite, 'labels_out', settings.progress
     for line in writing.write_dataset(target, samples, settings.form, class_names, *options):
         print(line)
-    counts = sum(len(frame.boxes) for frame in frames), sum(len(frame.ignored) for frame in frames)
-    print(f'{target}: {len(frames)} pictures, {counts[0]} objects, {counts[1]} ignored regions ({", ".join(names)})')
+    objects = count(sum(len(frame.boxes) for frame in frames), 'object')
+    regions = count(sum(len(frame.ignored) for frame in frames), 'ignored region')
+    print(f'{target}: {count(len(frames), "picture")}, {objects}, {regions} ({", ".join(names)})')
 
 
 if __name__ == '__main__':

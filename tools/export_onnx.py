@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import files
-from konohana.errors import UserError
+from konohana.errors import UserError, count
 from konohana.settings import read, require, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +48,8 @@ def main(arguments=None):
     model = fuse_batch_norms(inference.from_checkpoint(content, path).eval().requires_grad_(False))
     options = content.get('options', {})
     export.export(model, target, content['detector'], options, images[0], settings.post_processing)
-    print(f'Written: {target} ({target.stat().st_size / 2**20:.1f} MiB, {len(model.class_names)} classes)')
+    classes = count(len(model.class_names), 'class', 'classes')
+    print(f'Written: {target} ({target.stat().st_size / 2**20:.1f} MiB, {classes})')
     exported = runtime.load(target, 'cpu')
     if not settings.post_processing:
         compare_maps(model, exported, images)
@@ -93,10 +94,10 @@ def compare_detections(model, exported, images):
     results = [runtime.differences(a, b) for a, b in zip(expected, found, strict=True)]
     box, score, mask = (max(result[key] for result in results) for key in ('box', 'score', 'mask'))
     masks = f', of a mask {mask:.2%} of its pixels' if 'masks' in expected[0] else ''
-    count, unmatched = sum(len(a['boxes']) for a in expected), sum(result['unmatched'] for result in results)
+    n_found, unmatched = sum(len(a['boxes']) for a in expected), sum(result['unmatched'] for result in results)
     print(
-        f'{len(images)} pictures, {count} detections: the largest difference of a box is {box:.2g} pixels, '
-        f'of a score {score:.2g}{masks}; {unmatched} without a counterpart'
+        f'{count(len(images), "picture")}, {count(n_found, "detection")}: the largest difference of a box is '
+        f'{box:.2g} pixels, of a score {score:.2g}{masks}; {unmatched} without a counterpart'
     )
 
 

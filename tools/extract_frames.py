@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, count, printable
 from konohana.settings import read, require, run
 
 video_in = 'toy_show_2.mp4'  # an episode; several: a folder, season/*.mkv, a list; toy_show_2.mp4 is drawn if missing
@@ -66,9 +66,8 @@ def main(arguments=None):
     paths = write(settings, scans, chosen, [folder / f'{stems[m.episode]}_{stamp(m.time)}' for m in chosen])
     draw(sheets, paths)
     counts = ', '.join(f'{printable(stem)}: {sum(m.episode == i for m in chosen)}' for i, stem in enumerate(stems))
-    print(
-        f'{len(chosen)} of {sum(len(set(scan.shots)) for scan in scans)} shots and {len(moments)} candidates ({counts})'
-    )
+    shots = count(sum(len(set(scan.shots)) for scan in scans), 'shot')
+    print(f'{len(chosen)} of {shots} and {count(len(moments), "candidate")} ({counts})')
     if len(chosen) < settings.n_frames:
         print(f'There are no more: the rest looks like these. More episodes give more than n_frames={len(chosen)}.')
     print(f'{folder}, contact sheet: {sheets[0]}')

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import files
 from konohana.cast import IGNORE_CLASS
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, count, printable
 from konohana.settings import read, require, run
 
 pictures_in = 'frames'  # folder of pictures, such as those of extract_frames.py; paths start at the project's folder
@@ -191,7 +191,8 @@ def first_guess(settings, pictures, folder):
     files.write_text(folder / 'names.txt', people.names_text(groups, settings.ignore_class), remember=True)
     files.write_text(folder / 'people.json', json.dumps(rows, ensure_ascii=False, indent=1) + '\n', remember=True)
     print(
-        f'{len(crops)} people in {len(pictures)} pictures, {groups.max()} groups, {(groups == 0).sum()} like no others'
+        f'{count(len(crops), "person", "people")} in {count(len(pictures), "picture")}, '
+        f'{count(groups.max(), "group")}, {(groups == 0).sum()} like no others'
     )
     print(f'Look at {folder / "person_1.jpg"} and the others, write names into {folder / "names.txt"},')
     print('and run the same command again.')
@@ -229,7 +230,8 @@ def renamed(settings, pictures, folder):
         ]
     more = len(set(there) - set(given))
     if more:
-        print(f'{more} pictures are new since the groups were made. Delete {path} to begin anew with them.')
+        new = count(more, 'picture is', 'pictures are')
+        print(f'{new} new since the groups were made. Delete {path} to begin anew with them.')
     print(f'Names: {folder / "names.txt"}')
     return found
 
@@ -279,7 +281,8 @@ def write(settings, target, in_place, samples):
     if len(kept) > 3:
         print(f'... and {len(kept) - 3} more such files.')
     print(', '.join(f'{name} {count}' for name, count in counts.most_common()))
-    print(f'{target}: {len(samples)} pictures, {counts.total()} boxes, {len(labels) - len(kept)} label files written')
+    boxes, written = count(counts.total(), 'box', 'boxes'), count(len(labels) - len(kept), 'label file')
+    print(f'{target}: {count(len(samples), "picture")}, {boxes}, {written} written')
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ import numpy as np
 from konohana.boxes import iou as ious
 from konohana.cast import SHARED_NAMES
 from konohana.checkup.looks import NEAR, SAME, same_there
+from konohana.errors import count as counted
 
 # Kind -> (title, what to do), in the order in which they are shown.
 KINDS = {
@@ -160,7 +161,7 @@ def check_names(samples):
         if alike:
             name = max(alike, key=lambda other: (_ratio(rare, other), count[other]))
             i, j = first[rare]
-            text = f'{rare!r} ({n} objects) looks like {name!r} ({count[name]})'
+            text = f'{rare!r} ({counted(n, "object")}) looks like {name!r} ({count[name]})'
             box = [(samples[i].boxes[j], True)]
             found.append(Finding('typo', text, i, box, names=(rare, name), fix=('rename', rare, name)))
     return found
@@ -283,6 +284,6 @@ def check_counts(samples, splits):
                 found.append(Finding('few', text, weight=-count[name], names=(name,)))
     for i, sample in enumerate(samples):
         if not len(sample.boxes):
-            regions = f', {len(sample.ignored)} ignored regions' if len(sample.ignored) else ''
+            regions = f', {counted(len(sample.ignored), "ignored region")}' if len(sample.ignored) else ''
             found.append(Finding('nobody', f'{splits[i]}: no object{regions}', i))
     return found

@@ -97,7 +97,7 @@ def propose(samples, pairs):
         f'{n_val} of {len(samples)} pictures ({n_val / max(len(samples), 1):.0%}), {len(in_val)} of {len(names)} names',
     ]
     if moved:
-        lines.append(f'{moved} pictures of these look like one elsewhere (openings, recaps): they are in train')
+        lines.append(f'In train because of a picture elsewhere that looks like it (openings, recaps): {moved}')
     missing = [name for name in names if name not in in_val]
     if missing:
         lines.append(f'Not in val: {", ".join(missing[:20])}{" ..." if len(missing) > 20 else ""}')

@@ -7,7 +7,7 @@ from konohana import files
 from konohana.data import coco, cvat, label_studio, labelme, voc, yolo
 from konohana.data.sample import check_name
 from konohana.data.shapes import USUAL
-from konohana.errors import UserError, printable
+from konohana.errors import UserError, count, printable
 
 # By the names that users give; the first that recognises a folder reads it.
 FORMS = {'coco': coco, 'voc': voc, 'yolo': yolo, 'cvat': cvat, 'label_studio': label_studio, 'labelme': labelme}
@@ -85,11 +85,11 @@ def report(problems, skip=None):
         print(f'Problem: {printable(problem)}')
     if len(problems) > MOST_SHOWN:
         print(f'... and {len(problems) - MOST_SHOWN} more.')
-    count = f'{len(problems)} problem{"s" * (len(problems) > 1)} in the data, listed above.'
+    said = f'{count(len(problems), "problem")} in the data, listed above.'
     if not skip:
         or_skip = '' if skip is None else ', or go on without these files with skip_bad_files=True'
-        raise UserError(f'{count} Fix them{or_skip}.')
-    print(f'{count} Going on without these files.')
+        raise UserError(f'{said} Fix them{or_skip}.')
+    print(f'{said} Going on without these files.')
 
 
 def class_names_of(path, frames, ignore_class=None):
@@ -110,12 +110,12 @@ def class_names_of(path, frames, ignore_class=None):
             listed_names = {name: None for frame in frames for name in frame.categories or ()}
             return list(listed_names) or sorted({name for frame in frames for name in frame.names})
     names = [line.strip() for line in files.read_text(listed, 10_000_000).splitlines() if line.strip()]
-    for name, count in Counter(names).items():
+    for name, times in Counter(names).items():
         try:
             check_name(name)
         except ValueError as error:
             raise UserError(f'{listed}: {printable(name[:40])}: {error}.') from None
-        if count > 1:
+        if times > 1:
             raise UserError(f'{listed}: the name {name} is duplicated. List it once.')
         if name == ignore_class:
             raise UserError(f'{listed}: {name} is no class: its boxes mark ignored regions (ignore_class). Remove it.')
@@ -126,14 +126,15 @@ def class_names_of(path, frames, ignore_class=None):
 
 def unknown_names(frames, class_names):
     """One line for each name in `frames` that `class_names` lacks, naming the first file that has it."""
-    first, count = {}, {}
+    first, boxes = {}, Counter()
     for frame in frames:
         for name in frame.names:
             if name not in class_names:
                 first.setdefault(name, frame.path)
-                count[name] = count.get(name, 0) + 1
+                boxes[name] += 1
+    known = ', '.join(class_names)
     return [
-        f'{path}: the name {name!r} ({count[name]} boxes) is none of the classes learned ({", ".join(class_names)}). '
+        f'{path}: the name {name!r} ({count(boxes[name], "box", "boxes")}) is none of the classes learned ({known}). '
         'Correct the label, or label it in the train split too, or list it in classes.txt.'
         for name, path in first.items()
     ]

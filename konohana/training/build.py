@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from konohana import checkpoint, detectors, distributed, inference
 from konohana.data.dataset import Frames
-from konohana.errors import UserError
+from konohana.errors import UserError, count
 from konohana.training import half_precision
 from konohana.training.choices import choose
 from konohana.training.data import make_loader, read_training_frames
@@ -100,7 +100,8 @@ def build(settings, device):
     }
     run = Run(folder, model, ema, optimizer, scaler, description, order, settings.use_res2block)
     print(
-        f'{len(frames.train)} frames to train on, {len(frames.val)} to evaluate on, {len(frames.class_names)} classes: '
+        f'{count(len(frames.train), "frame")} to train on, {len(frames.val)} to evaluate on, '
+        f'{count(len(frames.class_names), "class", "classes")}: '
         f'{", ".join(frames.class_names)}. Training {settings.detector} on {device}.'
     )
     return Training(run, loader, Frames(frames.val, frames.class_names), device)

@@ -14,7 +14,7 @@ from konohana.data.on_device import OnDevice, Plans, collate_plans
 from konohana.data.paste import Paste
 from konohana.data.reading import class_names_of, read_frames, report, unknown_names
 from konohana.data.sampler import EpochBatches, repeat_rare_frames, upright
-from konohana.errors import UserError
+from konohana.errors import UserError, count
 from konohana.interrupts import ignore_interrupts
 from konohana.training.memory import free_gpu_memory, free_ram, out_of_memory_explained
 
@@ -141,7 +141,8 @@ def choose_keeping(settings, frames, device):
             "keep_frames='no', which reads them when they are needed, or lower img_hw."
         )
     if settings.keep_frames != 'no':
-        print(f'{len(frames)} frames are kept in memory, {needed / 1e9:.2f} GB (keep_frames={settings.keep_frames!r}).')
+        kept = count(len(frames), 'frame is', 'frames are')
+        print(f'{kept} kept in memory, {needed / 1e9:.2f} GB (keep_frames={settings.keep_frames!r}).')
 
 
 def largest_scale(settings):
@@ -171,7 +172,7 @@ def make_loader(settings, frames, with_masks, device):
     pasting = None
     if settings.paste and settings.augment:
         pasting = Paste(train, frames.class_names, settings.paste, settings.progress, load_picture)
-        print(f'{len(pasting.cut_outs)} characters can be cut out of their frames and pasted into others.')
+        print(f'{count(len(pasting.cut_outs), "character")} can be cut out of their frames and pasted into others.')
     with_mosaic = settings.mosaic and settings.augment
     transforms = stage_transforms(settings)
     dataset = Frames(
