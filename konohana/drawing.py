@@ -7,7 +7,6 @@ a font that fonts.py finds, and they are pasted as ready tags.
 import bisect
 import colorsys
 import functools
-import os
 
 import cv2
 import numpy as np
@@ -254,7 +253,7 @@ def strokes(hw, detections, class_names, label_names=None, threshold=0.0, font=N
         the rectangle's size, the same array for the same text.
     """
     boxes, labels, scores, _ = _fields(detections)
-    font = _preferred(font)
+    font = fonts.preferred(font)
     spelled = fonts.spellings([(label_names or {}).get(name, name) for name in map(str, class_names)], font)
     shown, pixels = _visible(boxes, scores, threshold, hw)
     colours = [class_colour(label - 1) for label in labels[shown]]
@@ -278,11 +277,6 @@ def _draw_masks(image, detections, threshold):
     size = text_size(image.shape[:2])
     for i in _visible(boxes, scores, threshold, image.shape[:2])[0]:
         _draw_mask(image, masks[i], class_colour(labels[i] - 1), _thickness(size), _rim(size))
-
-
-def _preferred(font):
-    """The path of the font file to prefer, or None."""
-    return str(font or os.environ.get('KONOHANA_FONT') or '') or None
 
 
 def _fields(detections):
@@ -400,7 +394,7 @@ def sheet(panels, titles=None, columns=2):
         if panel.shape[:2] != (h, w):
             panel = cv2.resize(panel, (w, h), interpolation=cv2.INTER_AREA)
         out[y + strip : y + strip + h, x : x + w] = panel
-    spelled = [] if titles is None else fonts.spellings(titles, _preferred(None), 'panel')
+    spelled = [] if titles is None else fonts.spellings(titles, fonts.preferred(None), 'panel')
     for i, (text, file, face) in enumerate(spelled):
         x, y = (i % columns) * (w + gap), (i // columns) * (strip + h + gap)
         fit = _fit(text, '', file, face, max(_SMALLEST_TEXT, round(size * 0.9)), w, strip)

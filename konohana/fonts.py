@@ -1,6 +1,7 @@
 """Fonts that can show a text: matplotlib knows where a system keeps fonts, fontTools which characters a font has."""
 
 import functools
+import os
 import sys
 import unicodedata
 from pathlib import Path
@@ -177,6 +178,19 @@ def _ascii(name, number):
     if not any(c.isalnum() for c in plain):
         return number
     return f'{plain} ({number})' if lost else plain
+
+
+def preferred(font):
+    """The path of the font file to prefer: `font`, or that of the environment variable KONOHANA_FONT, or None."""
+    return str(font or os.environ.get('KONOHANA_FONT') or '') or None
+
+
+def for_charts(names, font=None, noun='class'):
+    """Names in any script as matplotlib shows them: list of (text, its font); see `spellings`."""
+    from matplotlib.font_manager import FontProperties
+
+    spelled = spellings(names, preferred(font), noun)
+    return [(text.replace('$', r'\$'), FontProperties(fname=file)) for text, file, _ in spelled]  # $ begins a formula
 
 
 def spellings(names, font=None, noun='class'):

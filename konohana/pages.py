@@ -37,7 +37,9 @@ import base64
 import html
 import io
 import json
+import os
 from pathlib import Path
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -65,6 +67,12 @@ def filled(template, data, title=''):
 def write_page(path, template, data, title=''):
     """Write a page as an output of this program, see `filled`; claim it before the work starts (`files.claim`)."""
     files.write_text(path, filled(template, data, title), remember=True)
+
+
+def address(path):
+    """The address of a file: relative as `path` is, or absolute; names of old archives are no UTF-8."""
+    path = Path(path)
+    return path.as_uri() if path.is_absolute() else quote(os.fsencode(path.as_posix()))
 
 
 def data_url(picture, height=120):

@@ -4,6 +4,8 @@ import csv
 import gzip
 import itertools
 import json
+import os
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -258,6 +260,29 @@ def test_timeline_is_drawn(index, tmp_path):
     timeline.write_timeline(tmp_path / 'a.png', index, {'Yuzu': 'Yuzu the fox'})
     assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
     assert timeline.clock(3725) == '1:02:05' and timeline.clock(59.6) == '1:00'
+
+
+def test_chapters_of_any_title_are_drawn_and_kept(index, tmp_path):
+    """Formulas, line ends of Unicode, scripts that matplotlib's own font has not, and chapters of another part."""
+    index.chapters = [(0.0, r'$\foo$ 5$'), (0.5, 'Part\x85A\u2028'), (1.0, 'オープニング'), (600.0, 'y' * 300)]
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        timeline.write_timeline(tmp_path / 'a.png', index, {'Yuzu': r'$\foo$', 'Satsuki': HOSTILE})
+    save_index(tmp_path / 'a.detections.jsonl.gz', index)
+    assert load_index(tmp_path / 'a.detections.jsonl.gz').chapters == index.chapters
+
+
+def test_commas_in_names_and_names_of_videos_that_are_no_utf_8(index, tmp_path):
+    pysubs2 = pytest.importorskip('pysubs2')
+    subtitles.write_subtitles(tmp_path / 'a.ass', index, {'Yuzu': 'Yuzu, the fox\r\x85'})
+    texts = {event.text.rpartition('}')[2] for event in pysubs2.load(str(tmp_path / 'a.ass'))}
+    assert 'Yuzu, the fox' in texts and len(texts - {event for event in texts if event.startswith('m ')}) == 2
+    name = os.fsdecode(b'\x83A 1.mkv')
+    page.write_page(tmp_path / 'a.html', index, tmp_path / name, preview=None)
+    assert '"player": "%83A%201.mkv"' in (tmp_path / 'a.html').read_text(encoding='utf-8')
+    page.write_page(tmp_path / 'a.html', index, tmp_path / 'b' / name)
+    assert f'"player": "{tmp_path.resolve().as_uri()}/b/%83A%201.mkv"' in (tmp_path / 'a.html').read_text()
+    assert season.season_data([index], 'a', beside=[name])['episodes'][0]['page'] == '%83A%201.mkv'
 
 
 def test_subtitles_keep_to_the_frames_times(index, tmp_path):

@@ -20,7 +20,6 @@ from konohana.episodes.index import FORMATS, detections_of, link, load_index, sa
 from konohana.episodes.parquet import parquet_module
 from konohana.episodes.watch import watch
 from konohana.errors import UserError, count, installed, printable
-from konohana.fonts import find_font
 from konohana.progress import progress_bar
 from konohana.video.annotate import NOTHING, annotate_video
 from konohana.video.moments import frames_at
@@ -287,10 +286,8 @@ def write_index(index, target, video, spell=None, font=None, offset=0.0, source=
     """
     paths = index_files(target)
     write_appearances(paths['appearances'], index)
-    texts = ''.join(str((spell or {}).get(name, name)) for name in index.class_names)
-    file = str(font) if font else (find_font(texts) or (None,))[0]
     if installed('matplotlib'):
-        timeline.write_timeline(paths['timeline'], index, spell, file)
+        timeline.write_timeline(paths['timeline'], index, spell, font)
     else:
         print(f'{paths.pop("timeline").name} is left out: pip install matplotlib')
     pictures = cut_pictures(index, source, start) if source else None

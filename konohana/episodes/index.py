@@ -299,7 +299,7 @@ def _read_lines(path):
         data = file.read(LARGEST_FILE + 1)
     if len(data) > LARGEST_FILE:
         raise ValueError('it is too large')
-    header, *rows = (json.loads(line) for line in data.decode().splitlines())
+    header, *rows = map(json.loads, data.splitlines())  # of bytes: text has more line ends, which titles may hold
     column = {name: k for k, name in enumerate(header['class_names'])}
     names = np.zeros((len(rows), len(column)), np.float32)
     for i, row in enumerate(rows):

@@ -1,7 +1,6 @@
 """The indexes of several episodes as one page: screen time by character and episode, meetings, first appearances."""
 
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -39,7 +38,7 @@ def season_data(indexes, title, spell=None, beside=None):
         'title': title,
         'seconds': float(sum(index.frame_seconds.sum() for index in indexes)),
         'episodes': [
-            {'name': index.video, 'page': quote(page)}
+            {'name': index.video, 'page': pages.address(page) if page else ''}
             for index, page in zip(indexes, beside or [''] * len(indexes), strict=True)
         ],
         'names': shown,

@@ -60,6 +60,7 @@ def write_subtitles(path, index, spell=None):
         red, green, blue = class_colour(index.class_names.index(track['name']))
         colour = f'&H{blue:02X}{green:02X}{red:02X}&'
         name = _plain(str((spell or {}).get(track['name'], track['name'])))
+        field = name.replace(',', ' ')  # a comma ends it
         for begin, end, box in steps(index, track):
             x1, y1, x2, y2 = (round(float(value)) for value in np.clip(box, 0, (width, height, width, height)))
             outline = rf'{{\an7\pos(0,0)\p1\1a&HFF&\bord{max(1, size // 7)}\3c{colour}}}'
@@ -67,14 +68,14 @@ def write_subtitles(path, index, spell=None):
             label = rf'{{\an1\pos({x1},{max(y1, 2 * size)})\1c{colour}\3c&H000000&}}{name}'
             for layer, text in ((LAYER_BOX, outline), (LAYER_NAME, label)):
                 times = {'start': round(begin * 1000), 'end': round(end * 1000)}
-                subs.append(pysubs2.SSAEvent(text=text, layer=layer, name=name, **times))
+                subs.append(pysubs2.SSAEvent(text=text, layer=layer, name=field, **times))
     subs.sort()
     files.write_text(path, subs.to_string('ass'), remember=True)
 
 
 def _plain(name):
     """A name that ASS shows as it is: braces begin commands, a backslash a line break."""
-    return name.replace('\\', '\u29f5').replace('{', '(').replace('}', ')').replace('\n', ' ')
+    return ' '.join(name.split()).replace('\\', '\u29f5').replace('{', '(').replace('}', ')')
 
 
 def mux(video_in, ass, target, start=0.0, overwrite=False, chapters=()):

@@ -8,9 +8,11 @@ from konohana import files
 from konohana.drawing import class_colour
 from konohana.episodes.index import seconds_on_screen
 from konohana.errors import UserError
+from konohana.fonts import for_charts
 
 JOINED = 0.5  # seconds: a shorter gap does not interrupt somebody's presence
 ROW = 0.32  # inches
+LONGEST_TEXT = 40  # characters of a name or a title
 MARKED_SHOTS = 400  # more cuts than that would make a grey wall
 
 
@@ -41,18 +43,22 @@ def spans_of(index):
     return found
 
 
+def _shortened(text):
+    text = str(text)
+    return text if len(text) <= LONGEST_TEXT else f'{text[: LONGEST_TEXT - 3]}...'
+
+
 def write_timeline(path, index, spell=None, font=None):
     """Write the timeline of an `Index` as a PNG.
 
     Args:
-        spell: {class name: other spelling}, or None. font: path of a font file that has the names' characters.
+        spell: {class name: other spelling}, or None. font: path of a font file to prefer, or None.
 
     Raises:
         UserError: matplotlib is not installed; the file cannot be written.
     """
     try:
         from matplotlib.figure import Figure
-        from matplotlib.font_manager import FontProperties
         from matplotlib.ticker import FuncFormatter
     except ImportError:
         raise UserError('The timeline is drawn by matplotlib, which is not installed: pip install matplotlib') from None
@@ -69,15 +75,21 @@ def write_timeline(path, index, spell=None, font=None):
     if len(index.shots) <= MARKED_SHOTS:
         for start in index.shots[1:]:
             axes.axvline(index.times[start], color='0.85', linewidth=0.5, zorder=0)
-    for seconds, title in index.chapters:
+    chapters = [(seconds, title) for seconds, title in index.chapters if seconds < ends[-1]]
+    titles = for_charts([_shortened(title) for _, title in chapters], font, 'chapter')
+    for (seconds, _), (title, face) in zip(chapters, titles, strict=True):
         axes.axvline(seconds, color='0.3', linewidth=1, linestyle='--', zorder=0)
-        axes.annotate(title, (seconds, 1.01), xycoords=('data', 'axes fraction'), fontsize=8)
-    text = FontProperties(fname=font) if font else FontProperties()
+        style = {'fontproperties': face, 'fontsize': 8}
+        axes.annotate(title, (seconds, 1.01), xycoords=('data', 'axes fraction'), **style)
+    names = for_charts([_shortened((spell or {}).get(name, name)) for name in present], font)
     labels = []
-    for name, there in present.items():
+    for (name, _), there in zip(names, present.values(), strict=True):
         seconds = float(lengths[there].sum())
-        labels.append(f'{(spell or {}).get(name, name)}   {clock(seconds)}   {seconds / whole:.0%}')
-    axes.set_yticks(range(len(labels)), labels, fontproperties=text, fontsize=10)
+        labels.append(f'{name}   {clock(seconds)}   {seconds / whole:.0%}')
+    axes.set_yticks(range(len(labels)), labels)
+    for tick, (_, face) in zip(axes.get_yticklabels(), names, strict=True):
+        tick.set_fontproperties(face)
+        tick.set_fontsize(10)
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     axes.set_xlim(ends[0], ends[-1])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))

@@ -12,6 +12,7 @@ from konohana.episodes.portraits import Portraits
 from konohana.episodes.shots import Repeats, ShotFinder, compared_size
 from konohana.progress import progress_bar
 from konohana.video.annotate import detect, device_of, looked_at_size, model_size
+from konohana.video.copying import chapters_within
 from konohana.video.source import QUICK, Reducer, Source
 from konohana.video.stages import Stages
 
@@ -108,14 +109,13 @@ class _Watch:
     def index(self, shared):
         """The `Index` of the frames seen so far."""
         source, chapters = self.source, []
-        for chapter in source.container.chapters():
-            moment = float(chapter['start'] * chapter['time_base'] - source.origin)
-            if moment > -1:
-                title = chapter.get('metadata', {}).get('title', '')
-                chapters.append((max(0.0, moment), title.encode(errors='replace').decode()))
+        for chapter in chapters_within(source.container.chapters(), source.origin, source.length):
+            title = chapter.get('metadata', {}).get('title', '')
+            chapters.append((float(chapter['start'] * chapter['time_base']), title.encode(errors='replace').decode()))
         starts = [start for start in self.shots.starts if start < len(self.times)]
         index = build_index(
-            *(source.name, self.hw, self.times, self.model.class_names, shared, starts, chapters, self.found)
+            *(source.name, self.hw, self.times, self.model.class_names, shared, starts, chapters),
+            self.found[: len(self.times)],  # Ctrl-C may have come between the two
         )
         index.portraits = self.portraits.taken
         return index

@@ -7,7 +7,7 @@ import numpy as np
 
 from konohana.drawing import class_colour
 from konohana.evaluation.mistakes import THRESHOLDS
-from konohana.fonts import spellings
+from konohana.fonts import for_charts
 
 CELL = 0.42  # inches: a row of the confusion matrix
 MOST_COUNTS = 45  # names: counts are written into cells up to this
@@ -28,14 +28,6 @@ def _png(figure):
     return file.getvalue()
 
 
-def _texts(names, font):
-    """List of (text, matplotlib's font) of names in any script."""
-    from matplotlib.font_manager import FontProperties
-
-    # A dollar sign would begin a formula.
-    return [(text.replace('$', r'\$'), FontProperties(fname=file)) for text, file, _ in spellings(names, font)]
-
-
 def confusion_chart(counts, names, font=None):
     """A confusion matrix as PNG bytes: labelled names down, given names across, each row shaded by its shares.
 
@@ -54,7 +46,7 @@ def confusion_chart(counts, names, font=None):
     size = 9 if len(used) <= MOST_COUNTS else 5
     shown = [names[i] for i in used[:-1]]
     for labels, extra, set_ticks in ((shown, 'nobody there', axes.set_yticks), (shown, 'missed', axes.set_xticks)):
-        texts = _texts([*labels, extra], font)
+        texts = for_charts([*labels, extra], font)
         set_ticks(range(len(texts)), [text for text, _ in texts])
         ticks = axes.get_yticklabels() if set_ticks == axes.set_yticks else axes.get_xticklabels()
         for tick, (_, face) in zip(ticks, texts, strict=True):
@@ -90,7 +82,7 @@ def precision_recall_chart(curves, names, objects, threshold, font=None):
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     recalls = np.linspace(0, 1, 101)
     numbers = {name: i for i, name in enumerate(names)}
-    for panel, name, (text, face) in zip(axes.flat, there, _texts([names[k] for k in there], font), strict=False):
+    for panel, name, (text, face) in zip(axes.flat, there, for_charts([names[k] for k in there], font), strict=False):
         precision, scores = curves[name]
         colour = np.array(class_colour(numbers[name])) / 255
         panel.fill_between(recalls, precision, color=colour, alpha=0.35, linewidth=0)

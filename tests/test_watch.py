@@ -1,0 +1,46 @@
+"""Watching an episode with a detector that finds nobody: its chapters, and ends that come at a bad moment."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from konohana.episodes.index import build_index
+from konohana.episodes.watch import _Watch, watch
+from konohana.video.annotate import NOTHING
+from tests.test_video import X264, make, source
+
+NOBODY = SimpleNamespace(class_names=['Yuzu'], detect=lambda frames, **_: [NOTHING] * len(frames))
+
+
+@pytest.fixture(scope='module')
+def path(tmp_path_factory):
+    """Three seconds in three chapters."""
+    folder = tmp_path_factory.mktemp('watched')
+    parts = (f'[CHAPTER]\nTIMEBASE=1/1\nSTART={k}\nEND={k + 1}\ntitle={k}\n' for k in range(3))
+    (folder / 'c.txt').write_text(';FFMETADATA1\n' + ''.join(parts))
+    return make(folder / 'a.mkv', *source(rate=10, seconds=3), '-i', folder / 'c.txt', '-map_chapters', 1, *X264)
+
+
+def test_a_part_has_its_own_chapters(path):
+    index, _ = watch(NOBODY, path, start=1.5, seconds=1, progress=False)
+    assert index.chapters == [(0.0, '1'), (0.5, '2')]
+    index, _ = watch(NOBODY, path, seconds=0.5, progress=False)
+    assert index.chapters == [(0.0, '0')]
+
+
+def test_what_was_seen_is_kept_wherever_ctrl_c_comes(path, monkeypatch):
+    """Between a frame's detections and its time, too."""
+    look, kept = _Watch._look, []
+
+    def looked(watching, batch):
+        seen = look(watching, batch)
+        if len(watching.times) >= 8:
+            watching.found.append(watching.found[-1])
+            raise KeyboardInterrupt
+        return seen
+
+    monkeypatch.setattr(_Watch, '_look', looked)
+    monkeypatch.setattr('konohana.episodes.watch.build_index', lambda *a: kept.append(len(a[-1])) or build_index(*a))
+    with pytest.raises(KeyboardInterrupt):
+        watch(NOBODY, path, progress=False, batch_size=4, detect_every=1, keep=kept.append)
+    assert kept[0] == len(kept[1].times) == 8
