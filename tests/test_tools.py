@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from konohana import checkpoint, inference
+from konohana import checkpoint, files, inference
 
 SCRIPTS = ['_train.py', '_test.py']
 SCRIPTS += [f'{folder}/{path.name}' for folder in ('tools', 'benchmarks') for path in (PROJECT / folder).glob('*.py')]
@@ -63,6 +63,14 @@ def test_a_file_of_the_users_is_replaced_only_when_told_to(run_script, weights_f
     assert run_script(*command, 'overwrite=True').returncode == 0
     written = target.stat().st_size
     assert written > 100 and run_script(*command).returncode == 0  # what it wrote itself
+
+
+def test_the_graph_that_computes_weights_is_not_exported_over(run_script, weights_file):
+    graph = weights_file.with_suffix('.onnx')
+    files.write_text(graph, f'... {checkpoint.hash_of(weights_file)} ...', remember=True)
+    done = run_script('tools/export_onnx.py', f'weights={weights_file}', f'onnx_out={graph}')
+    assert done.returncode == 2 and 'of tools/quantize.py' in done.stderr and 'onnx_out' in done.stderr
+    assert checkpoint.hash_of(weights_file) in graph.read_text(encoding='utf-8')
 
 
 def test_weights_are_never_written_over_themselves(run_script, weights_file):

@@ -41,6 +41,11 @@ def main(arguments=None):
     )
     target = settings.path(settings.onnx_out or Path(path).with_suffix('.onnx').name)
     files.claim(target, [path], settings.overwrite, 'onnx_out')
+    if target.is_file() and not settings.overwrite and checkpoint.hash_of(path).encode() in files.read_bytes(target):
+        raise UserError(
+            f'{target}: it is of tools/quantize.py, and computes {path} on a CPU. Choose another onnx_out, or set '
+            'overwrite=True.'
+        )
     content = checkpoint.load(path)
     if settings.detector and settings.detector != content['detector']:
         raise UserError(f'{path}: these are weights of {content["detector"]}, not of detector={settings.detector!r}.')
