@@ -71,7 +71,7 @@ def load(path=None, device='', fuse=True, backend='auto'):
         device: 'cpu', 'cuda', 'mps', or '' for the fastest there is.
         fuse: fold batch norms into convolutions (faster, the same results within rounding). False is for torch alone.
         backend: what computes the network on a CPU: 'openvino', 'onnxruntime' or 'torch'. 'auto' takes the fastest that
-            is installed; it is torch on a GPU, and for what only torch can (masks, two-stage detectors). A runtime
+            is installed; it is torch on a GPU, and for what only torch can (masks, torchvision's detectors). A runtime
             needs the detector as an ONNX graph, which is made once: see `onnx.backends`. With it PyTorch is not even
             imported. The environment variable KONOHANA_BACKEND says what to take instead of 'auto'.
 

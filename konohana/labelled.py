@@ -9,7 +9,7 @@ MARGIN = 0.1  # of a box's sides, that a picture of a cast shows around it
 
 
 def found_people(model, samples, title, progress):
-    """The labelled people of some frames whom a detector finds and looks at again.
+    """The labelled people of some frames whom a detector finds and looks at again, from now on at everyone.
 
     Args:
         model: the detector. samples: the frames. title, progress: of the progress bar.

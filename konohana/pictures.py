@@ -97,6 +97,7 @@ def annotate(model, samples, paths, draw, batch_size=8, with_maps=False, progres
         draw: function of (picture, its detections) -> annotated picture, both uint8 H x W x 3 RGB.
         batch_size: pictures that the detector sees at once.
         with_maps: whether the detections given to `draw` have the detector's maps (`model.maps`).
+        progress: whether to show a progress bar.
 
     Returns:
         (list of the samples that could be read; list of their detections, arrays, with `rles` instead of `masks`; list

@@ -12,7 +12,8 @@ class Detector(NamedByCast, nn.Module):
     """A detector under torchvision's contract.
 
     Training: `model(images, targets)` -> dict of scalar losses. Evaluation: `model(images)` -> list of dicts of
-    `boxes`, `labels`, `scores` and maybe `masks`; `model(images, with_maps=True)` adds the maps named in `maps`.
+    `boxes`, `labels`, `scores` and maybe `masks` or `probabilities` (n x classes); `model(images, with_maps=True)`
+    adds the maps named in `maps`.
     `images` is a list of float tensors 3 x H x W, RGB, 0 to 1, of any size; each target has `boxes` (n x 4; x1, y1,
     x2, y2 in pixels), `labels` (n, int64; 1 is the first class) and maybe `ignored` (m x 4: nothing is learned there)
     and `masks`. `model(images, pictures=...)` takes the second look, of a detector that has one, at larger versions of

@@ -74,6 +74,7 @@ class OnnxDetector(Detector):
         return self.named([self.detect_one(image) for image in images])
 
     def detect_one(self, image):
+        """Float 3 x H x W, RGB, 0 to 1 -> its detections as tensors, in pixels of it."""
         resized, _ = self.transform.resize(image)
         found = _run(self.session, resized[None])
         (height, width), (seen_height, seen_width) = image.shape[-2:], resized.shape[-2:]

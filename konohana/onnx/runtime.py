@@ -27,7 +27,7 @@ def load(path, device='', backend='auto'):
 
     Raises:
         UserError: no runtime is installed, there is no such device or file, or the file is damaged, of another program,
-            has metadata that do not fit its network, holds NaN, has no end, or needs more than `MEMORY_LIMIT`.
+            has metadata that do not fit its network, holds NaN, has no end, or needs more than `sessions.MEMORY_LIMIT`.
     """
     path = Path(path)
     data = checkpoint.read_bytes(path)
