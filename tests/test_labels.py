@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 from PIL import Image
 
 from konohana import masks, writing
@@ -14,6 +15,7 @@ from konohana.data import reading, shapes
 from konohana.data.sample import Sample
 from konohana.errors import UserError
 from konohana.evaluation.coco_metrics import write_sample_results
+from konohana.toy import writer as toy_writer
 
 HW = (60, 80)
 NAMES = ['柚', 'cat & <dog>', 'no']
@@ -686,6 +688,14 @@ def test_convert_labels(run_script, tmp_path, toy_dataset):
     assert label.name in done.stderr
     assert label.read_text(encoding='utf-8') == '0 0.5 0.5 0.1 0.1\n'
     assert run_script('tools/convert_labels.py', *arguments, 'overwrite=True').returncode == 0
+
+
+def test_convert_labels_draws_the_toy_show_that_it_reads_by_default(run_script, tmp_path, toy_dataset, monkeypatch):
+    asked = []
+    monkeypatch.setattr(toy_writer, 'draw_default', lambda folder, here, **_: asked.append((folder, here)))
+    arguments = f'labels_in={toy_dataset}', f'labels_out={tmp_path / "out"}', 'form=coco'
+    assert run_script('tools/convert_labels.py', *arguments).returncode == 0
+    assert asked == [(toy_dataset, PROJECT)]
 
 
 def test_convert_labels_says_what_is_lost_and_refuses(run_script, tmp_path):

@@ -15,7 +15,7 @@ from konohana.settings import read, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
-labels_in = 'toy_show'  # folder of the dataset to read; relative paths start at the project's folder
+labels_in = 'toy_show'  # folder of the dataset to read; the default, a toy show, is drawn when it is not there
 labels_out = 'toy_show_yolo'  # folder to write, a new one; pictures are copied into it
 form = 'yolo'  # form to write: voc, coco, yolo, label_studio, cvat or labelme
 splits = ''  # splits to convert, such as 'train, val'; '' is all of them
@@ -29,10 +29,12 @@ def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     from konohana import writing  # imported here, so that --help answers at once
     from konohana.data import reading
+    from konohana.toy.writer import draw_default
 
     source, target = settings.path(settings.labels_in), settings.path(settings.labels_out)
     writing.writer_of(settings.form)
     writing.check_target(target, source, settings.form, 'labels_out')
+    draw_default(source, ROOT, progress=settings.progress)
     names = reading.chosen_splits(source, settings.splits)
     found, problems = reading.read_frames(source, names, settings.ignore_class, settings.progress)
     reading.report(problems, settings.skip_bad_files)
