@@ -155,8 +155,9 @@ def test_a_folder_without_a_usable_frame_is_one_message(run_script, tmp_path):
     (root / 'imgs' / 'a.jpg').write_bytes(b'no picture')
     done = run_script('tools/check_dataset.py', f'konohana_dataset_path={root}', f'check_out={tmp_path / "out"}')
     assert done.returncode == 2 and 'no frame can be used' in done.stderr and 'a.jpg' in done.stderr
-    done = run_script('tools/check_dataset.py', 'split=random')
-    assert done.returncode == 2 and "'episode'" in done.stderr
+    for alone in ('split=random', 'form=yolo', f'fixed_out={tmp_path / "copy"}'):  # of a copy that nobody asked for
+        done = run_script('tools/check_dataset.py', f'konohana_dataset_path={root}', alone)
+        assert done.returncode == 2 and "'episode'" in done.stderr
 
 
 class Sees:

@@ -294,6 +294,22 @@ def test_sheets_of_groups_that_are_gone_are_removed(prelabel):
     assert len(before) > 1 and after == {'person_1.jpg', 'person_99.jpg'}
 
 
+def test_few_people_are_on_the_sheet_that_is_named(prelabel):
+    frames, run = prelabel
+    for path in sorted(frames.iterdir())[1:]:
+        path.unlink()
+    done = run('names=False', 'people_threshold=0.3')
+    named = frames.with_name('frames_people') / 'unsure.jpg'
+    assert done.returncode == 0 and f'Look at {named}' in done.stdout and named.is_file(), done.stderr
+
+
+def test_weights_that_do_not_say_how_people_look_are_one_line(prelabel, monkeypatch):
+    _, run = prelabel
+    monkeypatch.setattr(Teller, 'backend', 'onnxruntime')
+    done = run('names=False', 'weights=net.onnx')
+    assert done.returncode == 2 and 'weights=net.onnx' in done.stderr and '.pt' in done.stderr
+
+
 def test_a_picture_of_somebody_else_among_the_sheets_stays(prelabel):
     frames, run = prelabel
     sheet = frames.with_name('frames_people') / 'person_1.jpg'

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import files
 from konohana.cast import IGNORE_CLASS
-from konohana.errors import count
+from konohana.errors import UserError, count
 from konohana.settings import read, require, require_one_of, run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +80,8 @@ def claim_copy(settings, root):
     from konohana.data import reading
 
     if not (settings.fix or settings.split):
+        if settings.fixed_out or settings.form:
+            raise UserError("fixed_out and form are of a copy, which is written with fix=True or split='episode'.")
         return None
     target = settings.path(settings.fixed_out) if settings.fixed_out else files.beside(root, '_fixed')
     form = settings.form or reading.form_of(root) or 'voc'

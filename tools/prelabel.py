@@ -171,6 +171,8 @@ def first_guess(settings, pictures, folder):
     for path in (folder / 'names.txt', folder / 'people.json', *folder.glob('*.jpg')):
         files.claim(path, pictures, settings.overwrite, 'labels_out')
     model = load_model(settings, 'torch')  # a faster runtime does not give features
+    if model.backend != 'torch':
+        raise UserError(f'weights={settings.weights}: names=False takes a .pt file, which says how people look.')
     rows, looks, crops, owners = [], [], [], []
     for number, (path, image, seen) in enumerate(detections(settings, model, pictures, 0.05)):
         boxes, scores = people.find_people(seen, settings.people_threshold)
@@ -194,7 +196,8 @@ def first_guess(settings, pictures, folder):
         f'{count(len(crops), "person", "people")} in {count(len(pictures), "picture")}, '
         f'{count(groups.max(), "group")}, {(groups == 0).sum()} like no others'
     )
-    print(f'Look at {folder / "person_1.jpg"} and the others, write names into {folder / "names.txt"},')
+    first = folder / ('person_1.jpg' if groups.any() else f'{UNSURE}.jpg')
+    print(f'Look at {first} and the others, write names into {folder / "names.txt"},')
     print('and run the same command again.')
 
 
