@@ -50,7 +50,7 @@ progress = True  # show a progress bar and what could not be kept
 
 
 def main(arguments=None):
-    settings = read(globals(), arguments)
+    settings = read({**globals(), 'video_in': as_text(video_in)}, arguments)
     require(settings, batch_size=(1, None), threshold=(0, 1), crf=(0, 63), start=(0, None), seconds=(0, None))
     require(settings, cast_threshold=(-1, 1), workers=(1, 64))
     # Imported here: PyTorch takes seconds, and --help should not.
@@ -62,7 +62,7 @@ def main(arguments=None):
 
     here = settings.path('.')
     path = settings.path(settings.weights) if settings.weights else default_weights(here, settings.use_res2block)
-    camera = None if isinstance(settings.video_in, (list, tuple)) else camera_number(settings.video_in)
+    camera = camera_number(settings.video_in)
     sources, season = (
         ([], False) if camera is not None else episodes(settings.video_in or 'toy_show.mp4', settings.path)
     )
@@ -72,19 +72,24 @@ def main(arguments=None):
         return
     if settings.workers > 1 or settings.dask_scheduler:
         print('workers and dask_scheduler are for several videos: this one is annotated here, by one process.')
-    model = open_model(settings, path)
     if camera is not None:
-        record(settings, model, camera)
-    else:
-        (source,) = sources
-        draw_default_video(source, here)
-        target = (
-            settings.path(settings.video_out) if settings.video_out else target_of(source, settings.path('test_out'))
-        )
+        record(settings, open_model(settings, path), camera)
+        return
+    (source,) = sources
+    draw_default_video(source, here)
+    target = settings.path(settings.video_out) if settings.video_out else target_of(source, settings.path('test_out'))
+    episode = searched_alone(settings, path, source, target)
+    if episode is None:
+        model = open_model(settings, path)
         check_find(settings, model, [source])
-        episode = searched_alone(settings, path, source, target) or annotate(settings, model, path, source, target)
-        if settings.find:
-            list_scenes(settings, [episode], target.parent)
+        episode = annotate(settings, model, path, source, target)
+    if settings.find:
+        list_scenes(settings, [episode], target.parent)
+
+
+def as_text(value):
+    """`video_in` as it is written on the command line, where the variable above holds a number or a list."""
+    return str([str(item) for item in value]) if isinstance(value, (list, tuple)) else str(value)
 
 
 def searched_alone(settings, weights, source, target):
@@ -95,9 +100,10 @@ def searched_alone(settings, weights, source, target):
     if not settings.find or settings.overwrite or settings.index_only:
         return None
     target = target.with_suffix('.mkv') if settings.labels_as == 'subtitles' else target
-    if why_again(source, target, made_with(settings, weights)):
+    now = made_with(settings, weights)
+    if why_again(source, target, now):
         return None
-    episode = known_episode(source, target, settings.labels_as, False)
+    episode = known_episode(source, target, settings.labels_as, False, now['weights'])
     if episode:
         print(f'{target}: already done, only searched')
     return episode
@@ -142,7 +148,7 @@ def annotate_season(settings, sources, weights):
     except UserError as error:
         failed = error
     if settings.find:
-        find_in_season(settings, sources, targets_of(sources, folder, ending), folder)
+        find_in_season(settings, weights, sources, targets_of(sources, folder, ending), folder)
     if failed:
         raise failed
 
@@ -157,15 +163,16 @@ def annotate_jobs(settings, model, weights, jobs):
         one_by_one(jobs, lambda source, target: annotate(settings, model, weights, source, target))
 
 
-def find_in_season(settings, sources, targets, folder):
+def find_in_season(settings, weights, sources, targets, folder):
     """List the scenes of a season's episodes, as far as these have an index, and cut them out."""
     from konohana.episodes.episode import known_episode
+    from konohana.errors import printable
 
-    known = []
+    known, now = [], made_with(settings, weights)
     for source, target in zip(sources, targets, strict=True):
-        episode = known_episode(source, target, settings.labels_as, settings.index_only)
+        episode = known_episode(source, target, settings.labels_as, settings.index_only, now['weights'])
         if episode is None:
-            print(f'{getattr(source, "name", source)}: has no index, and is not searched')
+            print(f'{printable(getattr(source, "name", source))}: has no index of its result, and is not searched')
         else:
             known.append(episode)
     if known:

@@ -1,6 +1,7 @@
 """Scenes cut out of episodes, the preview for browsers, what players are told, and the index as Parquet."""
 
 import builtins
+import os
 import shutil
 from fractions import Fraction
 
@@ -12,9 +13,10 @@ from konohana.episodes import clips, xray
 from konohana.episodes.episode import known_episode
 from konohana.episodes.find import Episode, Scene, find_scenes
 from konohana.episodes.index import appearances, load_index, save_index
-from konohana.errors import UserError
+from konohana.errors import UserError, printable
 from konohana.video.recode import write_preview
 from konohana.video.source import Source
+from tests.conftest import load_script
 from tests.test_episodes import HOSTILE, NAMES, box_at, sure_of
 from tests.test_episodes import episode as index_of
 
@@ -249,11 +251,46 @@ def test_a_season_is_searched_as_one(drawn, tmp_path, capsys):
     assert said.startswith('Yuzu: 2 scenes, ') and '  2.mkv: 0:00 to ' in said and '  10.mkv: ' in said
     with pytest.raises(UserError, match='names nobody'):
         find_scenes(episodes, ' , ')
-    save_index(tmp_path / 'out.detections.parquet', episodes[0].index)
-    known = known_episode(path, tmp_path / 'out.mkv', 'picture', False)
-    assert (
-        known.video == path and known.start == 0 and known_episode(path, tmp_path / 'no.mkv', 'picture', False) is None
-    )
+
+
+def test_the_index_of_a_result_is_the_newest_and_of_its_own_run(drawn, tmp_path):
+    path = drawn(tmp_path / '2.mkv', frame_moments(), n_audio=0, text=False)
+    index, target = scene_of(path, 0, 1).episode.index, tmp_path / 'out.mkv'
+
+    def known(target=target, index_only=False, weights='a', path=path):
+        return known_episode(path, target, 'picture', index_only, weights)
+
+    assert known() is None
+    index.made_from = {'weights': 'a'}
+    save_index(tmp_path / 'out.detections.jsonl.gz', index)
+    os.utime(tmp_path / 'out.detections.jsonl.gz', (0, 0))
+    index.video = 'newer.mkv'
+    save_index(tmp_path / 'out.detections.parquet', index)
+    assert known().video == path and known().start == 0 and known().index.video == 'newer.mkv'
+    assert known(weights='b') is None  # which found others
+    drawn(target, frame_moments(), n_audio=0, text=False)
+    os.utime(target)
+    assert known().video == target and known().start is None and known(index_only=True).video == path
+    os.utime(target, (1, 1))  # the index was made again since, and the run that made it did not end
+    assert known() is None and known(index_only=True).video == path
+    # Clips of two episodes of one name, in two folders, do not replace one another.
+    save_index(tmp_path / '2.mkv_annotated.detections.jsonl.gz', index)
+    assert known(index_only=True).name == 'out' and known(tmp_path / '2.mkv_annotated.mkv').name == '2.mkv'
+
+
+def test_the_indexes_of_a_season_are_the_newest_and_any_name_is_found(drawn, tmp_path):
+    script, index = load_script('tools/season.py'), index_of([[(box_at(10), 0.9, sure_of('Yuzu'))]] * 4)
+    for ending in ('parquet', 'jsonl.gz'):
+        save_index(tmp_path / f'a.detections.{ending}', index)
+    os.utime(tmp_path / 'a.detections.jsonl.gz', (0, 0))
+    (path,) = script.index_paths(tmp_path)
+    assert path.suffix == '.parquet'
+    name = os.fsdecode(b'\x83A\t\n.mkv')
+    (tmp_path / name).write_bytes(b'')
+    index.video = printable(name)
+    assert script.episode_of(index, path, tmp_path).video == tmp_path / name
+    index.video = 'none.mkv'
+    assert script.episode_of(index, path, tmp_path).video == tmp_path / 'none.mkv'
 
 
 # The preview

@@ -46,7 +46,7 @@ def frame_times(path):
         return [frame.time for frame in container.decode(video=0)]
 
 
-def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, episode, tmp_path):
+def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, episode, tmp_path, monkeypatch):
     out = tmp_path / 'out' / 'a.mkv'
     arguments = (f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}')
     done = run_script(
@@ -79,7 +79,11 @@ def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, e
 
     written = out.stat().st_mtime_ns
     options = 'preview=True', 'xray=True', 'preset=ultrafast', 'index_as=parquet'
-    searched = run_script('_test_with_video.py', *arguments, 'find=other', *options)
+    with monkeypatch.context() as without:
+        without.setattr('konohana.inference.load', None)  # the names in the index suffice
+        searched = run_script('_test_with_video.py', *arguments, 'find=other', *options)
+        wrong = run_script('_test_with_video.py', *arguments, 'find=Nobody', *options)
+    assert wrong.returncode == 2 and "nobody is called 'Nobody'" in wrong.stderr
     assert searched.returncode == 0 and 'a.mkv: already done, only searched' in searched.stdout, searched.stderr
     assert '其他: ' in searched.stdout and out.stat().st_mtime_ns == written
     drawn = run_script('_test_with_video.py', *arguments, 'find=other', *options, 'crf=40')
@@ -117,8 +121,11 @@ def test_mistakes_are_one_line_before_the_work_starts(run_script, episode, tmp_p
         ('detect_every=0', "detect_every=0: it is 'auto' or a whole number"),
         ('labels_as=song', "labels_as='song': it is 'picture' or 'subtitles'"),
         ('find=Nobody', "find=Nobody: nobody is called 'Nobody'"),
+        ('labels_as=subtitles', 'a.ass: this file exists'),
         ('seconds=0.5', 'a.html: this file exists'),
     ):
+        if argument == 'labels_as=subtitles':
+            out.with_suffix('.ass').write_text('mine')
         if argument == 'seconds=0.5':
             out.with_suffix('.html').write_text('mine')
         done = run_script(

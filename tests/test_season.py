@@ -18,7 +18,7 @@ from konohana.errors import UserError
 from konohana.progress import progress_bar
 from konohana.toy.writer import write_video
 from konohana.video import season, workers
-from tests.conftest import PROJECT, make_weights
+from tests.conftest import PROJECT, load_script, make_weights
 from tests.test_video import decoded, planes
 
 FAKE = PROJECT / 'tests' / 'season_worker.py'
@@ -178,6 +178,25 @@ def test_two_workers_write_what_one_does(show, run_script, weights_file, tmp_pat
     assert done.returncode == 0 and done.stdout.count('skipped') == 2
     done = run_script(*command, f'video_out={tmp_path / "three"}', 'workers=2', 'show=True')
     assert done.returncode == 2 and 'workers=1' in done.stderr and not (tmp_path / 'three').exists()
+
+
+@pytest.mark.parametrize('several', [list, tuple, str])
+def test_a_list_in_the_script_is_annotated_by_workers_too(show, weights_file, tmp_path, monkeypatch, several):
+    """Each gets one video in a variable that holds several; and a file is taken where the variable holds a camera."""
+    commands, seen = [], []
+    monkeypatch.setattr(workers, 'run_episode', lambda command, *_: commands.append(command) or '')
+    paths = sorted(show.glob('*.mkv'))
+    script = load_script('_test_with_video.py')
+    script.video_in = several(list(map(str, paths)))
+    script.main([f'weights={weights_file}', f'video_out={tmp_path / "out"}', 'workers=2', 'progress=False'])
+    script.open_model = lambda *_: None
+    script.annotate = lambda settings, model, weights, source, target: seen.append((source, target.name))
+    for command in commands:
+        script.main(command[2:])
+    script.video_in = 0
+    script.main(command[2:])
+    names = [f'{path.stem}_annotated.mkv' for path in paths]
+    assert sorted(seen[:2]) == list(zip(paths, names, strict=True)) and seen[2] == seen[1]
 
 
 def test_changed_options_are_done_again(show, run_script, weights_file, tmp_path, monkeypatch):

@@ -385,7 +385,16 @@ def test_season(tmp_path, run_script, weights_file):
 
 
 def test_what_a_season_is(tmp_path):
-    for name in ('b.avi', 'b.mkv', 'b_annotated.mkv', 'b_annotated_new.mkv', 'a_partial.mkv', 'c.srt'):
+    for name in (
+        'b.avi',
+        'b.mkv',
+        'b_annotated.mkv',
+        'b_annotated_new.mkv',
+        'a_partial.mkv',
+        'c.srt',
+        'b_annotated.preview.mp4',
+        'b_annotated_0h00m01s.mkv',
+    ):
         (tmp_path / name).write_bytes(b'')
     (tmp_path / 'b_new.mp4').write_bytes(b'')  # the user's own
     resolve = tmp_path.joinpath

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from konohana.errors import UserError, count
+from konohana.errors import UserError, count, printable
 from konohana.settings import read, run
 
 indexes_in = 'test_out'  # folder with the <name>.detections.jsonl.gz or .parquet of the episodes
@@ -62,11 +62,10 @@ def index_paths(folder):
     """The indexes in a folder, one for each episode, in their order."""
     from konohana.video.season import in_order
 
-    found = {}
-    for ending in ENDINGS:
-        for path in folder.glob(f'*{ending}') if folder.is_dir() else ():
-            found.setdefault(stem_of(path), path)
-    return sorted(found.values(), key=in_order)
+    paths = [path for ending in ENDINGS for path in folder.glob(f'*{ending}')] if folder.is_dir() else []
+    paths.sort(key=lambda path: path.stat().st_mtime_ns)
+    newest = {stem_of(path): path for path in paths}  # of two forms of one episode
+    return sorted(newest.values(), key=in_order)
 
 
 def stem_of(path):
@@ -91,7 +90,9 @@ def episode_of(index, path, videos_in):
     start = float((index.made_from or {}).get('start') or 0.0)
     name = stem_of(path)
     if videos_in:
-        return Episode(index, name, videos_in / index.video, start)
+        # An index has the name as it is printed: without tabs, line ends and bytes that are no UTF-8.
+        there = {printable(file.name): file for file in videos_in.iterdir()} if videos_in.is_dir() else {}
+        return Episode(index, name, there.get(index.video, videos_in / index.video), start)
     beside = {file.suffix.lower(): file for file in path.parent.iterdir() if file.stem == name}  # also .MP4
     video = next((beside[ending] for ending in CONTAINERS if ending in beside), path.with_name(f'{name}.mkv'))
     return Episode(index, name, video, start if is_labelled_copy(video) else None)

@@ -24,6 +24,7 @@ from konohana.progress import progress_bar
 from konohana.video.annotate import NOTHING, annotate_video
 from konohana.video.moments import frames_at
 from konohana.video.recode import write_preview
+from konohana.video.season import RESULT
 from konohana.video.source import is_url
 from konohana.video.writer import check_encoding, check_target
 
@@ -65,7 +66,7 @@ def annotate_episode(
         (path of the video that was written, or None; `find.Episode`, or None of a stream or of masks, which have no
         index).
     """
-    detect_every = _checked(labels_as, detect_every, index_as)
+    detect_every = _checked(labels_as, detect_every, index_as, index_only)
     if is_url(video_in) or model.wants_masks:
         _refuse(video_in, labels_as == 'subtitles' or index_only or preview or xray)
         _report(annotate_video(model, video_in, target, **options), time.monotonic())
@@ -76,14 +77,15 @@ def annotate_episode(
     # Known before the detector looks at thirty thousand frames.
     check_target(target)
     check_encoding(options['codec'], options['crf'], options['preset'], options['pix_fmt'])
-    for path in [*paths.values(), *([] if index_only else [target])]:
+    results = [target, *([target.with_suffix('.ass')] if labels_as == 'subtitles' else [])]
+    for path in [*paths.values(), *([] if index_only else results)]:
         files.claim(path, [video_in], options['overwrite'], 'video_out')
     watching = {key: options[key] for key in ('start', 'seconds', 'batch_size', 'progress', 'hwaccel')}
     index, line = read_or_watch(
         *(model, weights, video_in, paths['detections'], options['threshold']), detect_every=detect_every, **watching
     )
     print(line)
-    episode = episode_of(index, video_in, None if index_only else target, labels_as)
+    episode = episode_of(index, video_in, target, labels_as, not index_only)
     offset = 0.0 if episode.start is None else start
     chapters = extras.chapters(index, spell, offset) if xray else ()
     if labels_as == 'subtitles' and not index_only:
@@ -112,7 +114,7 @@ def _refuse(video_in, needs_index):
         )
 
 
-def _checked(labels_as, detect_every, index_as):
+def _checked(labels_as, detect_every, index_as, index_only):
     """`detect_every` as `watch` takes it; UserError where one of the three is no choice that there is."""
     if labels_as not in ('picture', 'subtitles'):
         raise UserError(f"labels_as={labels_as!r}: it is 'picture' or 'subtitles'.")
@@ -120,6 +122,8 @@ def _checked(labels_as, detect_every, index_as):
         raise UserError(f'index_as={index_as!r}: it is {" or ".join(map(repr, FORMATS))}.')
     if index_as == 'parquet':
         parquet_module()
+    if labels_as == 'subtitles' and not index_only:
+        subtitles.pysubs2_module()
     if detect_every == 'auto':
         return detect_every
     if not re.fullmatch('[1-9][0-9]{0,5}', str(detect_every)):
@@ -127,22 +131,36 @@ def _checked(labels_as, detect_every, index_as):
     return int(detect_every)
 
 
-def episode_of(index, video_in, target=None, labels_as='picture'):
-    """The `find.Episode` of an index: clips are cut out of the annotated file, or where `target` is None the source."""
+def episode_of(index, video_in, target, labels_as, annotated):
+    """The `find.Episode` of an index: clips are cut out of the file `target` where it is `annotated`, else the source.
+
+    They are named after `target`: two episodes of a season may have one name, in two folders.
+    """
     start = float((index.made_from or {}).get('start') or 0.0)
-    if target is None:
-        return Episode(index, Path(video_in).stem, video_in, start)
+    if not annotated:
+        return Episode(index, target.stem.removesuffix(RESULT), video_in, start)
     return Episode(index, target.stem, target, start if labels_as == 'subtitles' else None)
 
 
-def known_episode(video_in, target, labels_as, index_only):
-    """The `find.Episode` of an episode that is done, from the index beside `target`; None where there is none."""
-    for index_as in FORMATS:
-        path = index_files(target, index_as)['detections']
-        if path.is_file():
-            annotated = None if index_only or not target.is_file() else target
-            return episode_of(load_index(path), video_in, annotated, labels_as)
-    return None
+def known_episode(video_in, target, labels_as, index_only, weights):
+    """The `find.Episode` of an episode that is done, from the newest index beside `target`.
+
+    None where there is none, or it is of other `weights` (as in `Index.made_from`) or newer than the annotated file:
+    it is of another run then, perhaps of another part, that did not come to its end.
+    """
+    paths = [index_files(target, index_as)['detections'] for index_as in FORMATS]
+    path = max(filter(Path.is_file, paths), key=changed, default=None)
+    annotated = not index_only and target.is_file()
+    if path is None or (annotated and changed(path) > changed(target)):
+        return None
+    index = load_index(path)
+    same = (index.made_from or {}).get('weights') == weights
+    return episode_of(index, video_in, target, labels_as, annotated) if same else None
+
+
+def changed(path):
+    """When a file was changed last, in ns."""
+    return path.stat().st_mtime_ns
 
 
 def _report(done, began):

@@ -18,7 +18,8 @@ LAYER_BOX, LAYER_NAME = 0, 1
 TITLE = 'Who is who'  # of the track
 
 
-def _pysubs2():
+def pysubs2_module():
+    """The package pysubs2; UserError where it is not installed."""
     try:
         import pysubs2
     except ImportError:
@@ -48,7 +49,7 @@ def write_subtitles(path, index, spell=None):
     Raises:
         UserError: pysubs2 is not installed; the file cannot be written.
     """
-    pysubs2 = _pysubs2()
+    pysubs2 = pysubs2_module()
     height, width = index.hw
     size = text_size(index.hw)
     subs = pysubs2.SSAFile()

@@ -22,8 +22,9 @@ SAME_RESULT = set(
     'video_in video_out index_only weights use_res2block find clips cut batch_size device backend overwrite show '
     'progress workers dask_scheduler'.split()
 )
-# Stems of what this program wrote, see `writer`. A user's own may end in _new.
-OWN = re.compile(r'^unfinished_\d+_|_annotated(_new\d*)?$|_partial\d*$')
+RESULT = '_annotated'  # ends the stem of a result
+# Stems of what this program wrote, see `writer`, `episodes.episode` and `episodes.clips`. A user's own may end in _new.
+OWN = re.compile(rf'^unfinished_\d+_|{RESULT}(_new\d*|\.preview|_\d+h\d\dm\d\ds)?$|_partial\d*$')
 
 
 def episodes(video_in, resolve):
@@ -93,8 +94,8 @@ def target_of(source, folder, taken=(), ending=''):
     ending = ending if ending.lower() in CONTAINERS else '.mkv'
     used = {path.stem.casefold() for path in taken}
     stems = itertools.chain([stem, name], (f'{name}_{number}' for number in itertools.count(2)))
-    free = next(stem for stem in stems if f'{stem}_annotated'.casefold() not in used)
-    return folder / f'{free}_annotated{ending}'
+    free = next(stem for stem in stems if f'{stem}{RESULT}'.casefold() not in used)
+    return folder / f'{free}{RESULT}{ending}'
 
 
 def targets_of(sources, folder, ending=''):
