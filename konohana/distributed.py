@@ -86,21 +86,30 @@ def share(batch):
 def wrap(model):
     """The model to call in training; with several processes it averages the gradients over them.
 
-    On CUDA batch norm sees the whole batch (SyncBatchNorm, in place; the names of the weights stay). PyTorch has none
-    for the CPU: there each process normalises by its own share, and rank 0's running averages are kept.
+    On CUDA batch norm sees the whole batch, see `synchronise_norms`. PyTorch has none for the CPU: there each process
+    normalises by its own share, and rank 0's running averages are kept.
     """
     if world_size() == 1:
         return model
-    device = next(model.parameters()).device
-    if device.type == 'cuda':
-        convert = nn.SyncBatchNorm.convert_sync_batchnorm
-        if any(type(module).__module__.startswith('timm.') for module in model.modules()):
-            # timm's batch norm may carry an activation, which PyTorch's own function would lose.
-            from timm.layers import convert_sync_batchnorm as convert
-        convert(model)
+    if next(model.parameters()).device.type == 'cuda':
+        synchronise_norms(model)
     # PyTorch warns about layers whose gradients are channels_last; the result is the same.
     warnings.filterwarnings('ignore', message='Grad strides do not match bucket view strides')
     return nn.parallel.DistributedDataParallel(model)
+
+
+def synchronise_norms(model):
+    """Make SyncBatchNorm of a model's batch norms, in place; the names of the weights stay.
+
+    Not in the parts that `model.seldom` names: the other processes would wait for one that passes such a part over.
+    """
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm
+    if any(type(module).__module__.startswith('timm.') for module in model.modules()):
+        # timm's batch norm may carry an activation, which PyTorch's own function would lose.
+        from timm.layers import convert_sync_batchnorm as convert
+    for name, part in list(model.named_children()):
+        if name not in getattr(model, 'seldom', ()):
+            setattr(model, name, convert(part))
 
 
 def zero_of(model):

@@ -14,7 +14,7 @@ import distributed_worker
 import pytest
 import torch
 
-from konohana import checkpoint, distributed
+from konohana import checkpoint, detectors, distributed
 from konohana.data.augment import training_transform
 from konohana.data.sampler import EpochBatches, upright
 from konohana.data.step import boxes_of
@@ -162,6 +162,16 @@ def test_upright_pictures_fill_an_upright_window():
         assert tuple(found.shape[-2:]) == size
         # 180 x 240 fits an upright window whole, and takes 45 of the 80 columns of one that lies.
         torch.testing.assert_close(changed['boxes'][0].tolist(), list(map(float, expected)), atol=0.6, rtol=0)
+
+
+def test_no_process_waits_for_the_second_look_of_one_without_people():
+    model = detectors.build('konohana', 3, (64, 96), second_look=True)
+    before = list(model.state_dict())
+    distributed.synchronise_norms(model)
+    norms = {name: type(module) for name, module in model.named_modules() if 'BatchNorm' in type(module).__name__}
+    synchronised = {name for name, kind in norms.items() if kind is torch.nn.SyncBatchNorm}
+    assert synchronised == {name for name in norms if not name.startswith('second_look.')} != set(norms)
+    assert list(model.state_dict()) == before and all(p.requires_grad for p in model.parameters())
 
 
 def test_alone_everything_is_as_it_was():

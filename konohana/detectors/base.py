@@ -27,6 +27,7 @@ class Detector(NamedByCast, nn.Module):
         resizable: `model.transform.set_size(img_hw)` may be called during training.
         channels_last: it is faster in this memory format.
         class_layers: prefixes of the weights that start anew for another list of classes.
+        seldom: names of its parts that a training step may pass over, depending on the targets.
         maps: names of the maps (h x w, 0 to 1) that `with_maps=True` adds to each detection.
         has_raw_outputs: `raw_outputs` is its network alone: no transform, no post-processing.
         takes_bytes: pictures may also be uint8, 0 to 255.
@@ -39,6 +40,7 @@ class Detector(NamedByCast, nn.Module):
     resizable = False
     channels_last = False
     class_layers = ()
+    seldom = ()
     maps = ()
     has_raw_outputs = False
     takes_bytes = False

@@ -53,6 +53,7 @@ class Konohana(Detector):
     resizable = True
     channels_last = True  # halves the time of depthwise convolutions on a CPU
     class_layers = ('name_layer.', 'second_look.centres', 'second_look.caution')
+    seldom = ('second_look',)  # `second_look_loss` wants two people
     maps = ('objectness', 'quality')
     unlabelled = 'background'
     has_raw_outputs = True
