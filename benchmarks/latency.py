@@ -38,8 +38,9 @@ N_CALIBRATED = 10  # toy frames that say which values occur in the peer in 8 bit
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, n_rounds=(1, None), threads=(0, None))
-    path, table_path = settings.path(settings.weights), settings.path(settings.table_out)
-    if settings.table_out:
+    path = settings.path(settings.weights)
+    table_path = settings.path(settings.table_out) if settings.table_out else None
+    if table_path:
         files.claim(table_path, [path], settings.overwrite, 'table_out')
     import torch
 
@@ -58,7 +59,7 @@ def main(arguments=None):
         f'median of {settings.n_rounds} rounds'
     )
     print(f'{about}\n{text}')
-    if settings.table_out:
+    if table_path:
         files.write_text(table_path, f'{about}\n\n{text}\n', remember=True)
 
 

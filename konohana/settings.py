@@ -133,14 +133,18 @@ def _alike(values, examples):
 class Settings(types.SimpleNamespace):
     """A script's variables as attributes: `settings.batch_size`. `vars(settings)` is the dict of all of them."""
 
-    __slots__ = ('_folder',)  # so it is not in vars(settings)
+    __slots__ = ('_filled', '_folder')  # so they are not in vars(settings)
 
     def path(self, path):
         """`path` as an absolute Path; a relative one starts at the script's folder, so scripts run from anywhere.
 
         Raises:
-            UserError: no file can be there: an unknown `~name`, a name too long for a file system, a closed folder.
+            UserError: no file can be there: an unknown `~name`, a name too long for a file system, a closed folder; or
+                it is empty, as an unset variable of the shell is: the script's folder is '.'.
         """
+        if not str(path):
+            empty = [name for name in self._filled if getattr(self, name) == '']
+            raise UserError(f"{', '.join(empty) or 'A path'}='': it names no file or folder. The script's own is '.'.")
         return _absolute(path, self._folder)
 
 
@@ -175,6 +179,7 @@ def read(script_globals, arguments=None, aliases=None, folder=None):
             raise UserError(_unknown(argument, name, variables))
         values[name] = _parse(name, text, variables[name])
     settings = Settings(**values)
+    settings._filled = [name for name, value in variables.items() if value]
     settings._folder = Path(script_globals['__file__']).parent if folder is None else folder
     return settings
 

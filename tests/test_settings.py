@@ -272,6 +272,13 @@ def test_a_place_where_no_file_can_be_is_one_line(tmp_path, path):
     assert str(error.value).startswith(path) and '\n' not in str(error.value)
 
 
+def test_an_empty_name_is_no_place(tmp_path):
+    """Not the project's folder, which a variable that the shell does not know would fill with outputs."""
+    settings = read({'__file__': str(tmp_path / 'script.py'), 'frames_out': 'frames', 'device': ''}, ['frames_out='])
+    with pytest.raises(UserError, match=r"^frames_out='': it names no file or folder"):
+        settings.path(settings.frames_out)
+
+
 def test_names_that_are_possible(tmp_path):
     for name in ('花' * 85, 'a' * 255, '\udcff', 'new\nline', ' ', 'a~b'):
         assert absolute(tmp_path / 'script.py', f'./{name}') == tmp_path / name
