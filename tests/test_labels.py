@@ -346,6 +346,18 @@ def test_cvat_subsets_of_a_project_and_a_task_without(tmp_path):
     one_line(task, "no split 'train'", 'Splits there: all')
 
 
+def test_turned_rectangles_are_cut_at_the_edge_of_the_picture(tmp_path):
+    cvat(tmp_path / 'a', cvat_box('xtl="0" ytl="20" xbr="40" ybr="40" rotation="45.00"'))
+    labelme(tmp_path / 'b', shape([[20, 9], [41, 30], [20, 51], [-1, 30]], 'rotation'), shape([[-9, 30], [41, 51]]))
+    value = {'x': 25, 'y': 50, 'width': 25, 'height': 100, 'rotation': 90}
+    label_studio(tmp_path / 'c', task(region(value)))
+    assert objects(frames_of(tmp_path / 'a')[0]) == [('柚', (0, 9, 41, 51))]
+    assert objects(frames_of(tmp_path / 'c')[0]) == [('柚', (0, 30, 20, 50))]
+    one_line(tmp_path / 'b', 'shape 2', 'outside')  # one that is not turned is a slip
+    labelme(tmp_path / 'b', shape([[20, 9], [41, 30], [20, 51], [-10, 30]], 'rotation'))
+    assert objects(frames_of(tmp_path / 'b')[0]) == [('柚', (0, 9, 41, 51))]
+
+
 @pytest.mark.parametrize(
     ('shapes', 'words'),
     [

@@ -22,7 +22,6 @@ from konohana.data.shapes import (
     CROWD,
     USUAL,
     Shape,
-    around,
     box_of,
     checked_shapes,
     cut_out,
@@ -40,6 +39,7 @@ from konohana.data.shapes import (
     shown,
     to_number,
     turned,
+    upright,
 )
 from konohana.data.voc import parse_xml
 from konohana.errors import UserError
@@ -185,7 +185,7 @@ def _box(element, hw):
     if not element.get('rotation'):
         return box_of(x1, y1, x2, y2, hw), None
     corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-    return around(turned(corners, (x1 + x2) / 2, (y1 + y2) / 2, *_values(element, 'rotation')), hw), None
+    return upright(turned(corners, (x1 + x2) / 2, (y1 + y2) / 2, *_values(element, 'rotation')), hw), None
 
 
 def _polygon(element, hw):

@@ -20,7 +20,6 @@ from konohana.data.shapes import (
     CROWD,
     USUAL,
     Shape,
-    around,
     box_of,
     checked_shapes,
     ellipse,
@@ -37,6 +36,7 @@ from konohana.data.shapes import (
     shapes_of,
     shown,
     turned,
+    upright,
 )
 from konohana.errors import UserError
 
@@ -227,7 +227,7 @@ def _geometry(value, hw):
     if not value.get('rotation'):
         return box_of(x, y, x + w, y + h, hw), None
     # Label Studio turns a rectangle about its upper left corner.
-    return around(turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], x, y, value['rotation']), hw), None
+    return upright(turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], x, y, value['rotation']), hw), None
 
 
 def _brush(rle, hw):

@@ -36,6 +36,7 @@ from konohana.data.shapes import (
     shapes_of,
     shared_labels,
     shown,
+    upright,
 )
 from konohana.errors import UserError, printable
 
@@ -148,7 +149,7 @@ def read_shape(shape, hw):
     if kind in ('rectangle', 'rotation'):
         if len(points) not in (2, 4):
             raise ValueError(f'a rectangle has 2 or 4 points, this one has {len(points)}')
-        box = around(points, hw)
+        box = (around if kind == 'rectangle' else upright)(points, hw)
     elif kind in ('polygon', 'quadrilateral'):
         box, mask = polygon(points, hw)
     elif kind == 'circle' and len(points) == 2:

@@ -95,6 +95,12 @@ def around(points, hw):
     return box_of(min(xs), min(ys), max(xs), max(ys), hw)
 
 
+def upright(corners, hw):
+    """The box around a turned rectangle, whose corners may lie beyond the picture of `hw`; see `box_of`."""
+    height, width = hw
+    return around([(min(max(x, 0), width), min(max(y, 0), height)) for x, y in corners], hw)
+
+
 def polygon(points, hw):
     """Points [(x, y), ...] in pixels -> (box around them, mask as compressed RLE).
 
