@@ -23,8 +23,8 @@ detector = 'konohana'  # detectors' names, separated by commas: konohana, yolof,
 img_hw = (360, 640)  # height and width of the frames
 batch_sizes = '8, 16, 32'  # frames in a batch
 activation = 'relu6'  # konohana: see _train.py
-second_look = False  # konohana: train the second look too
-people = 4  # people in each frame
+second_look = True  # konohana: train the second look too, as _train.py does
+people = 4  # people in each frame, whom the second look sees
 keep_frames = 0  # frames of that size that are kept on the GPU, see keep_frames of _train.py
 
 MIB = 2**20
