@@ -6,12 +6,15 @@ import os
 import signal
 import threading
 import time
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
 from konohana import files
+from konohana.episodes import subtitles
+from konohana.episodes.index import build_index
 from konohana.errors import UserError
 from konohana.video import moments, season, writer
 from konohana.video import source as source_module
@@ -92,6 +95,26 @@ def test_text_that_is_shown_for_a_minute_delays_no_other(tmp_path):
     clip = make(tmp_path / 'in.mkv', *source(seconds=2), '-i', tmp_path / 'in.srt', *X264)
     annotate(clip, tmp_path / 'out.mkv', nothing)
     assert times(tmp_path / 'out.mkv', 's:0') == pytest.approx([0.1, 0.5, 1.5], abs=0.0011)
+
+
+def test_a_copy_with_labels_keeps_the_text_of_mp4_and_joins_recordings(tmp_path):
+    pytest.importorskip('pysubs2')
+    nobody = {'boxes': np.zeros((0, 4)), 'scores': np.zeros(0), 'probabilities': np.zeros((0, 1))}
+    index = build_index('a', (90, 160), np.arange(25) / 25, ['Yuzu'], [], [0], [], [nobody] * 25)
+    subtitles.write_subtitles(tmp_path / 'labels.ass', index)
+    (tmp_path / 'in.srt').write_text('1\n00:00:00,200 --> 00:00:00,900\nHello\n')
+    clip = make(tmp_path / 'in.mp4', *source(), *tone(), '-i', tmp_path / 'in.srt', *X264, '-c:s', 'mov_text')
+    subtitles.mux(clip, tmp_path / 'labels.ass', tmp_path / 'out.mkv')
+    assert times(tmp_path / 'out.mkv', 's:0') == pytest.approx([0.2], abs=0.0011)
+    first = make(tmp_path / '1.ts', *source(seconds=2), *tone(2), *X264, '-c:a', 'aac')
+    chapter = {'id': 0, 'start': 500, 'end': 900, 'time_base': Fraction(1, 1000), 'metadata': {}}
+    again = joined(tmp_path / 'in.ts', first, first)
+    subtitles.mux(again, tmp_path / 'labels.ass', tmp_path / 'joined.mkv', chapters=[chapter])
+    seen = frame_times(tmp_path / 'joined.mkv')
+    assert len(seen) == 100 and 0 < np.diff(seen).min() and np.diff(seen).max() < 0.2
+    with av.open(str(tmp_path / 'joined.mkv')) as container:  # a transport stream does not begin at 0
+        (chapter,) = container.chapters()
+        assert float(chapter['start'] * chapter['time_base']) == pytest.approx(seen[0] + 0.5, abs=0.1)
 
 
 def test_a_gap_of_an_hour_is_no_more_frames(tmp_path):

@@ -25,6 +25,7 @@ overwrite = False  # replace a contact sheet that this program did not write
 progress = True  # show progress bars
 
 ROOT = Path(__file__).resolve().parent.parent
+ENDINGS = ('.jpg', '.png')
 SHEET = 200  # frames on a contact sheet
 TILE, COLUMNS = (135, 240), 10  # height and width of a frame there, and frames in a row
 BATCH = 4
@@ -33,7 +34,7 @@ BATCH = 4
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, n_frames=(1, 10**6))
-    if settings.ending not in ('.jpg', '.png'):
+    if settings.ending not in ENDINGS:
         raise UserError(f"ending={settings.ending!r}: choose '.jpg' or '.png'.")
     from konohana import files
     from konohana.episodes import pick
@@ -117,11 +118,17 @@ def stamp(seconds):
 
 
 def write(settings, scans, chosen, stems):
-    """Write the frames that are not there yet -> paths of all, sorted. What is there stays: it may be labelled."""
+    """Write the frames that are not there yet -> paths of all, sorted. What is there stays: it may be labelled.
+
+    That goes for a frame with another ending too: two of one name would share their labels.
+    """
     from konohana.data.images import save_image
     from konohana.episodes.scan import grab
 
-    paths = [stem.with_name(stem.name + settings.ending) for stem in stems]
+    paths = []
+    for stem in stems:
+        ways = [stem.with_name(stem.name + ending) for ending in (settings.ending, *ENDINGS)]
+        paths.append(next((path for path in ways if path.exists()), ways[0]))
     for episode, scan in enumerate(scans):
         wanted = {
             m.time: path for m, path in zip(chosen, paths, strict=True) if m.episode == episode and not path.exists()
