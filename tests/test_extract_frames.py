@@ -92,6 +92,17 @@ def times_of(paths):
     return found
 
 
+def test_a_frame_that_is_there_is_not_written_with_another_ending(run_script, season, tmp_path):
+    out = tmp_path / 'frames'
+    given = (f'video_in={season / "ep 2.mkv"}', f'frames_out={out}')
+    assert run_script('tools/extract_frames.py', *given, 'n_frames=2').returncode == 0
+    before = {path: path.read_bytes() for path in out.glob('*.jpg')}
+    done = run_script('tools/extract_frames.py', *given, 'n_frames=4', 'ending=.png')
+    assert done.returncode == 0, done.stderr
+    assert len(before) == 2 and {path: path.read_bytes() for path in out.glob('*.jpg')} == before
+    assert len(list(out.glob('*.png'))) == 2
+
+
 def test_a_season(run_script, season, tmp_path, pictures):
     out = tmp_path / 'frames'
     arguments = [f'video_in={season}', f'frames_out={out}']

@@ -10,8 +10,8 @@ import numpy as np
 from konohana import files
 from konohana.drawing import class_colour, text_size
 from konohana.errors import UserError
-from konohana.video.copying import accepted, tags
-from konohana.video.source import ANY_TAGS, is_cover
+from konohana.video.copying import accepted, attach_cover, copier, describe, is_text, tags, text_recoder
+from konohana.video.source import ANY_TAGS, Steady, is_cover
 
 STILL = 1.5  # pixels of a picture 360 high: a box that moves less is not drawn anew
 LAYER_BOX, LAYER_NAME = 0, 1
@@ -118,33 +118,49 @@ def _copy_with(video_in, ass, path, start, chapters):
         av.open(str(path), 'w', format='matroska', container_options={'avoid_negative_ts': 'disabled'}) as out,
     ):
         out.metadata.update(tags(source.metadata))
-        copies = {}
-        for stream in source.streams:
-            if is_cover(stream):
-                kind = stream.codec_context.name.replace('mjpeg', 'jpeg')
-                name = stream.metadata.get('filename') or f'cover.{kind.replace("jpeg", "jpg")}'
-                out.add_attachment(name, f'image/{kind}', covers[stream.index])
-            elif accepted(stream, 'matroska'):
-                copies[stream.index] = copy = out.add_stream_from_template(stream, opaque=True)
-                copy.disposition = stream.disposition
-                copy.metadata.update(tags(stream.metadata))
+        handles, steady = _tracks(source, out, covers), Steady()
         track = out.add_stream_from_template(labels.streams[0], opaque=True)
         track.metadata.update(title=TITLE, language='und')
-        out.set_chapters(source.chapters() or list(chapters))
         # What a viewer calls 0, as `video.source` has it.
-        begin = max(Fraction(0), Fraction(source.start_time or 0, av.time_base)) + Fraction(start)
-        waiting = [_shifted(packet, begin) for packet in labels.demux() if packet.size]
+        begin = max(Fraction(0), Fraction(source.start_time or 0, av.time_base))
+        out.set_chapters(source.chapters() or [_later(chapter, begin) for chapter in chapters])
+        waiting = [_shifted(packet, begin + Fraction(start)) for packet in labels.demux() if packet.size]
         waiting = deque(sorted(waiting, key=lambda packet: packet.pts))
-        for packet in source.demux([s for s in source.streams if s.index in copies and s.type != 'attachment']):
+        for packet in source.demux([s for s in source.streams if s.index in handles]):
+            steady(packet)
             moment = packet.dts if packet.dts is not None else packet.pts
             if not packet.size or moment is None:
                 continue
             # Labels lie between the packets, so that a player finds both at one place.
             while waiting and waiting[0].pts * waiting[0].time_base <= moment * packet.time_base:
                 _write(out, waiting.popleft(), track)
-            _write(out, packet, copies[packet.stream.index])
+            out.mux(handles[packet.stream.index](packet))
         for packet in waiting:
             _write(out, packet, track)
+
+
+def _tracks(source, out, covers):
+    """Add a video's tracks to the file that is written; returns {stream index: handle}, see `video.copying`."""
+    handles, lost = {}, []
+    for stream in source.streams:
+        if is_cover(stream):
+            attach_cover(out, stream, covers[stream.index])
+            continue
+        if accepted(stream, 'matroska'):
+            copy = out.add_stream_from_template(stream, opaque=True)
+            handle = copier(stream, copy, 'matroska')
+        elif is_text(stream):
+            copy, handle = text_recoder(stream, out, 'matroska')
+        else:
+            lost += [] if stream.type == 'data' else [describe(stream)]
+            continue
+        copy.disposition = stream.disposition
+        copy.metadata.update(tags(stream.metadata))
+        if stream.type != 'attachment':
+            handles[stream.index] = handle
+    if lost:
+        print(f'not kept in mkv: {", ".join(lost)}')
+    return handles
 
 
 def _covers(video_in):
@@ -162,6 +178,11 @@ def _covers(video_in):
 def _write(out, packet, stream):
     packet.stream = stream
     out.mux(packet)
+
+
+def _later(chapter, seconds):
+    shift = round(seconds / chapter['time_base'])
+    return {**chapter, 'start': chapter['start'] + shift, 'end': chapter['end'] + shift}
 
 
 def _shifted(packet, seconds):

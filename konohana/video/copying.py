@@ -109,6 +109,42 @@ def recoder(stream, out):
     return handle
 
 
+def is_text(stream):
+    """Whether a stream is of subtitles as text, not as pictures."""
+    return stream.type == 'subtitle' and bool(stream.codec_context) and stream.codec_context.codec.text_sub
+
+
+def text_recoder(stream, container, form):
+    """A new track of `container` for text that it cannot hold as it is, and its handle, see `Copies`."""
+    out = container.add_stream('ass' if form == 'matroska' else 'mov_text')
+    out.codec_context.subtitle_header = stream.codec_context.subtitle_header or _ASS_HEADER
+    out.codec_context.time_base = out.time_base = stream.time_base
+
+    def handle(packet):
+        if packet is None:
+            return []
+        try:
+            found = stream.codec_context.decode2(packet)
+        except av.FFmpegError:
+            return []
+        if not found:
+            return []
+        new = out.codec_context.encode_subtitle(found)
+        new.stream, new.time_base = out, packet.time_base
+        new.pts = new.dts = packet.pts
+        new.duration = packet.duration
+        return [new]
+
+    return out, handle
+
+
+def attach_cover(container, stream, data):
+    """Add a cover picture, the `data` of the source's `stream`, to a Matroska file."""
+    kind = {'mjpeg': 'jpeg'}.get(codec_name(stream), codec_name(stream))
+    name = stream.metadata.get('filename') or f'cover.{kind.replace("jpeg", "jpg")}'
+    container.add_attachment(name, f'image/{kind}', data)
+
+
 class Copies:
     """The streams of `source` in the file that `writer` writes: `handles` {stream index: function} and `notes`.
 
@@ -146,7 +182,7 @@ class Copies:
             self._copy(stream)
         elif stream.type == 'audio' and stream.codec_context:
             self._recode_sound(stream)
-        elif stream.type == 'subtitle' and stream.codec_context and stream.codec_context.codec.text_sub:
+        elif is_text(stream):
             self._recode_text(stream)
         else:
             self.lost.setdefault(stream.type, []).append(stream)
@@ -166,9 +202,7 @@ class Copies:
         if data is None:
             self.lost.setdefault('cover', []).append(stream)
             return
-        kind = {'mjpeg': 'jpeg'}.get(codec_name(stream), codec_name(stream))
-        name = stream.metadata.get('filename') or f'cover.{kind.replace("jpeg", "jpg")}'
-        self.writer.container.add_attachment(name, f'image/{kind}', data)
+        attach_cover(self.writer.container, stream, data)
 
     def _recode_sound(self, stream):
         context = stream.codec_context
@@ -185,28 +219,9 @@ class Copies:
         self.notes.append(f'{describe(stream)}: {self.container} cannot hold it as it is, written as aac; .mkv may')
 
     def _recode_text(self, stream):
-        codec = 'ass' if self.form == 'matroska' else 'mov_text'
-        out = self.writer.container.add_stream(codec)
-        out.codec_context.subtitle_header = stream.codec_context.subtitle_header or _ASS_HEADER
-        out.codec_context.time_base = out.time_base = stream.time_base
+        out, self.handles[stream.index] = text_recoder(stream, self.writer.container, self.form)
         self._like(out, stream)
-
-        def handle(packet):
-            if packet is None:
-                return []
-            try:
-                found = stream.codec_context.decode2(packet)
-            except av.FFmpegError:
-                return []
-            if not found:
-                return []
-            new = out.codec_context.encode_subtitle(found)
-            new.stream, new.time_base = out, packet.time_base
-            new.pts = new.dts = packet.pts
-            new.duration = packet.duration
-            return [new]
-
-        self.handles[stream.index] = handle
+        codec = codec_name(out)
         style = ', which loses its styling' if codec_name(stream) in ('ass', 'ssa') and codec == 'mov_text' else ''
         hint = '' if self.form == 'matroska' else '; .mkv may'
         self.notes.append(

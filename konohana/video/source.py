@@ -212,7 +212,7 @@ class Source:
         self.name = printable(str(path).rstrip('/').rpartition('/')[2] if is_url(path) else Path(path).name)
         self.container, self.notes = _open(path, hwaccel)
         self.damaged, self.broken, self.covers = 0, '', {}
-        self._shift, self._shifts, self._lasts, self._end, self._timeless = Fraction(0), {}, {}, -math.inf, []
+        self._steady, self._timeless = Steady(), []
         self._graph, self._graph_key, self._reformat = None, None, VideoReformatter().reformat
         self._size, self._last, self._since, self._until = None, None, -math.inf, math.inf
         try:
@@ -352,27 +352,6 @@ class Source:
                 self._steady(packet)
                 yield packet
 
-    def _steady(self, packet):
-        """Shift times that jump back, where recordings are joined: the second continues where the first ends."""
-        if packet.dts is None:
-            return
-        index, moment = packet.stream.index, packet.dts * packet.time_base
-        gapless = packet.stream.type in ('audio', 'video')  # lines of text overlap, and some are shown for minutes
-        shift = self._shifts.get(index, self._shift)
-        last = self._lasts.get(index, -math.inf)
-        if moment + shift < last - JUMP:
-            if gapless and moment + self._shift < last - JUMP:
-                self._shift = self._end - moment
-            shift = self._shift
-        self._shifts[index] = shift
-        self._lasts[index] = max(moment + shift, last)
-        if gapless:
-            self._end = max(self._end, moment + shift + packet.duration * packet.time_base)
-        ticks = round(shift / packet.time_base)
-        if ticks:
-            packet.dts += ticks
-            packet.pts = None if packet.pts is None else packet.pts + ticks
-
     def _read(self):
         """Other packets and decoded frames from `_since` on to a little after `_until`."""
         over = False
@@ -497,6 +476,36 @@ class Source:
 
     def __exit__(self, *_):
         self.close()
+
+
+class Steady:
+    """Shifts times that jump back, where recordings are joined: the second continues where the first ends.
+
+    Call it with each packet of a file, in their order.
+    """
+
+    def __init__(self):
+        self.shift, self.shifts, self.lasts, self.end = Fraction(0), {}, {}, -math.inf
+
+    def __call__(self, packet):
+        if packet.dts is None:
+            return
+        index, moment = packet.stream.index, packet.dts * packet.time_base
+        gapless = packet.stream.type in ('audio', 'video')  # lines of text overlap, and some are shown for minutes
+        shift = self.shifts.get(index, self.shift)
+        last = self.lasts.get(index, -math.inf)
+        if moment + shift < last - JUMP:
+            if gapless and moment + self.shift < last - JUMP:
+                self.shift = self.end - moment
+            shift = self.shift
+        self.shifts[index] = shift
+        self.lasts[index] = max(moment + shift, last)
+        if gapless:
+            self.end = max(self.end, moment + shift + packet.duration * packet.time_base)
+        ticks = round(shift / packet.time_base)
+        if ticks:
+            packet.dts += ticks
+            packet.pts = None if packet.pts is None else packet.pts + ticks
 
 
 def starts_within(packet, since):
