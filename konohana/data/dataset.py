@@ -78,7 +78,7 @@ class Frames(Dataset):
         if lacking:
             raise UserError(
                 f'{lacking[0].path}: this detector learns masks, but there are none for this picture (nor for '
-                f'{len(lacking) - 1} others of {len(frames)}). Take COCO data with masks, such as '
+                f'{len(lacking) - 1} others of {len(frames)}). Take data with masks, such as '
                 'konohana_dataset_path=toy_show_coco, or a detector that learns boxes.'
             )
         self.frames, self.class_names = frames, list(class_names)

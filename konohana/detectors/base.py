@@ -99,8 +99,8 @@ class Detector(NamedByCast, nn.Module):
             raise ValueError('targets are needed in training mode')
         if self.wants_masks and any('masks' not in target for target in targets):
             raise UserError(
-                'This detector learns masks, and the data has only boxes. Use data with masks (COCO segmentations), or '
-                'a detector of boxes such as fasterrcnn_resnet50_fpn_v2.'
+                'This detector learns masks, and the data has only boxes. Use data with masks, such as '
+                'konohana_dataset_path=toy_show_coco, or a detector of boxes such as fasterrcnn_resnet50_fpn_v2.'
             )
 
     def raw_outputs(self, batch):
