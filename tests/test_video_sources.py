@@ -117,6 +117,14 @@ def test_a_copy_with_labels_keeps_the_text_of_mp4_and_joins_recordings(tmp_path)
         assert float(chapter['start'] * chapter['time_base']) == pytest.approx(seen[0] + 0.5, abs=0.1)
 
 
+def test_a_tag_that_states_no_length_is_no_obstacle(tmp_path):
+    for number, stated in enumerate(('00:00:1.2.3', '00:00:.', '9' * 5000 + ':00:00')):
+        tag = '-metadata:s:v:0', f'DURATION-eng={stated}'
+        path = make(tmp_path / f'{number}.mkv', *source(seconds=0.4), *X264, *tag)
+        with Source(path) as opened:
+            assert float(opened.expected) == pytest.approx(0.4, abs=0.01)
+
+
 def test_a_gap_of_an_hour_is_no_more_frames(tmp_path):
     first = make(tmp_path / '1.ts', *source(), *tone(), *X264, '-c:a', 'aac')
     second = make(tmp_path / '2.ts', *source(), *tone(), *X264, '-c:a', 'aac', '-output_ts_offset', 3600)

@@ -33,6 +33,7 @@ AFTER = 3  # seconds of the file to read after the end of a part, for packets th
 TIMELESS = 300  # frames without a time that may wait for the first frame with one
 # Tags that are no UTF-8 must not end a run. From PyAV 19 on they need no setting: it keeps their bytes as surrogates.
 ANY_TAGS = {'metadata_errors': 'replace'} if int(av.__version__.partition('.')[0]) < 19 else {}
+CLOCK = re.compile(r'(\d{1,5}):(\d{1,5}):(\d{1,5}(?:\.\d{1,12})?)').fullmatch
 PATIENCE = (20.0, 30.0)  # seconds to open a stream URL, and without data
 
 
@@ -183,8 +184,8 @@ def _exactly(seconds):
 
 def _stated_end(container, stream):
     """The file's time in seconds at which the video ends according to its metadata, None if it does not say."""
-    duration = next((v for k, v in stream.metadata.items() if k.upper().startswith('DURATION')), '')
-    found = re.fullmatch(r'(\d+):(\d+):([\d.]+)', duration)  # Matroska: the end of each track
+    stated = [value for key, value in stream.metadata.items() if key.upper().startswith('DURATION')]
+    found = next(filter(None, map(CLOCK, stated)), None)  # Matroska: the end of each track
     if found:
         return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3])
     if stream.duration and stream.time_base:
