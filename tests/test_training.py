@@ -463,6 +463,26 @@ def test_a_damaged_or_forged_optim_is_one_line(resumable, damage):
     assert '\n' not in str(caught.value)
 
 
+def test_resuming_with_another_detector_speaks_of_that_alone(train, dataset, trained, tmp_path):
+    folder = trained(tmp_path / 'run')
+    state = torch.load(folder / 'optim.pt', weights_only=True)
+    state['description'].update(detector='yolof', options={'backbone': 'resnet18'})
+    torch.save(state, folder / 'optim.pt')
+    done = train(dataset, folder, 'n_epoch=2')
+    assert done.returncode == 2 and 'detector=yolof' in done.stderr and 'second look' not in done.stdout, done
+
+
+def test_resuming_to_learn_other_parts_of_the_network_says_so(resumable, monkeypatch):
+    run, state = resumable
+    torch.save(state, run.optim_file)
+    only = copy.deepcopy(run.model).requires_grad_(False)
+    only.neck.requires_grad_(True)
+    monkeypatch.setattr(run, 'model', only)
+    monkeypatch.setattr(run, 'optimizer', make_optimizer(only, 1e-3, 0.05))
+    with pytest.raises(UserError, match='only_second_look'):
+        run.resume(n_batches=3)
+
+
 @pytest.mark.parametrize(
     'forged',
     [

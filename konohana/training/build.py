@@ -64,9 +64,10 @@ def build(settings, device):
     frames = read_training_frames(settings)
     folder = folder_of(settings)
     before = begun(folder, settings.use_res2block)
-    if options.get('second_look') and before and not before['description']['options'].get('second_look'):
-        print('This run began without a second look and goes on without one.')
-        options['second_look'] = False
+    if options.get('second_look') and before and before['description']['detector'] == settings.detector:
+        if not before['description']['options'].get('second_look'):
+            print('This run began without a second look and goes on without one.')
+            options['second_look'] = False
     choose(settings, frames.train, before)
     model = detectors.build(settings.detector, len(frames.class_names), settings.img_hw, **options)
     if model.looks_again:

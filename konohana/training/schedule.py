@@ -67,7 +67,7 @@ def load_optimizer(optimizer, model, state):
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         two = [[p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]]
         if [len(group['params']) for group in saved] != [len(group) for group in two]:
-            raise ValueError('its optimizer has other parameters')
+            raise ValueError('its optimizer learned other parameters than now; was only_second_look another?')
         position = {id(parameter): i for i, parameter in enumerate(two[0] + two[1])}
         before = [saved[group['params'][0].ndim <= 1] for group in optimizer.param_groups]
     for group, old in zip(groups, before, strict=True):
