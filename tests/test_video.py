@@ -543,6 +543,18 @@ def test_stopping_keeps_what_is_done(error, rich, tmp_path, capsys):
     assert 'Attachment: ttf' in dump(tmp_path / 'out_partial.mkv')
 
 
+def test_ctrl_c_while_the_last_bytes_go_to_the_disk_keeps_the_whole(clip, tmp_path, monkeypatch):
+    def slow_disk(_):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('konohana.video.writer.os.fsync', slow_disk)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(clip, tmp_path / 'out.mkv')
+    nothing_left(tmp_path, 'clip.mp4', 'out.mkv')
+    assert len(times(tmp_path / 'out.mkv')) == 25
+
+
 def test_failed_drawing_does_not_hang(clip, tmp_path, monkeypatch):
     def broken(*arguments):
         raise RuntimeError('cannot draw')

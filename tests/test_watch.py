@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from konohana.episodes.index import build_index
+from konohana.episodes.episode import read_or_watch
+from konohana.episodes.index import build_index, load_index, save_index
 from konohana.episodes.watch import _Watch, watch
 from konohana.video.annotate import NOTHING
 from tests.test_video import X264, make, source
 
-NOBODY = SimpleNamespace(class_names=['Yuzu'], detect=lambda frames, **_: [NOTHING] * len(frames))
+NOBODY = SimpleNamespace(class_names=['Yuzu'], cast=None, detect=lambda frames, **_: [NOTHING] * len(frames))
 
 
 @pytest.fixture(scope='module')
@@ -44,3 +45,22 @@ def test_what_was_seen_is_kept_wherever_ctrl_c_comes(path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         watch(NOBODY, path, progress=False, batch_size=4, detect_every=1, keep=kept.append)
     assert kept[0] == len(kept[1].times) == 8
+
+
+@pytest.mark.parametrize('where', ['watch.build_index', 'episode.save_index'])
+def test_ctrl_c_when_all_is_seen_loses_nothing(path, tmp_path, monkeypatch, where):
+    calls, function = [], {'watch.build_index': build_index, 'episode.save_index': save_index}[where]
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    monkeypatch.setattr(f'konohana.episodes.{where}', interrupted)
+    kept = tmp_path / 'a.detections.jsonl.gz'
+    with pytest.raises(KeyboardInterrupt):
+        read_or_watch(NOBODY, path, path, kept, progress=False)
+    assert len(load_index(kept).times) == 30
+    _, line = read_or_watch(NOBODY, path, path, kept, progress=False)
+    assert 'taken from' in line or '0 of the 0 frames that were left' in line

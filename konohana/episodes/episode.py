@@ -237,7 +237,11 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
         known = known or (detections_of(index) if index.made_from == made_from else [])
 
     index, done = watch(model, video_in, shared=SHARED_NAMES, known=known, keep=keep_part, **options)
-    keep(index)
+    try:
+        keep(index)
+    except KeyboardInterrupt:  # what took an hour to find out is written in a second
+        keep(index)
+        raise
     rate, new = done['frames'] / max(done['seconds'], 1e-9), done['frames'] - len(known)
     what = f'the {new} frames that were left' if known else count(new, 'frame')
     seen = f'{done["detected"]} of {what} were looked at, {rate:.1f} frames a second: {path}'

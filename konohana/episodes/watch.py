@@ -58,11 +58,11 @@ def watch(
         watching = _Watch(model, source, batch_size, detect_every, known)
         try:
             watching.run(progress)
+            index = watching.index(shared)
         except BaseException:
             if keep and len(watching.times) > len(known):
                 keep(watching.index(shared))
             raise
-        index = watching.index(shared)
     done = {'frames': len(watching.times), 'detected': watching.detected, 'seconds': time.monotonic() - began}
     return index, {**done, 'stages': watching.stages.text(done['frames'])}
 

@@ -241,11 +241,11 @@ class _Annotation:
             self.tell(*self._after())
             with self.stages.at('encode'):
                 self.writer.flush(handles)
+            self.writer.finish()
         except (Exception, KeyboardInterrupt) as error:
             # By now every frame that has detections is drawn.
             self.writer.keep(error, handles)
             raise
-        self.writer.finish()
         picture = self.source.picture
         return {
             'video_out': self.writer.path,

@@ -147,10 +147,10 @@ def annotate_camera(
                 if not recording.seen:
                     raise UserError(f'camera {number}: gave no picture, so nothing is recorded.')
                 writer.flush()
+                writer.finish()
             except (Exception, KeyboardInterrupt) as error:
                 writer.keep(error)
                 raise
-            writer.finish()
     return {
         'video_out': video_out,
         'frames': writer.frames,

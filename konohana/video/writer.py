@@ -100,7 +100,7 @@ class VideoWriter:
     ):  # fmt: skip
         self.path, self.frames, self.end, self.source = Path(path), 0, Fraction(0), source
         self.form = CONTAINERS[self.path.suffix.lower()]
-        self.notes, self.held, self.refused = [], deque(), 0
+        self.notes, self.held, self.refused, self.complete = [], deque(), 0, False
         self.unfinished, self.lock = _unfinished(self.path)
         # Keep times: Matroska would shift all of them for the priming of an audio decoder, which is below 0.
         # MP4 is written in fragments, readable however writing ends; a complete file becomes a plain MP4.
@@ -257,6 +257,7 @@ class VideoWriter:
                 self._mux(handle, None)
             self._mux(list, self.stream.encode(None))
             self.container.close()
+        self.complete = whole
 
     def finish(self, remember=True):
         """Rename the complete file to `path`; `remember` it as an output of this program (see `files`)."""
@@ -276,8 +277,13 @@ class VideoWriter:
             files.written(path)
 
     def keep(self, why, handles=()):
-        """After an exception `why`: complete the frames so far as `<name>_partial`, if the disk allows it."""
-        if not self.frames:
+        """After an exception `why`: complete the frames so far as `<name>_partial`, if the disk allows it.
+
+        Where all of it is written already and only the name is missing, it gets that.
+        """
+        if self.complete and self.unfinished.exists():
+            self.finish()
+        if not self.frames or self.complete:
             return
         with contextlib.suppress(UserError, av.FFmpegError, OSError):
             self.flush(handles, whole=False)
