@@ -94,11 +94,9 @@ def read_bytes(path, limit=1 << 31, what='file'):
     path = Path(path)
     with reading(path, what):
         check_regular(path)
-        with path.open('rb') as file:
-            data = file.read(limit + 1) if path.stat().st_size <= limit else None
-    if data is None or len(data) > limit:
-        raise UserError(f'{path}: larger than {limit / 1e6:.0f} MB, which no {what} is.')
-    return data
+        if path.stat().st_size > limit:
+            raise UserError(f'{path}: larger than {limit / 1e6:.0f} MB, which no {what} is.')
+        return path.read_bytes()
 
 
 def read_text(path, limit=1 << 31):

@@ -175,3 +175,11 @@ def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path):
     )
     assert subprocess.run([sys.executable, '-c', code, str(path)], cwd=PROJECT).returncode
     assert path.read_text() == 'old'
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    (tmp_path / 'huge.pt').write_bytes(b'x' * 2_000_001)
+    assert len(files.read_bytes(tmp_path / 'huge.pt', 2_000_001)) == 2_000_001
+    monkeypatch.setattr(files.Path, 'read_bytes', None)  # to call it would be a TypeError
+    with pytest.raises(UserError, match='larger than 2 MB, which no weights file is'):
+        files.read_bytes(tmp_path / 'huge.pt', 2_000_000, 'weights file')
