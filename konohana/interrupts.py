@@ -53,6 +53,23 @@ def raising():
         yield
 
 
+@contextlib.contextmanager
+def patient():
+    """Raise KeyboardInterrupt on the first Ctrl-C, SIGTERM or SIGHUP in the block, and none on the second.
+
+    After the first the block's threads end and what is done is kept, which a second would spoil. A third raises again.
+    """
+    seen = []
+
+    def handler(number):
+        seen.append(number)
+        if len(seen) != 2:
+            raise KeyboardInterrupt
+
+    with handling(handler):
+        yield
+
+
 class StopRequest:
     """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request that the loop obeys between two iterations.
 

@@ -6,8 +6,10 @@ Source and result are compared by decoding both.
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +28,7 @@ from konohana.video import annotate as engine
 from konohana.video.annotate import annotate_video
 from konohana.video.canvas import Canvas, to_yuv_matrix
 from konohana.video.source import Picture, Reducer, rgb_to_yuv
+from konohana.video.writer import VideoWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -553,6 +556,33 @@ def test_ctrl_c_while_the_last_bytes_go_to_the_disk_keeps_the_whole(clip, tmp_pa
         annotate(clip, tmp_path / 'out.mkv')
     nothing_left(tmp_path, 'clip.mp4', 'out.mkv')
     assert len(times(tmp_path / 'out.mkv')) == 25
+
+
+def test_a_second_ctrl_c_does_not_spoil_what_the_first_keeps(clip, tmp_path, monkeypatch):
+    """The threads are still at work when it comes: without them nothing could be kept, or the run would hang."""
+    write, threads = VideoWriter.write, []
+
+    def slow(writer, frame):
+        time.sleep(0.05)
+        write(writer, frame)
+
+    def twice():
+        for _ in range(2):
+            time.sleep(0.15)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def model(images):
+        if not threads:
+            threads.append(threading.Thread(target=twice))
+            threads[0].start()
+        return one_box(images)
+
+    monkeypatch.setattr(VideoWriter, 'write', slow)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(clip, tmp_path / 'out.mkv', model)
+    threads[0].join()
+    assert 0 < len(times(tmp_path / 'out_partial.mkv')) < 25
+    nothing_left(tmp_path, 'clip.mp4', 'out_partial.mkv')
 
 
 def test_failed_drawing_does_not_hang(clip, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import numpy as np
 from konohana import files
 from konohana.episodes.shots import ShotFinder
 from konohana.errors import UserError
+from konohana.interrupts import patient
 from konohana.progress import progress_bar
 from konohana.video.moments import frames_at
 from konohana.video.source import QUICK, Reducer, Source
@@ -67,7 +68,7 @@ def scan(path, progress=True, hwaccel=''):
     Raises:
         UserError: the video cannot be read, or scenedetect is not installed.
     """
-    with Source(path, hwaccel=hwaccel) as source:
+    with patient(), Source(path, hwaccel=hwaccel) as source:
         picture = source.picture
         unit = source.prepare(picture, exact=False)
         width = max(1, round(picture.width * float(picture.sar or 1)))

@@ -10,6 +10,7 @@ import numpy as np
 from konohana.episodes.index import build_index
 from konohana.episodes.portraits import Portraits
 from konohana.episodes.shots import Repeats, ShotFinder, compared_size
+from konohana.interrupts import patient
 from konohana.progress import progress_bar
 from konohana.video.annotate import detect, device_of, looked_at_size, model_size
 from konohana.video.copying import chapters_within
@@ -54,7 +55,7 @@ def watch(
         UserError: the video cannot be used.
     """
     began = time.monotonic()
-    with Source(video_in, start, seconds, hwaccel) as source:
+    with patient(), Source(video_in, start, seconds, hwaccel) as source:
         watching = _Watch(model, source, batch_size, detect_every, known)
         try:
             watching.run(progress)

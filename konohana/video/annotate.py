@@ -19,6 +19,7 @@ from konohana import files
 from konohana.boxes import as_array
 from konohana.data.images import fit_size
 from konohana.errors import UserError, count
+from konohana.interrupts import patient
 from konohana.progress import progress_bar
 from konohana.video.canvas import Canvas
 from konohana.video.copying import Copies
@@ -180,7 +181,7 @@ def annotate_video(
         )
     check_encoding(codec, crf, preset, pix_fmt)
     check_target(video_out)
-    with Source(video_in, start, seconds, hwaccel) as source:
+    with patient(), Source(video_in, start, seconds, hwaccel) as source:
         files.claim(video_out, [] if is_url(video_in) else [video_in], overwrite, 'video_out')
         picture = encoded(source.picture, codec, pix_fmt)
         unit = source.prepare(picture, CONTAINERS[video_out.suffix.lower()] != 'matroska')
