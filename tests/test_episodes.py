@@ -233,6 +233,8 @@ def test_scenes_with_several(index):
     assert find.wanted_names('柚子, other', NAMES, {'Yuzu': '柚子'}) == ['Yuzu', '其他']
     with pytest.raises(UserError, match=r"nobody is called 'Yuzo'\. Did you mean yuzu"):
         find.wanted_names('Yuzo', NAMES)
+    assert find.wanted_names('AL, al', ['AL', 'Al']) == ['AL', 'Al']
+    assert find.wanted_names('Smith, Jo', ['Smith, Jo', 'Bo']) == ['Smith, Jo']
 
 
 def test_the_page_shows_hostile_names_as_text_and_asks_for_nothing(index, tmp_path):

@@ -46,14 +46,16 @@ def wanted_names(text, class_names, spell=None):
         for other in (ROMANISED.get(name), (spell or {}).get(name)):
             if other:
                 spellings.setdefault(str(other), name)
-    by_lower = {key.lower(): name for key, name in spellings.items()}
+    known = {**{key.lower(): name for key, name in spellings.items()}, **spellings}  # of 'Al' and 'AL' each is found
+    parts = text.replace('，', ',').replace('、', ',').split(',')
     names = []
-    for part in filter(None, (part.strip() for part in text.replace('，', ',').replace('、', ',').split(','))):
-        if part.lower() not in by_lower:
-            close = difflib.get_close_matches(part.lower(), by_lower, n=1)
+    for part in [text] if text in spellings else filter(None, map(str.strip, parts)):  # a name may have a comma
+        name = known.get(part) or known.get(part.lower())
+        if name is None:
+            close = difflib.get_close_matches(part.lower(), known, n=1)
             hint = f' Did you mean {close[0]}?' if close else ''
             raise UserError(f'find={text}: nobody is called {part!r}.{hint} Names: {", ".join(spellings)}.')
-        names.append(by_lower[part.lower()])
+        names.append(name)
     if not names:
         raise UserError(f'find={text}: it names nobody. Write names, separated by commas.')
     return list(dict.fromkeys(names))

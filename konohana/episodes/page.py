@@ -1,5 +1,6 @@
 """An episode's index as one self-contained HTML page: it opens from disk, without a server and without the network."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from konohana.cast import ROMANISED
 from konohana.drawing import class_colour
 from konohana.episodes.index import seconds_on_screen
 from konohana.episodes.timeline import spans_of
-from konohana.errors import printable
 
 N_PICTURES = 8  # of each character, evenly spread over the episode
 PICTURE_HEIGHT = 120  # pixels
@@ -78,7 +78,12 @@ def write_page(path, index, video, spell=None, pictures=None, offset=0.0, previe
         )
     beside = video.name if video.parent.resolve() == path.parent.resolve() else str(video.resolve())
     data = {
-        **{'video': index.video, 'file': printable(beside), 'start': float(ends[0]), 'end': float(ends[-1])},
+        **{
+            'video': index.video,
+            'file': os.fsencode(beside).decode(errors='replace'),
+            'start': float(ends[0]),
+            'end': float(ends[-1]),
+        },
         'player': pages.address(beside) if video.suffix.lower() in BROWSER_ENDINGS else '',
         **{'offset': offset, 'playerOffset': offset},
         'shots': [round(float(index.times[s]), 3) for s in index.shots],
