@@ -10,7 +10,7 @@ import numpy as np
 from konohana import files
 from konohana.drawing import class_colour, text_size
 from konohana.errors import UserError
-from konohana.video.copying import accepted, attach_cover, copier, describe, is_text, tags, text_recoder
+from konohana.video.copying import accepted, attach_cover, copied, describe, is_text, tags, text_recoder
 from konohana.video.source import ANY_TAGS, Steady, is_cover
 
 STILL = 1.5  # pixels of a picture 360 high: a box that moves less is not drawn anew
@@ -147,15 +147,12 @@ def _tracks(source, out, covers):
             attach_cover(out, stream, covers[stream.index])
             continue
         if accepted(stream, 'matroska'):
-            copy = out.add_stream_from_template(stream, opaque=True)
-            handle = copier(stream, copy, 'matroska')
+            _, handle = copied(stream, out, 'matroska')
         elif is_text(stream):
-            copy, handle = text_recoder(stream, out, 'matroska')
+            _, handle = text_recoder(stream, out, 'matroska')
         else:
             lost += [] if stream.type == 'data' else [describe(stream)]
             continue
-        copy.disposition = stream.disposition
-        copy.metadata.update(tags(stream.metadata))
         if stream.type != 'attachment':
             handles[stream.index] = handle
     if lost:

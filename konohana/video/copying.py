@@ -67,6 +67,19 @@ def chapters_within(chapters, origin, length=math.inf):
     return kept
 
 
+def like(out, stream):
+    """Give the track `out` what the source's says of itself: its tags, and whether players choose it."""
+    out.disposition = stream.disposition
+    out.metadata.update(tags(stream.metadata))
+
+
+def copied(stream, container, form):
+    """A copy of a stream as a track of `container`, of the kind `form`: (track, handle that copies packets)."""
+    out = container.add_stream_from_template(stream, opaque=True)
+    like(out, stream)
+    return out, copier(stream, out, form)
+
+
 def copier(stream, out, form):
     """A handle (see `Copies`) that copies packets; times that do not rise, in damaged or joined files, are shifted."""
     last, rising = None, stream.type in ('audio', 'video')
@@ -119,6 +132,7 @@ def text_recoder(stream, container, form):
     out = container.add_stream('ass' if form == 'matroska' else 'mov_text')
     out.codec_context.subtitle_header = stream.codec_context.subtitle_header or _ASS_HEADER
     out.codec_context.time_base = out.time_base = stream.time_base
+    like(out, stream)
 
     def handle(packet):
         if packet is None:
@@ -157,7 +171,7 @@ class Copies:
         self.handles, self.notes, self.lost = {}, [], {}
         self.container = writer.path.suffix.lower().lstrip('.')
         writer.container.metadata.update(tags(source.container.metadata))
-        self._like(writer.stream, source.video)
+        like(writer.stream, source.video)
         for stream in source.container.streams:
             if stream is not source.video and not self._made_again(stream):
                 self._add(stream)
@@ -170,10 +184,6 @@ class Copies:
             return False
         chapters = self.source.container.chapters() and codec_name(stream) in ('bin_data', 'unknown')
         return bool(chapters) or 'timecode' in stream.metadata
-
-    def _like(self, out, stream):
-        out.disposition = stream.disposition
-        out.metadata.update(tags(stream.metadata))
 
     def _add(self, stream):
         if is_cover(stream) and self.form == 'matroska':
@@ -188,10 +198,9 @@ class Copies:
             self.lost.setdefault(stream.type, []).append(stream)
 
     def _copy(self, stream):
-        out = self.writer.container.add_stream_from_template(stream, opaque=True)
-        self._like(out, stream)
+        out, handle = copied(stream, self.writer.container, self.form)
         if stream.type != 'attachment':
-            self.handles[stream.index] = copier(stream, out, self.form)
+            self.handles[stream.index] = handle
         if is_cover(stream) and stream.index in self.source.covers:
             picture = av.Packet(self.source.covers[stream.index])
             picture.stream, picture.pts, picture.dts, picture.is_keyframe = out, 0, 0, True
@@ -214,13 +223,12 @@ class Copies:
         )
         out.codec_context.layout = usual or 'stereo'
         out.bit_rate = 96000 * max(1, context.layout.nb_channels)
-        self._like(out, stream)
+        like(out, stream)
         self.handles[stream.index] = recoder(stream, out)
         self.notes.append(f'{describe(stream)}: {self.container} cannot hold it as it is, written as aac; .mkv may')
 
     def _recode_text(self, stream):
         out, self.handles[stream.index] = text_recoder(stream, self.writer.container, self.form)
-        self._like(out, stream)
         codec = codec_name(out)
         style = ', which loses its styling' if codec_name(stream) in ('ass', 'ssa') and codec == 'mov_text' else ''
         hint = '' if self.form == 'matroska' else '; .mkv may'

@@ -14,7 +14,7 @@ import av
 from konohana import files
 from konohana.errors import UserError
 from konohana.video.annotate import encoded
-from konohana.video.copying import Copies, accepted, chapters_within, copier, recoder, tags
+from konohana.video.copying import Copies, accepted, chapters_within, copied, recoder, tags
 from konohana.video.source import ANY_TAGS, LIMITED, Source, is_cover, matrix_of, reason, starts_within
 from konohana.video.writer import CONTAINERS, VideoWriter
 
@@ -183,11 +183,9 @@ def _copy(source, part, path, form, tag):
         out.metadata.update({**tags(source.container.metadata), 'description': tag})
         handles = {}
         for stream in streams:
-            copy = out.add_stream_from_template(stream, opaque=True)
-            copy.disposition = stream.disposition
-            copy.metadata.update(tags(stream.metadata))
+            _, handle = copied(stream, out, form)
             if stream.type != 'attachment':
-                handles[stream.index] = copier(stream, copy, form)
+                handles[stream.index] = handle
         out.set_chapters(chapters_within(source.container.chapters(), part.begin, part.end - part.begin))
         for packet in _packets_of(source, part, [s for s in streams if s.index in handles]):
             shift = round(part.begin / packet.time_base)
