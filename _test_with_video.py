@@ -95,6 +95,7 @@ def as_text(value):
 def searched_alone(settings, weights, source, target):
     """The `find.Episode` of a video that is done with the same options, and is only to be searched; else None."""
     from konohana.episodes.episode import known_episode
+    from konohana.errors import printable
     from konohana.video.season import why_again
 
     if not settings.find or settings.overwrite or settings.index_only:
@@ -105,7 +106,7 @@ def searched_alone(settings, weights, source, target):
         return None
     episode = known_episode(source, target, settings.labels_as, False, now['weights'])
     if episode:
-        print(f'{target}: already done, only searched')
+        print(f'{printable(target)}: already done, only searched')
     return episode
 
 

@@ -1,16 +1,19 @@
 """Watching an episode with a detector that finds nobody: its chapters, and ends that come at a bad moment."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
-from konohana.episodes.episode import read_or_watch
+from konohana.episodes.episode import annotate_episode, read_or_watch
 from konohana.episodes.index import build_index, load_index, save_index
 from konohana.episodes.watch import _Watch, watch
 from konohana.video.annotate import NOTHING
 from tests.test_video import X264, make, source
 
-NOBODY = SimpleNamespace(class_names=['Yuzu'], cast=None, detect=lambda frames, **_: [NOTHING] * len(frames))
+NOBODY = SimpleNamespace(
+    class_names=['Yuzu'], cast=None, wants_masks=False, detect=lambda frames, **_: [NOTHING] * len(frames)
+)
 
 
 @pytest.fixture(scope='module')
@@ -64,3 +67,16 @@ def test_ctrl_c_when_all_is_seen_loses_nothing(path, tmp_path, monkeypatch, wher
     assert len(load_index(kept).times) == 30
     _, line = read_or_watch(NOBODY, path, path, kept, progress=False)
     assert 'taken from' in line or '0 of the 0 frames that were left' in line
+
+
+def test_what_is_said_of_a_file_controls_no_terminal(path, tmp_path, capsys):
+    pytest.importorskip('pysubs2')
+    source = shutil.copy(path, tmp_path / 'a\x1b[31m\n.mkv')
+    encoding = {'codec': 'h264', 'crf': 40, 'preset': 'ultrafast', 'pix_fmt': '', 'hwaccel': ''}
+    options = {'start': 0, 'seconds': 0.5, 'label_names': {}, 'threshold': 0.5, 'overwrite': False, 'font': None}
+    more = {'progress': False, 'batch_size': 4, 'preview': True, 'xray': True}
+    for labels_as in ('picture', 'subtitles'):
+        target = tmp_path / labels_as / f'{source.stem}.mkv'
+        annotate_episode(NOBODY, path, source, target, labels_as=labels_as, **encoding, **options, **more)
+    said = capsys.readouterr().out
+    assert '\x1b' not in said and all(' ' in line for line in said.splitlines()) and said.count('Who is on') == 6

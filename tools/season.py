@@ -47,7 +47,7 @@ def main(arguments=None):
     beside = [path.with_name(stem_of(path) + '.html') for path in paths]
     pages = [relative(path, page.parent) if path.is_file() else '' for path in beside]
     write_season(page, indexes, settings.title or folder.name, settings.label_names, pages)
-    print(f'{count(len(indexes), "episode")}: {page}')
+    print(f'{count(len(indexes), "episode")}: {printable(page)}')
     if settings.find:
         videos_in = settings.path(settings.videos_in) if settings.videos_in else None
         known = [episode_of(index, path, videos_in) for index, path in zip(indexes, paths, strict=True)]

@@ -63,10 +63,12 @@ def cut_clips(scenes, folder, cut='copy', overwrite=False, progress=True, **enco
                 seen += n_frames(scene)
                 bar.update(min(seen, total))
     except KeyboardInterrupt:
-        print(f'Stopped after {len(done)} of {count(len(scenes), "clip")}: the same command goes on. {folder}')
+        print(
+            f'Stopped after {len(done)} of {count(len(scenes), "clip")}: the same command goes on. {printable(folder)}'
+        )
         raise
     if done:
-        print(f'{count(len(done), "clip")}: {folder}')
+        print(f'{count(len(done), "clip")}: {printable(folder)}')
     if failed:
         raise UserError(f'{len(failed)} of {count(len(scenes), "clip")} could not be cut: ' + ' | '.join(failed))
     return done

@@ -90,19 +90,20 @@ def annotate_episode(
     chapters = extras.chapters(index, spell, offset) if xray else ()
     if labels_as == 'subtitles' and not index_only:
         ass = write_labels_as_subtitles(index, video_in, target, spell, start, options['overwrite'], chapters)
-        print(f'Labels: {ass}')
-        print(f'{target}: a copy with the labels as a subtitle track')
+        print(f'Labels: {printable(ass)}')
+        print(f'{printable(target)}: a copy with the labels as a subtitle track')
     elif not index_only:
         _report(draw_episode(index, video_in, target, smooth, chapters=chapters, **options), began)
     if preview:
-        print(f'Preview: {make_preview(index, episode, paths["preview"], offset, options["progress"])}')
+        made = make_preview(index, episode, paths['preview'], offset, options['progress'])
+        print(f'Preview: {printable(made)}')
     if xray:
         extras.write_vtt(paths['vtt'], index, spell, offset)
         extras.write_chapters(paths['chapters'], index, spell, offset)
-        print(f'For players: {paths["vtt"]}, {paths["chapters"]}')
+        print(f'For players: {printable(paths["vtt"])}, {printable(paths["chapters"])}')
     shown = {'preview': paths.get('preview'), 'source': video_in, 'start': start}
     for path in write_index(index, target, episode.video, spell, options['font'], offset, **shown):
-        print(f'Who is on screen when: {path}')
+        print(f'Who is on screen when: {printable(path)}')
     return None if index_only else target, episode
 
 
@@ -167,7 +168,7 @@ def _report(done, began):
     took, frames = max(time.monotonic() - began, 1e-9), done['frames']
     print(
         f'{count(frames, "frame")} ({done["seconds"]:.2f} s, {rate_of(done)}) in {took:.1f} s, '
-        f'{frames / took:.1f} a second: {done["video_out"]}\n{done["stages"]}'
+        f'{frames / took:.1f} a second: {printable(done["video_out"])}\n{done["stages"]}'
     )
 
 
@@ -225,7 +226,7 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
         index.complete = False
         keep(index)
         kept = count(len(index.times), 'frame is', 'frames are')
-        print(f'{kept} kept in {path}: the next run goes on from there.')
+        print(f'{kept} kept in {printable(path)}: the next run goes on from there.')
 
     known = []
     for found in filter(files.written_here, [path, *_in_other_formats(path)]):
@@ -233,7 +234,7 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
         if index.made_from == made_from and index.complete:
             if index.threshold != threshold or found != path:
                 keep(index)
-            return index, f'Detections are taken from {found}'
+            return index, f'Detections are taken from {printable(found)}'
         known = known or (detections_of(index) if index.made_from == made_from else [])
 
     index, done = watch(model, video_in, shared=SHARED_NAMES, known=known, keep=keep_part, **options)
@@ -244,7 +245,7 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
         raise
     rate, new = done['frames'] / max(done['seconds'], 1e-9), done['frames'] - len(known)
     what = f'the {new} frames that were left' if known else count(new, 'frame')
-    seen = f'{done["detected"]} of {what} were looked at, {rate:.1f} frames a second: {path}'
+    seen = f'{done["detected"]} of {what} were looked at, {rate:.1f} frames a second: {printable(path)}'
     return index, f'{seen}\n{done["stages"]}'
 
 
@@ -311,7 +312,7 @@ def write_index(index, target, video, spell=None, font=None, offset=0.0, source=
     if installed('matplotlib'):
         timeline.write_timeline(paths['timeline'], index, spell, font)
     else:
-        print(f'{paths.pop("timeline").name} is left out: pip install matplotlib')
+        print(f'{printable(paths.pop("timeline").name)} is left out: pip install matplotlib')
     pictures = cut_pictures(index, source, start) if source else None
     page.write_page(paths['page'], index, video, spell, pictures, offset, preview)
     return [paths[key] for key in ('appearances', 'timeline', 'page') if key in paths]
@@ -337,7 +338,7 @@ def cut_pictures(index, source, start=0.0):
             for name, box in chosen[moments[moment]]:
                 pictures[name].append((moments[moment], page.portrait_of(picture, box)))
     except UserError as error:
-        print(f'The page has fewer pictures: {error}')
+        print(f'The page has fewer pictures: {printable(error)}')
     return {name: sorted(found) for name, found in pictures.items()}
 
 

@@ -177,7 +177,7 @@ def jobs_of(sources, folder, settings, again, ending=''):
         job = Job(number, len(sources), source, target)
         why = 'not done' if again else why_again(source, job.target, settings)
         if not why:
-            print(f'{job}: already done, skipped ({job.target})')
+            print(f'{job}: already done, skipped ({printable(job.target)})')
             continue
         if why != 'not done':
             print(f'{job}: done again ({why})')
@@ -193,7 +193,7 @@ def one_by_one(jobs, annotate):
         try:
             annotate(job.source, job.target)
         except UserError as error:
-            print(f'Failed: {error}')
+            print(f'Failed: {printable(error)}')
             failed.append(str(error))
     tell_failed(failed, jobs)
 

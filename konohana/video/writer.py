@@ -19,7 +19,7 @@ from av.codec.context import Flags
 from av.codec.hwaccel import HWAccel
 
 from konohana import files
-from konohana.errors import UserError, count
+from konohana.errors import UserError, count, printable
 from konohana.video.source import reason
 
 CONTAINERS = {'.mkv': 'matroska', '.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov'}
@@ -293,7 +293,7 @@ class VideoWriter:
             return
         partial = _free(self.path, '_partial')
         self._rename(partial)
-        print(f'{stopped(why)} after {count(self.frames, "frame")}, kept in {partial}.')
+        print(f'{stopped(why)} after {count(self.frames, "frame")}, kept in {printable(partial)}.')
 
     def __enter__(self):
         return self
@@ -388,4 +388,4 @@ def _remove_left(left):
             mine = _lock(file)
         if mine:
             left.unlink()
-            print(f'{left}: left by a run that was killed; removed.')
+            print(f'{printable(left)}: left by a run that was killed; removed.')
