@@ -111,6 +111,8 @@ def check(settings):
     low, high = settings.scale
     if not 0 < low <= high:
         raise UserError(f'scale={low},{high}: it takes the lowest and the highest factor, like (0.75, 1.6).')
+    for folder in (settings.checkpoint_path, settings.log_path):
+        settings.path(folder)  # an empty one, or one that cannot be, is said before the work
     if not settings.train_split:
         raise UserError("train_split='': name the split to learn, like 'train'.")
     check_shape(settings)

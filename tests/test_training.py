@@ -589,6 +589,8 @@ def test_odd_values_train(train, dataset, tmp_path, overrides):
     [
         *('n_epoch=0', f'n_epoch={10**400}', 'lr=-1', 'scale=1,1e7', 'scale=2,1', 'scale=nan,1', 'clip_norm=0'),
         *(
+            'checkpoint_path=',
+            'log_path=',
             'run_name=a/b',
             'run_name=..',
             'run_name=a\0',
