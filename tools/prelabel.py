@@ -283,7 +283,7 @@ def write(settings, target, in_place, samples):
         print(f'{path}: edited since it was written, or not written by this program: it stays.')
     if len(kept) > 3:
         print(f'... and {len(kept) - 3} more such files.')
-    print(', '.join(f'{name} {count}' for name, count in counts.most_common()))
+    print(', '.join(f'{name} {times}' for name, times in counts.most_common()))
     boxes, written = count(counts.total(), 'box', 'boxes'), count(len(labels) - len(kept), 'label file')
     print(f'{target}: {count(len(samples), "picture")}, {boxes}, {written} written')
 
