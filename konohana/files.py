@@ -93,7 +93,7 @@ def read_bytes(path, limit=1 << 31, what='file'):
     """
     path = Path(path)
     with reading(path, what):
-        check_regular(path)
+        check_regular(path, what)
         if path.stat().st_size > limit:
             raise UserError(f'{path}: larger than {limit / 1e6:.0f} MB, which no {what} is.')
         return path.read_bytes()
@@ -111,15 +111,20 @@ def read_text(path, limit=1 << 31):
         raise UserError(f'{path}: not UTF-8 text. Save it as UTF-8.') from None
 
 
-def check_regular(path):
+def check_regular(path, what='file'):
     """UserError where `path` is a folder, a pipe, a socket or a device: to open it could wait for ever.
 
     Raises:
-        OSError, ValueError: it is missing, or its name cannot be a file's.
+        UserError: see above; or no file can have this name.
+        OSError: it is missing.
     """
-    mode = Path(path).stat().st_mode
+    try:
+        mode = Path(path).stat().st_mode
+    except ValueError as error:
+        raise UserError(f'{path}: no file can have this name ({error}).') from None
     if not stat.S_ISREG(mode):
-        raise UserError(f'{path}: {"a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"}, not a file.')
+        kind = 'a folder' if stat.S_ISDIR(mode) else 'a pipe, socket or device'
+        raise UserError(f'{path}: {kind}, not a {what}. Name the {what} itself.')
 
 
 @contextlib.contextmanager

@@ -164,7 +164,7 @@ def without_names(path):
     ('change', 'words'),
     [
         (missing, 'there is no such weights file'),
-        (folder, 'a folder, not a file'),
+        (folder, 'a folder, not a weights file. Name the weights file itself'),
         (empty, 'not a PyTorch weights file'),
         (cut_in_half, 'truncated'),
         (last_bytes_cut, 'truncated'),

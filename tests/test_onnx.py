@@ -225,7 +225,7 @@ def test_bad_files(flagship, tmp_path):
         ('cut', 'damaged'),
         ('empty', 'damaged'),
         ('text', 'damaged'),
-        ('folder', 'a folder, not a file'),
+        ('folder', 'a folder, not a weights file. Name the weights file itself'),
         ('foreign', 'not a file of this program'),
         ('newer', 'another version'),
         ('unknown', 'there is no such detector'),
