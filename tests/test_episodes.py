@@ -326,3 +326,14 @@ def test_a_season_in_one_page(index, tmp_path):
 )
 def test_a_rate_that_varies_is_told_as_what_it_is(frames, seconds, rate, text):
     assert rate_of({'frames': frames, 'seconds': seconds, 'rate': Fraction(rate)}) == text
+
+
+def test_an_index_that_unpacks_to_too_much_is_one_line(index, tmp_path, monkeypatch):
+    path = tmp_path / 'episode.detections.jsonl.gz'
+    save_index(path, index)
+    size = len(gzip.decompress(path.read_bytes()))
+    monkeypatch.setattr('konohana.episodes.index.LARGEST_FILE', size)
+    assert load_index(path).class_names == index.class_names
+    monkeypatch.setattr('konohana.episodes.index.LARGEST_FILE', size - 1)
+    with pytest.raises(UserError, match='it is too large'):
+        load_index(path)

@@ -295,10 +295,13 @@ def load_index(path):
 
 def _read_lines(path):
     """(header, frame, box, score, names) of an index's file of JSON lines."""
+    data = bytearray()
     with gzip.open(path, 'rb') as file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise ValueError('it is too large')
+        # In parts: to read all at once would set aside as much as the largest file has.
+        while part := file.read(1 << 20):
+            data += part
+            if len(data) > LARGEST_FILE:
+                raise ValueError('it is too large')
     header, *rows = map(json.loads, data.splitlines())  # of bytes: text has more line ends, which titles may hold
     column = {name: k for k, name in enumerate(header['class_names'])}
     names = np.zeros((len(rows), len(column)), np.float32)
