@@ -70,7 +70,8 @@ def load(path, needed=('model', 'detector', 'class_names', 'img_hw'), foreign=Fa
     older = foreign and data.startswith(OLDER_FORMAT)
     if not older and not zipfile.is_zipfile(io.BytesIO(data)):
         why = 'truncated' if data[:2] == b'PK' else 'not a PyTorch weights file'
-        raise UserError(f'{path}: {why}. Copy or train it again.')
+        what_to_do = 'Name the .pt file that it is of' if path.suffix.lower() == '.onnx' else 'Copy or train it again'
+        raise UserError(f'{path}: {why}. {what_to_do}.')
     try:
         if not older:
             _check_archive(data)

@@ -433,3 +433,9 @@ def test_fit_weights():
     assert (model[0].weight == 1).all() and not (model[1].bias == 1).any()
     assert checkpoint.fit_weights(model, state) == ['1.weight']
     assert (model[1].bias == 1).all()
+
+
+def test_an_onnx_file_in_the_place_of_weights_to_learn_from(tmp_path):
+    (tmp_path / 'net.onnx').write_bytes(b'\x08\x08')
+    with pytest.raises(UserError, match=r'not a PyTorch weights file\. Name the \.pt file that it is of'):
+        checkpoint.load(tmp_path / 'net.onnx')
