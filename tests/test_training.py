@@ -472,6 +472,35 @@ def test_resuming_with_another_detector_speaks_of_that_alone(train, dataset, tra
     assert done.returncode == 2 and 'detector=yolof' in done.stderr and 'second look' not in done.stdout, done
 
 
+def test_what_a_resumed_run_does_not_take_over_is_said(train, dataset, trained, tmp_path):
+    folder = trained(tmp_path / 'run')
+    same = train(dataset, folder, 'n_epoch=2', 'eval_every=9')
+    assert same.returncode == 0 and 'goes on with' not in same.stdout, same
+    weights = tmp_path / 'start.pt'
+    shutil.copy(folder / 'net.pt', weights)
+    other = train(dataset, folder, 'n_epoch=3', 'weight_decay=0.1', 'backbone_lr=0.5', f'init_from={weights}')
+    assert 'weight_decay=0.1: this run began with 0.05' in other.stdout, other
+    assert 'backbone_lr=0.5: this run began with 1' in other.stdout, other
+
+
+def test_a_variable_of_another_detector_is_said(train, dataset, tmp_path):
+    done = train(dataset, tmp_path, 'n_epoch=1', 'detector=yolof', 'backbone=resnet18', 'large=True', 'batch_size=2')
+    assert done.returncode == 0 and "large=True is not used: detector='yolof' has no such option." in done.stdout, done
+    assert done.stdout.count('is not used') == 1, done
+
+
+def test_weights_to_start_from_that_are_none_are_said_before_the_data_are_read(train, tmp_path):
+    done = train(tmp_path / 'nowhere', tmp_path / 'run', f'init_from={tmp_path / "missing.pt"}')
+    assert done.returncode == 2 and 'missing.pt' in done.stderr and 'nowhere' not in done.stderr, done
+
+
+def test_no_best_weights_are_promised_where_there_are_none(train, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, 'evaluate', lambda *given: {**evaluate(*given), 'AP': math.nan})
+    done = train(dataset, tmp_path, 'n_epoch=1')
+    assert done.returncode == 0 and 'net_best.pt' not in done.stdout, done
+    assert not (tmp_path / 'net_best.pt').exists()
+
+
 def test_resuming_to_learn_other_parts_of_the_network_says_so(resumable, monkeypatch):
     run, state = resumable
     torch.save(state, run.optim_file)

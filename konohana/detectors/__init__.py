@@ -78,6 +78,24 @@ def options_of(detector, settings):
     return {name: settings.get(name, default) for name, default in _options(_maker(detector)).items()}
 
 
+def idle_options(detector, settings):
+    """Options of the other detectors in `DETECTORS` that somebody has set, and that this one does not have.
+
+    Args:
+        settings: dict that may hold them, such as a script's variables.
+
+    Returns:
+        dict of those that are not at their defaults. A second look is wanted by default, so it is never among them.
+    """
+    own = _options(_maker(detector))
+    others = {name: default for other in DETECTORS for name, default in _options(_maker(other)).items()}
+    return {
+        name: settings[name]
+        for name, default in others.items()
+        if name not in own and name != 'second_look' and settings.get(name, default) != default
+    }
+
+
 def _options(maker):
     """{name: default} of every argument after (n_classes, img_hw)."""
     _, _, *options = inspect.signature(maker).parameters.values()

@@ -61,9 +61,13 @@ def build(settings, device):
         UserError: see `read_training_frames`, `detectors.build` and `make_loader`.
     """
     options = detectors.options_of(settings.detector, vars(settings))
-    frames = read_training_frames(settings)
+    for name, value in detectors.idle_options(settings.detector, vars(settings)).items():
+        print(f'{name}={value!r} is not used: detector={settings.detector!r} has no such option.')
     folder = folder_of(settings)
     before = begun(folder, settings.use_res2block)
+    if settings.init_from and not before:
+        checkpoint.load(settings.path(settings.init_from))  # a mistake is said before the data are read
+    frames = read_training_frames(settings)
     if options.get('second_look') and before and before['description']['detector'] == settings.detector:
         if not before['description']['options'].get('second_look'):
             print('This run began without a second look and goes on without one.')
@@ -137,6 +141,8 @@ def resume(training, settings):
     message = run.resume(len(training.loader.batch_sampler.batches()))
     if message:
         print(message)
+    if run.iteration:
+        say_what_stays(run.optimizer, settings)
     if run.iteration == 0 and (settings.init_from or settings.pretrained):
         with distributed.first_rank_first():
             print(start_weights(run, settings))
@@ -149,6 +155,18 @@ def resume(training, settings):
         more = f'{run.minutes:.1f} minutes already. Raise max_minutes'
     print(f'{run.net_file} has its {more}, or delete it to start afresh.')
     return False
+
+
+def say_what_stays(optimizer, settings):
+    """Print a line for each variable of the optimizer that was another when the resumed run began."""
+    decay = max(group['weight_decay'] for group in optimizer.param_groups)
+    factor = min(group['lr_factor'] for group in optimizer.param_groups)
+    kept = {'weight_decay': decay}
+    if (settings.init_from or settings.pretrained) and not settings.only_second_look:
+        kept['backbone_lr'] = factor
+    for name, value in kept.items():
+        if value != getattr(settings, name):
+            print(f'{name}={getattr(settings, name)}: this run began with {value:g} and goes on with that.')
 
 
 def advise_epochs(training, settings):

@@ -52,7 +52,7 @@ def fit(training, settings):
                 later = ' It evaluates this epoch first.' if run.ended is not None else ''
                 print(f'Stopped at iteration {run.iteration} and saved. Run the same command again to resume.{later}')
                 return
-    print(f'Done. Weights: {run.net_file}' + (f', the best on val: {run.best_file}' if training.val_set.frames else ''))
+    print(f'Done. Weights: {run.net_file}' + (f', the best on val: {run.best_file}' if run.best >= 0 else ''))
     print(f'Logs and curves.png: {log_folder}')
 
 
