@@ -288,9 +288,12 @@ def test_the_indexes_of_a_season_are_the_newest_and_any_name_is_found(drawn, tmp
     name = os.fsdecode(b'\x83A\t\n.mkv')
     (tmp_path / name).write_bytes(b'')
     index.video = printable(name)
-    assert script.episode_of(index, path, tmp_path).video == tmp_path / name
+    there = list(tmp_path.iterdir())
+    assert script.episode_of(index, path, tmp_path, there).video == tmp_path / name
     index.video = 'none.mkv'
-    assert script.episode_of(index, path, tmp_path).video == tmp_path / 'none.mkv'
+    assert script.episode_of(index, path, tmp_path, there).video == tmp_path / 'none.mkv'
+    (tmp_path / 'b.detections.parquet').mkdir()
+    assert script.index_paths(tmp_path) == [path] and script.index_paths(tmp_path / 'none') == []
 
 
 # The preview

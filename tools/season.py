@@ -25,7 +25,6 @@ overwrite = False  # replace files that this program did not write
 progress = True  # show a progress bar
 
 ROOT = Path(__file__).resolve().parent.parent
-ENDINGS = ('.detections.jsonl.gz', '.detections.parquet')
 
 
 def main(arguments=None):
@@ -50,7 +49,8 @@ def main(arguments=None):
     print(f'{count(len(indexes), "episode")}: {printable(page)}')
     if settings.find:
         videos_in = settings.path(settings.videos_in) if settings.videos_in else None
-        known = [episode_of(index, path, videos_in) for index, path in zip(indexes, paths, strict=True)]
+        there = sorted((videos_in or folder).iterdir()) if (videos_in or folder).is_dir() else []
+        known = [episode_of(*pair, videos_in, there) for pair in zip(indexes, paths, strict=True)]
         names, scenes = find_scenes(known, settings.find, settings.label_names)
         if settings.clips and scenes:
             encoding = {'codec': 'h264', 'crf': 18, 'preset': ''}
@@ -60,16 +60,18 @@ def main(arguments=None):
 
 def index_paths(folder):
     """The indexes in a folder, one for each episode, in their order."""
+    from konohana.episodes.index import ENDINGS, newest_index
     from konohana.video.season import in_order
 
     paths = [path for ending in ENDINGS for path in folder.glob(f'*{ending}')] if folder.is_dir() else []
-    paths.sort(key=lambda path: path.stat().st_mtime_ns)
-    newest = {stem_of(path): path for path in paths}  # of two forms of one episode
-    return sorted(newest.values(), key=in_order)
+    newest = (newest_index(folder, stem) for stem in set(map(stem_of, paths)))
+    return sorted(filter(None, newest), key=in_order)
 
 
 def stem_of(path):
     """The name of an index's episode: what all files beside it begin with."""
+    from konohana.episodes.index import ENDINGS
+
     return next(path.name.removesuffix(ending) for ending in ENDINGS if path.name.endswith(ending))
 
 
@@ -81,8 +83,11 @@ def relative(path, folder):
         return path.as_posix()
 
 
-def episode_of(index, path, videos_in):
-    """What is searched of an index: its clips are cut out of the file in `videos_in`, or out of the one beside it."""
+def episode_of(index, path, videos_in, there):
+    """What is searched of an index: its clips are cut out of the file in `videos_in`, or out of the one beside it.
+
+    there: the files in `videos_in`, or where that is None in the index's folder.
+    """
     from konohana.episodes.find import Episode
     from konohana.episodes.subtitles import is_labelled_copy
     from konohana.video.writer import CONTAINERS
@@ -91,9 +96,9 @@ def episode_of(index, path, videos_in):
     name = stem_of(path)
     if videos_in:
         # An index has the name as it is printed: without tabs, line ends and bytes that are no UTF-8.
-        there = {printable(file.name): file for file in videos_in.iterdir()} if videos_in.is_dir() else {}
-        return Episode(index, name, there.get(index.video, videos_in / index.video), start)
-    beside = {file.suffix.lower(): file for file in path.parent.iterdir() if file.stem == name}  # also .MP4
+        video = next((file for file in there if printable(file.name) == index.video), videos_in / index.video)
+        return Episode(index, name, video, start)
+    beside = {file.suffix.lower(): file for file in there if file.stem == name}  # also .MP4
     video = next((beside[ending] for ending in CONTAINERS if ending in beside), path.with_name(f'{name}.mkv'))
     return Episode(index, name, video, start if is_labelled_copy(video) else None)
 

@@ -16,7 +16,16 @@ from konohana.cast import SHARED_NAMES
 from konohana.episodes import page, subtitles, timeline
 from konohana.episodes import xray as extras
 from konohana.episodes.find import Episode
-from konohana.episodes.index import FORMATS, detections_of, link, load_index, save_index, write_appearances
+from konohana.episodes.index import (
+    FORMATS,
+    changed,
+    detections_of,
+    link,
+    load_index,
+    newest_index,
+    save_index,
+    write_appearances,
+)
 from konohana.episodes.parquet import parquet_module
 from konohana.episodes.watch import watch
 from konohana.errors import UserError, count, installed, printable
@@ -149,19 +158,13 @@ def known_episode(video_in, target, labels_as, index_only, weights):
     None where there is none, or it is of other `weights` (as in `Index.made_from`) or newer than the annotated file:
     it is of another run then, perhaps of another part, that did not come to its end.
     """
-    paths = [index_files(target, index_as)['detections'] for index_as in FORMATS]
-    path = max(filter(Path.is_file, paths), key=changed, default=None)
+    path = newest_index(target.parent, target.stem)
     annotated = not index_only and target.is_file()
     if path is None or (annotated and changed(path) > changed(target)):
         return None
     index = load_index(path)
     same = (index.made_from or {}).get('weights') == weights
     return episode_of(index, video_in, target, labels_as, annotated) if same else None
-
-
-def changed(path):
-    """When a file was changed last, in ns."""
-    return path.stat().st_mtime_ns
 
 
 def _report(done, began):

@@ -25,6 +25,7 @@ from konohana.errors import UserError
 
 FORMAT = 'konohana.index.1'
 FORMATS = ('jsonl.gz', 'parquet')  # of the file, by its ending
+ENDINGS = tuple(f'.detections.{form}' for form in FORMATS)
 KEPT_NAMES = 5  # of each detection's names, the most probable
 LARGEST_FILE = 1 << 30  # bytes, unpacked
 PAUSE = 1.0  # seconds: an appearance goes on over a pause no longer than this
@@ -271,6 +272,17 @@ def _write_lines(path, header, index, shot_of, track_of):
     text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
     # Without a time in gzip's header the same index gives the same file.
     files.write_bytes(path, gzip.compress(text.encode(), mtime=0), remember=True)
+
+
+def newest_index(folder, stem):
+    """The index in `folder` of the episode whose files begin with `stem`, of two forms the newer; None for none."""
+    there = [path for path in (folder / f'{stem}{ending}' for ending in ENDINGS) if path.is_file()]
+    return max(there, key=changed, default=None)
+
+
+def changed(path):
+    """When a file was changed last, in ns."""
+    return path.stat().st_mtime_ns
 
 
 def load_index(path):
