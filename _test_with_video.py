@@ -143,6 +143,8 @@ def annotate_season(settings, sources, weights):
     alone = settings.workers == 1 and not settings.dask_scheduler
     model = open_model(settings, weights) if jobs and (alone or settings.find) else None
     check_find(settings, model, [job.source for job in jobs])
+    if not alone:
+        model = None  # it was only asked for its names: each worker loads one of its own
     failed = None
     try:
         annotate_jobs(settings, model, weights, jobs)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import types
+import weakref
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,21 @@ def test_a_list_in_the_script_is_annotated_by_workers_too(show, weights_file, tm
     script.main(command[2:])
     names = [f'{path.stem}_annotated.mkv' for path in paths]
     assert sorted(seen[:2]) == list(zip(paths, names, strict=True)) and seen[2] == seen[1]
+
+
+def test_a_detector_that_workers_do_not_use_is_let_go(show, weights_file, tmp_path, monkeypatch):
+    kept = []
+    script = load_script('_test_with_video.py')
+
+    def opened(*_):
+        model = type('Model', (), {'class_names': ['柚'], 'wants_masks': False})()
+        kept.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(workers, 'run_episode', lambda *_: '' if kept[0]() is None else 'it still fills memory')
+    script.open_model = opened
+    script.main([f'weights={weights_file}', f'video_in={show}', f'video_out={tmp_path}', 'workers=2', 'find=柚'])
+    assert len(kept) == 1
 
 
 def test_changed_options_are_done_again(show, run_script, weights_file, tmp_path, monkeypatch):
