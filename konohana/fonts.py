@@ -193,6 +193,14 @@ def for_charts(names, font=None, noun='class'):
     return [(text.replace('$', r'\$'), FontProperties(fname=file)) for text, file, _ in spelled]  # $ begins a formula
 
 
+def name_ticks(axis, texts, size):
+    """Write texts at 0, 1, ... along an axis of matplotlib's. texts: of `for_charts`. size: in points."""
+    axis.set_ticks(range(len(texts)), [text for text, _ in texts])
+    for tick, (_, face) in zip(axis.get_ticklabels(), texts, strict=True):
+        tick.set_fontproperties(face)
+        tick.set_fontsize(size)
+
+
 def spellings(names, font=None, noun='class'):
     """What to draw for each name: one font for all names if there is one that has them, else one for each.
 

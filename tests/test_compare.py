@@ -90,6 +90,12 @@ def test_variants_are_trained_once_and_compared(compare, trained, capsys):
         compare("variants={'Res2': {}}")
 
 
+def test_a_dollar_in_a_variants_name_is_no_formula(compare):
+    row = {'AP': 0.5, 'AP50': 0.7, 'M parameters': 1.0, 'GMAC': 2.0, 'ms a picture': 3.0}
+    chart, plain = (compare.module.chart({name: row, 'b': row}) for name in ('lr $x_{$', 'lr'))
+    assert chart.startswith(b'\x89PNG') and chart != plain
+
+
 def test_one_that_fails_does_not_hold_up_the_others(compare, trained, capsys):
     with pytest.raises(UserError, match='Not trained: broken'):
         compare("variants={'broken': {}, 'whole': {}}")

@@ -260,19 +260,14 @@ def shown(column, value):
 
 def chart(rows):
     """The comparison as bars, one panel for each column -> bytes of a PNG file; UserError without matplotlib."""
-    from konohana.fonts import find_font
+    from konohana.fonts import for_charts, name_ticks
 
     try:
-        from matplotlib import font_manager
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError('Drawing the chart needs matplotlib: pip install matplotlib') from None
     panels = COLUMNS[:5]
-    names = [name if len(name) <= 28 else f'{name[:25]}...' for name in rows]
-    found = find_font(''.join(sorted(set(''.join(names)))))
-    if not found:  # the table still has the full names
-        names = [name.encode('ascii', 'replace').decode() for name in names]
-    font = font_manager.FontProperties(fname=found and found[0], size=10)
+    names = for_charts([name if len(name) <= 28 else f'{name[:25]}...' for name in rows], noun='variant')
     # Without pyplot: no window system is touched, and no figure stays open.
     figure = Figure((3.0 + 2.2 * len(panels), 1.1 + 0.42 * len(rows)), dpi=110, layout='constrained')
     for k, (axes, column) in enumerate(zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True)):
@@ -283,11 +278,11 @@ def chart(rows):
             axes.text(value if known and value == value else 0, y, f' {shown(column, value)}', va='center', fontsize=9)
         axes.set_xlim(0, 1.3 * max([*known, 1e-9]))
         axes.set_title(column, fontsize=11)
-        axes.set_yticks(range(len(names)), names, fontproperties=font)
         axes.set_xticks([])
         axes.tick_params(length=0)
         axes.spines[['top', 'right', 'bottom']].set_visible(False)
     axes.invert_yaxis()
+    name_ticks(figure.axes[0].yaxis, names, 10)  # the panels share it
     file = io.BytesIO()
     figure.savefig(file, format='png')
     return file.getvalue()

@@ -7,7 +7,7 @@ import numpy as np
 
 from konohana.drawing import class_colour
 from konohana.evaluation.mistakes import THRESHOLDS
-from konohana.fonts import for_charts
+from konohana.fonts import for_charts, name_ticks
 
 CELL = 0.42  # inches: a row of the confusion matrix
 MOST_COUNTS = 45  # names: counts are written into cells up to this
@@ -45,13 +45,8 @@ def confusion_chart(counts, names, font=None):
     axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
     size = 9 if len(used) <= MOST_COUNTS else 5
     shown = [names[i] for i in used[:-1]]
-    for labels, extra, set_ticks in ((shown, 'nobody there', axes.set_yticks), (shown, 'missed', axes.set_xticks)):
-        texts = for_charts([*labels, extra], font)
-        set_ticks(range(len(texts)), [text for text, _ in texts])
-        ticks = axes.get_yticklabels() if set_ticks == axes.set_yticks else axes.get_xticklabels()
-        for tick, (_, face) in zip(ticks, texts, strict=True):
-            tick.set_fontproperties(face)
-            tick.set_fontsize(size)
+    for axis, extra in ((axes.yaxis, 'nobody there'), (axes.xaxis, 'missed')):
+        name_ticks(axis, for_charts([*shown, extra], font), size)
     axes.tick_params(axis='x', labelrotation=90)
     if len(used) <= MOST_COUNTS:
         for i, k in zip(*counts.nonzero(), strict=True):
