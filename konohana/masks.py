@@ -102,12 +102,13 @@ def is_number(value):
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def from_segmentation(segmentation, hw):
+def from_segmentation(segmentation, hw, tolerance=EDGE_TOLERANCE):
     """The value of `segmentation` in a COCO file -> compressed RLE.
 
     Args:
         segmentation: list of polygons [x1, y1, x2, y2, ...], whose union is the mask; or an RLE of either form.
         hw: (height, width) of the picture.
+        tolerance: pixels by which a polygon may reach beyond the picture, where it is cut.
 
     Raises:
         ValueError: it is neither, or does not fit the picture; the text says what is wrong. Without this check
@@ -129,11 +130,41 @@ def from_segmentation(segmentation, hw):
             raise ValueError('a polygon is a list of at least three points: [x1, y1, x2, y2, x3, y3, ...]')
         if not all(map(is_number, polygon)):
             raise ValueError('a polygon is not made of finite numbers')
-        for values, side in ((polygon[::2], width), (polygon[1::2], height)):
-            if min(values) < -EDGE_TOLERANCE or max(values) > side + EDGE_TOLERANCE:
-                raise ValueError(f'a polygon reaches outside the picture of {width} x {height}')
+    if any(_reaches_beyond(polygon, hw, tolerance) for polygon in segmentation):
+        raise ValueError(f'a polygon reaches outside the picture of {width} x {height}')
+    if any(_reaches_beyond(polygon, hw, EDGE_TOLERANCE) for polygon in segmentation):
+        cut = [cut_at_edges(list(zip(polygon[::2], polygon[1::2], strict=True)), hw) for polygon in segmentation]
+        segmentation = [[value for point in points for value in point] for points in cut if len(points) > 2]
+        if not segmentation:
+            raise ValueError(f'it lies outside the picture of {width} x {height}')
     polygons = coco_mask.frPyObjects(segmentation, height, width)
     return polygons[0] if len(polygons) == 1 else coco_mask.merge(polygons)
+
+
+def _reaches_beyond(polygon, hw, tolerance):
+    sides = (polygon[::2], hw[1]), (polygon[1::2], hw[0])
+    return any(min(values) < -tolerance or max(values) > side + tolerance for values, side in sides)
+
+
+def cut_at_edges(points, hw):
+    """A polygon [(x, y), ...] without what lies beyond the picture of `hw`; [] where all of it does.
+
+    Sutherland and Hodgman's way: edge after edge of the picture, each crossing becomes a corner.
+    """
+    height, width = hw
+    for axis, edge, inwards in ((0, 0, 1), (0, width, -1), (1, 0, 1), (1, height, -1)):
+        kept = []
+        for before, after in zip(points[-1:] + points[:-1], points, strict=True):
+            was, now = ((point[axis] - edge) * inwards for point in (before, after))
+            if was < 0 < now or now < 0 < was:
+                part = was / (was - now)
+                crossing = [a + part * (b - a) for a, b in zip(before, after, strict=True)]
+                crossing[axis] = edge
+                kept.append(tuple(crossing))
+            if now >= 0:
+                kept.append(tuple(after))
+        points = kept
+    return points
 
 
 def to_polygon(rle):

@@ -9,10 +9,13 @@ import pytest
 from conftest import PROJECT
 from PIL import Image
 
+from konohana import masks
 from konohana.cast import IGNORE_CLASS
 from konohana.checkup import findings, looks, opinions, splitting
 from konohana.checkup.all import check_dataset
+from konohana.checkup.frames import read_for_check
 from konohana.data import reading
+from konohana.data.images import save_image
 from konohana.data.sample import Sample, beyond_edges, fits
 from tests.test_episodes import HOSTILE
 
@@ -242,6 +245,28 @@ def test_labels_beyond_the_edge_are_read_only_where_asked_for():
     with beyond_edges():
         assert fits(-30, 20, 100) and not fits(-30, -20, 100)
     assert not fits(-30, 20, 100)
+
+
+def test_polygons_beyond_the_edge_are_cut_as_boxes_are(tmp_path):
+    points = [[100, 20], [250, 20], [250, 80], [100, 80]]
+    shape = {'label': NAME, 'points': points, 'shape_type': 'polygon'}
+    (tmp_path / 'a').mkdir()
+    save_image(tmp_path / 'a' / '1.png', picture(1))
+    (tmp_path / 'a' / '1.json').write_text(json.dumps({'shapes': [shape], 'imagePath': '1.png'}), encoding='utf-8')
+    corners = [value for point in points for value in point]
+    row = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [100, 20, 150, 60], 'segmentation': [corners]}
+    content = {'images': [{'id': 1, 'file_name': '1.png'}], 'annotations': [row]}
+    content['categories'] = [{'id': 1, 'name': NAME}]
+    (tmp_path / 'b' / 'annotations').mkdir(parents=True)
+    (tmp_path / 'b' / 'annotations' / 'instances_a.json').write_text(json.dumps(content), encoding='utf-8')
+    save_image(tmp_path / 'b' / 'a' / '1.png', picture(1))
+    width = HW[1]
+    for root in (tmp_path, tmp_path / 'b'):
+        (frame,), _, cut, found = read_for_check(root, ['a'], IGNORE_CLASS, progress=False)
+        assert cut == {0} and kinds(found) == ['off_picture']
+        assert frame.boxes.tolist() == [[100, 20, width, 80]] and masks.area(frame.masks) == [(width - 100) * 60]
+        _, problems = reading.read_frames(root, ['a'], IGNORE_CLASS, progress=False)
+        assert len(problems) == 1 and 'outside the picture' in problems[0]
 
 
 def test_planted_faults_are_found(run_script, tmp_path):

@@ -354,8 +354,39 @@ def test_turned_rectangles_are_cut_at_the_edge_of_the_picture(tmp_path):
     assert objects(frames_of(tmp_path / 'a')[0]) == [('柚', (0, 9, 41, 51))]
     assert objects(frames_of(tmp_path / 'c')[0]) == [('柚', (0, 30, 20, 50))]
     one_line(tmp_path / 'b', 'shape 2', 'outside')  # one that is not turned is a slip
-    labelme(tmp_path / 'b', shape([[20, 9], [41, 30], [20, 51], [-10, 30]], 'rotation'))
-    assert objects(frames_of(tmp_path / 'b')[0]) == [('柚', (0, 9, 41, 51))]
+    for kind in ('rotation', 'oriented_rectangle'):
+        labelme(tmp_path / 'b', shape([[20, 9], [41, 30], [20, 51], [-10, 30]], kind))
+        assert objects(frames_of(tmp_path / 'b')[0]) == [('柚', (0, 9, 41, 51))]
+
+
+def test_ellipses_and_circles_are_cut_at_the_edge_of_the_picture(tmp_path):
+    cvat(tmp_path / 'a', '<ellipse label="柚" cx="10" cy="30" rx="20" ry="10" rotation="0.00"/>')
+    labelme(tmp_path / 'b', shape([[70, 50], [70, 20]], 'circle'))
+    value = {'x': 50, 'y': 0, 'radiusX': 25, 'radiusY': 50, 'rotation': 0}
+    label_studio(tmp_path / 'c', task(region(value, 'ellipselabels')))
+    boxes = (0, 20, 30, 40), (40, 20, 80, 60), (20, 0, 60, 30)
+    # Of the first a piece is missing at the left, whose width is half the radius; of the last its upper half.
+    areas = np.pi * 200 * 0.8045, None, np.pi * 600 / 2
+    for name, box, area in zip('abc', boxes, areas, strict=True):
+        (frame,) = frames_of(tmp_path / name)
+        assert objects(frame) == [('柚', box)]
+        if area:
+            assert masks.area(frame.masks) == [pytest.approx(area, rel=0.02)]
+
+
+def test_what_is_left_of_a_polygon_within_the_picture():
+    rng, (height, width) = np.random.default_rng(1), HW
+    for n in (3, 3, 4, 5, 9, 30):
+        points = (rng.random((n, 2)) * (3 * width, 3 * height)).round()
+        whole = masks.from_segmentation([points.ravel().tolist()], (3 * height, 3 * width))
+        inside = masks.decode([whole], (3 * height, 3 * width))[0].numpy()[height : 2 * height, width : 2 * width]
+        moved = [tuple(point) for point in (points - (width, height)).tolist()]
+        found = [value for point in masks.cut_at_edges(moved, HW) for value in point]
+        if inside.any():
+            (mask,) = masks.decode([masks.from_segmentation([found], HW)], HW).numpy()
+            assert (mask != inside).mean() < 0.01
+    assert masks.cut_at_edges([(-9, 1), (-1, 1), (-5, 9)], HW) == []
+    assert masks.cut_at_edges([(1, 1), (5, 1), (3, 9)], HW) == [(1, 1), (5, 1), (3, 9)]
 
 
 @pytest.mark.parametrize(
@@ -373,7 +404,10 @@ def test_turned_rectangles_are_cut_at_the_edge_of_the_picture(tmp_path):
         ('<polygon label="cat"/>', ('its points are',)),
         ('<mask label="cat" rle="1, 4" left="0" top="0" width="2" height="2"/>', ('5 pixels', '2 x 2')),
         ('<mask label="cat" rle="4" left="0" top="0" width="2" height="2"/>', ('mask is empty',)),
-        ('<mask label="cat" rle="0, 4" left="79" top="0" width="2" height="2"/>', ('outside',)),
+        ('<mask label="cat" rle="0, 4" left="80" top="0" width="2" height="2"/>', ('outside',)),
+        ('<ellipse label="cat" cx="-30" cy="30" rx="20" ry="10"/>', ('lies outside the picture of 80 x 60',)),
+        ('<ellipse label="cat" cx="40" cy="30" rx="0" ry="10"/>', ('empty',)),
+        ('<polygon label="cat" points="1,1;95,1;1,50"/>', ('outside the picture of 80 x 60',)),
         ('<mask label="cat" rle="0, -4, x" left="0" top="0" width="2" height="2"/>', ('whole numbers',)),
         ('<mask label="cat" rle="0, 9e17" left="0" top="0" width="1e9" height="9e8"/>', ('rectangle is',)),
     ],
@@ -433,7 +467,8 @@ def test_labelme_and_x_anylabeling_shapes(tmp_path):
         shape([[40, 10], [60, 30], [40, 50], [20, 30]], 'rotation', direction=0.78),
         shape([[10, 5], [40, 5], [40, 25]], 'polygon', 'cat'),
         shape([[40, 30], [40, 40]], 'circle', 'cat'),
-        shape([[7, 9], [9, 10]], 'mask', 'cat', mask=png([[0, 1, 1], [1, 0, 0]])),
+        shape([[6.6, 8.6], [9.4, 10]], 'mask', 'cat', mask=png([[0, 1, 1], [1, 0, 0]])),
+        shape([[-1, 58], [1, 60]], 'mask', 'cat', mask=png(np.ones((3, 3)))),
         shape([[0, 0], [5, 0], [5, 5], [0, 5]], 'polygon', 'parts', group_id=1),
         shape([[20, 20], [25, 20], [25, 25], [20, 25]], None, 'parts', group_id=1),
         shape(label='不计算'),
@@ -442,10 +477,10 @@ def test_labelme_and_x_anylabeling_shapes(tmp_path):
     (frame,) = frames_of(tmp_path)
     assert objects(frame) == [
         ('柚', (10, 5, 50, 45)), ('柚', (10, 5, 50, 45)), ('柚', (20, 10, 60, 50)), ('cat', (10, 5, 40, 25)),
-        ('cat', (30, 20, 50, 40)), ('cat', (7, 9, 10, 11)), ('parts', (0, 0, 25, 25)),
+        ('cat', (30, 20, 50, 40)), ('cat', (7, 9, 10, 11)), ('cat', (0, 58, 2, 60)), ('parts', (0, 0, 25, 25)),
     ]  # fmt: skip
-    assert frame.difficult.tolist() == [True, True] + [False] * 5
-    assert masks.area(frame.masks[5:]) == [3, 50]
+    assert frame.difficult.tolist() == [True, True] + [False] * 6
+    assert masks.area(frame.masks[5:]) == [3, 4, 50]
     assert frame.ignored_names == [None, 'cat']
 
 
@@ -475,7 +510,8 @@ def test_labelme_pictures_elsewhere_and_no_splits(tmp_path):
         (shape(label='a\x1b[31m'), ('control characters',)),
         (shape([[1, 1], [2, 2]], 'mask', mask='xxx'), ('mask cannot be read',)),
         (shape([[1, 1], [2, 2]], 'mask'), ('mask cannot be read',)),
-        (shape([[79, 1], [80, 2]], 'mask', mask=png([[1, 1], [1, 1]])), ('outside',)),
+        (shape([[77, 1], [83, 1]], 'mask', mask=png([[1] * 7])), ('outside',)),
+        (shape([[-30, 9], [-20, 9]], 'circle'), ('lies outside the picture of 80 x 60',)),
         (shape([[1, 1], [2, 2]], 'mask', mask=png([[0, 0], [0, 0]])), ('empty',)),
         ('shape', ('shape 1 (no object)', 'no JSON object')),
     ],
@@ -554,6 +590,14 @@ def brush(rows):
     return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
 
 
+def bitmask(rows):
+    """A mask as Label Studio's editor writes it: black on nothing, as a data URL."""
+    pixels, file = np.zeros((*np.shape(rows), 4), np.uint8), io.BytesIO()
+    pixels[..., 3] = 255 * np.array(rows)
+    Image.fromarray(pixels).save(file, 'PNG')
+    return 'data:image/png;base64,' + base64.b64encode(file.getvalue()).decode()
+
+
 def test_label_studio_regions(tmp_path):
     pixels = np.zeros(HW, bool)
     pixels[9:12, 7:20] = 1
@@ -568,6 +612,7 @@ def test_label_studio_regions(tmp_path):
             {'type': 'relation', 'from_id': 'a', 'to_id': 'b', 'direction': 'right'},
             region({'points': points, 'closed': True}, 'polygonlabels', ('cat',), 'b'),
             region({'format': 'rle', 'rle': brush(pixels)}, 'brushlabels', ('cat',), 'c'),
+            region({'imageDataURL': bitmask(pixels)}, 'bitmasklabels', ('cat',), 'h'),
             region({'x': 50, 'y': 50, 'radiusX': 25, 'radiusY': 10, 'rotation': 90}, 'ellipselabels', ('cat',), 'd'),
             region({'x': 50, 'y': 50, 'width': 25, 'height': 10, 'rotation': 180}, key='e'),
             # <Rectangle> and <Labels> apart: two results of one region
@@ -579,10 +624,10 @@ def test_label_studio_regions(tmp_path):
     (frame,) = frames_of(tmp_path)
     assert sorted(objects(frame)) == sorted([
         ('柚', (10, 6, 50, 36)), ('cat', (10, 6, 40, 30)), ('cat', (7, 9, 20, 12)), ('cat', (34, 10, 46, 50)),
-        ('柚', (20, 24, 40, 30)), ('cat', (10, 6, 50, 36)),
+        ('柚', (20, 24, 40, 30)), ('cat', (10, 6, 50, 36)), ('cat', (7, 9, 20, 12)),
     ])  # fmt: skip
     assert frame.difficult.sum() == 1
-    assert (masks.decode([frame.masks[2]], HW)[0].numpy() == pixels).all()
+    assert (masks.decode(frame.masks[2:4], HW).numpy() == pixels).all()
     assert frame.ignored.round().tolist() == [[10, 6, 50, 36]]
 
 
@@ -638,6 +683,9 @@ def with_value(**changes):
         (task(region({'points': [[1, 1], [2]]}, 'polygonlabels')), ('list of [x, y]',)),
         (task(region({'points': 3}, 'polygonlabels')), ('three points',)),
         (task(region({'rle': [1, 2]}, 'brushlabels')), ('ends too early',)),
+        (task(region({'imageDataURL': None}, 'bitmasklabels')), ('mask cannot be read',)),
+        (task(region({'imageDataURL': bitmask([[1, 1]])}, 'bitmasklabels')), ('is 2 x 1, the picture 80 x 60',)),
+        (task(region({'something': 'new'}, 'newlabels')), ('region a (柚)', 'no box')),
         (task(region({'rle': 'x'}, 'brushlabels')), ('list of bytes',)),
         (task(region({'rle': brush([[1, 1]])}, 'brushlabels')), ('has 8 values',)),
         (task(region({'rle': brush(np.zeros(HW))}, 'brushlabels')), ('mask is empty',)),

@@ -12,7 +12,7 @@ import numpy as np
 
 from konohana import files, masks
 from konohana.data.images import load_image
-from konohana.data.sample import Sample, check_name, clipped, fits
+from konohana.data.sample import Sample, check_name, clipped, edge_tolerance, fits
 from konohana.data.shapes import read_json, shapes_of
 from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
@@ -128,7 +128,7 @@ def _read_mask(segmentation, hw):
     if segmentation in (None, [], [[]], {}):
         return None
     try:
-        mask = masks.from_segmentation(segmentation, hw)
+        mask = masks.from_segmentation(segmentation, hw, edge_tolerance())
     except ValueError as error:
         raise ValueError(f'its segmentation is malformed: {error}') from None
     if isinstance(segmentation, dict) and masks.area([mask]) == [0]:

@@ -198,7 +198,7 @@ def _polygon(element, hw):
 def _ellipse(element, hw):
     cx, cy, rx, ry = _values(element, 'cx', 'cy', 'rx', 'ry')
     angle = _values(element, 'rotation')[0] if element.get('rotation') else 0.0
-    return polygon(turned(ellipse(cx, cy, rx, ry), cx, cy, angle), hw)
+    return ellipse(cx, cy, rx, ry, angle, hw)
 
 
 def _mask(element, hw):

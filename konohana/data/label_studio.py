@@ -1,4 +1,4 @@
-"""Reading and writing Label Studio's JSON: boxes, polygons, brushes and ellipses.
+"""Reading and writing Label Studio's JSON: boxes, polygons, brushes, bitmasks and ellipses.
 
 <split>.json, tasks as exported under "JSON", with the pictures in <split>/, images/<split>/, images/ or beside it.
 An uploaded picture may lack the eight characters that Label Studio puts before its name.
@@ -30,6 +30,7 @@ from konohana.data.shapes import (
     other_size,
     pick_split,
     placed,
+    png_of,
     polygon,
     read_all,
     read_json,
@@ -43,7 +44,7 @@ from konohana.errors import UserError
 HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')  # of what not every form can hold, see shapes.lost
 CONFIG = 'label_config.xml'  # what a project's labelling interface is to be
 LOCAL = '/data/local-files/?d='  # how tasks name files of Label Studio's LOCAL_FILES_DOCUMENT_ROOT
-GEOMETRY = ('x', 'points', 'rle', 'vertices')  # a result's value without any of these belongs to no place
+GEOMETRY = ('x', 'points', 'rle', 'imageDataURL', 'vertices')  # what a result's value holds that belongs to a place
 
 
 def splits(root):
@@ -167,7 +168,7 @@ def _regions_of(results):
     Label Studio repeats a region's place in whatever else is known of it: choices, a rating, <Labels> that stand apart
     from <Rectangle>. The result with its labels is taken, or else one in which something is chosen.
     """
-    regions = [result for result in results if any(key in _value(result) for key in GEOMETRY)]
+    regions = [result for result in results if _has_labels(result) or any(key in _value(result) for key in GEOMETRY)]
     for says in (_has_labels, _labels):
         said = {str(result.get('id')) for result in regions if says(result)}
         regions = [result for result in regions if says(result) or str(result.get('id')) not in said]
@@ -211,6 +212,8 @@ def _geometry(value, hw):
     height, width = hw
     if 'rle' in value:
         return placed(_brush(value['rle'], hw), 0, 0, hw)
+    if 'imageDataURL' in value:
+        return placed(_bitmask(value['imageDataURL'], hw), 0, 0, hw)
     if 'points' in value:
         points = value['points'] if isinstance(value['points'], list) else []
         if not all(isinstance(p, list) and len(p) == 2 and all(map(masks.is_number, p)) for p in points):
@@ -223,11 +226,19 @@ def _geometry(value, hw):
         raise ValueError(f'its {", ".join(keys)} are not all numbers')
     x, y, w, h = (value[key] * side / 100 for key, side in zip(keys, (width, height) * 2, strict=True))
     if 'radiusX' in value:
-        return polygon(turned(ellipse(x, y, w, h), x, y, value.get('rotation', 0)), hw)
+        return ellipse(x, y, w, h, value.get('rotation', 0), hw)
     if not value.get('rotation'):
         return box_of(x, y, x + w, y + h, hw), None
     # Label Studio turns a rectangle about its upper left corner.
     return upright(turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], x, y, value['rotation']), hw), None
+
+
+def _bitmask(url, hw):
+    """A bitmask, a picture of black on nothing as a data URL -> H x W of bools."""
+    pixels = png_of(str(url).partition(',')[2], 'RGBA', hw)
+    if pixels.shape[:2] != tuple(hw):
+        raise ValueError(f'its mask is {pixels.shape[1]} x {pixels.shape[0]}, the picture {hw[1]} x {hw[0]}')
+    return pixels[:, :, 3] > 0
 
 
 def _brush(rle, hw):

@@ -5,14 +5,9 @@
 The formats: https://github.com/wkentaro/labelme and https://github.com/CVHub520/X-AnyLabeling
 """
 
-import base64
-import io
 import json
 import math
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from konohana import files, masks
 from konohana.data.images import OTHER_ENDINGS, PICTURE_ENDINGS
@@ -30,6 +25,7 @@ from konohana.data.shapes import (
     other_size,
     pick_split,
     placed,
+    png_of,
     polygon,
     read_all,
     read_json,
@@ -38,7 +34,7 @@ from konohana.data.shapes import (
     shown,
     upright,
 )
-from konohana.errors import UserError, printable
+from konohana.errors import UserError
 
 HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')  # of what not every form can hold, see shapes.lost
 N_LOOKED_AT = 3  # JSON files of a folder, to know whether it is in this form
@@ -146,16 +142,15 @@ def read_shape(shape, hw):
         raise ValueError('its points are not a list of [x, y]')
     kind = shape.get('shape_type') or 'polygon'  # LabelMe's first versions drew nothing else
     mask = None
-    if kind in ('rectangle', 'rotation'):
+    if kind in ('rectangle', 'rotation', 'oriented_rectangle'):  # the last two are X-AnyLabeling's and LabelMe's
         if len(points) not in (2, 4):
             raise ValueError(f'a rectangle has 2 or 4 points, this one has {len(points)}')
         box = (around if kind == 'rectangle' else upright)(points, hw)
     elif kind in ('polygon', 'quadrilateral'):
         box, mask = polygon(points, hw)
     elif kind == 'circle' and len(points) == 2:
-        (cx, cy), edge = points
-        radius = math.dist((cx, cy), edge)
-        box, mask = polygon(ellipse(cx, cy, radius, radius), hw)
+        centre, radius = points[0], math.dist(*points)
+        box, mask = ellipse(*centre, radius, radius, 0, hw)
     elif kind == 'mask':
         box, mask = _mask(shape.get('mask'), points, hw)
     else:
@@ -173,15 +168,7 @@ def _is_point(point):
 
 def _mask(text, points, hw):
     """LabelMe's mask: a PNG of a part of the picture in base64, with its upper left point."""
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text)), formats=['PNG']) as image:
-            if image.width > hw[1] or image.height > hw[0]:
-                raise ValueError('larger than the picture')
-            part = np.array(image.convert('L')) > 0
-    except Exception as error:
-        # Whatever a damaged PNG makes Pillow raise.
-        raise ValueError(f'its mask cannot be read ({printable(files.reason(error))[:80]})') from None
-    return placed(part, int(points[0][0]), int(points[0][1]), hw)
+    return placed(png_of(text, 'L', hw) > 0, *map(round, points[0]), hw)
 
 
 def picture_folder(root, split):

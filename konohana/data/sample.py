@@ -61,6 +61,11 @@ def fits(low, high, side):
     return low >= -_tolerance['pixels'] and high <= side + _tolerance['pixels'] and high > 0 and low < side
 
 
+def edge_tolerance():
+    """Pixels by which a label may reach beyond its picture, see `beyond_edges`."""
+    return _tolerance['pixels']
+
+
 @contextlib.contextmanager
 def beyond_edges():
     """While the block runs, labels are read, and cut, that reach beyond their picture by any length. Not for threads

@@ -1,5 +1,7 @@
 """What the readers and writers of label files share: from the shapes that people draw to a `Sample` and back."""
 
+import base64
+import io
 import json
 import math
 import re
@@ -8,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from konohana import files, masks
 from konohana.data.images import load_image
-from konohana.data.sample import Sample, check_name, clipped, fits
+from konohana.data.sample import Sample, check_name, clipped, edge_tolerance, fits
 from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
@@ -110,13 +113,21 @@ def polygon(points, hw):
     if len(points) < 3:
         raise ValueError(f'a polygon needs three points or more, this one has {len(points)}')
     box = around(points, hw)
-    return box, masks.from_segmentation([[float(value) for point in points for value in point]], hw)
+    values = [float(value) for point in points for value in point]
+    return box, masks.from_segmentation([values], hw, edge_tolerance())
 
 
-def ellipse(cx, cy, rx, ry):
-    """The ellipse as a polygon of 72 points."""
+def ellipse(cx, cy, rx, ry, angle, hw):
+    """An ellipse, turned by an angle in degrees -> (box, mask); see `polygon`.
+
+    The tools let it reach beyond the picture, as they do with turned rectangles: it is cut there.
+    """
     angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    return list(zip((cx + rx * np.cos(angles)).tolist(), (cy + ry * np.sin(angles)).tolist(), strict=True))
+    points = list(zip((cx + rx * np.cos(angles)).tolist(), (cy + ry * np.sin(angles)).tolist(), strict=True))
+    points = masks.cut_at_edges(turned(points, cx, cy, angle), hw)
+    if not points:
+        raise ValueError(f'it lies outside the picture of {hw[1]} x {hw[0]}')
+    return polygon(points, hw)
 
 
 def turned(points, cx, cy, angle):
@@ -127,15 +138,27 @@ def turned(points, cx, cy, angle):
 
 def placed(part, x, y, hw):
     """A mask (2-D array) whose upper left pixel is at (x, y) -> (its box, the mask of the whole picture as RLE)."""
-    height, width = hw
-    if x < 0 or y < 0 or x + part.shape[1] > width or y + part.shape[0] > height:
+    (height, width), bottom, right = hw, y + part.shape[0], x + part.shape[1]
+    if not (fits(x, right, width) and fits(y, bottom, height)):
         raise ValueError(f'its mask reaches outside the picture of {width} x {height}')
-    whole = np.zeros((1, height, width), np.uint8)
-    whole[0, y : y + part.shape[0], x : x + part.shape[1]] = part
+    whole, top, left = np.zeros((1, height, width), np.uint8), max(0, y), max(0, x)
+    whole[0, top:bottom, left:right] = part[top - y : height - y, left - x : width - x]
     mask = masks.encode(whole)[0]
     if masks.area([mask]) == [0]:
         raise ValueError('its mask is empty')
     return masks.bounding_box(mask), mask
+
+
+def png_of(text, mode, hw):
+    """A PNG in base64, no larger than the picture of `hw` -> array of its pixels in a mode of Pillow's."""
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text)), formats=['PNG']) as image:
+            if image.width > hw[1] or image.height > hw[0]:
+                raise ValueError('larger than the picture')
+            return np.array(image.convert(mode))
+    except Exception as error:
+        # Whatever a damaged PNG makes Pillow raise.
+        raise ValueError(f'its mask cannot be read ({printable(files.reason(error))[:80]})') from None
 
 
 def cut_out(mask):
