@@ -138,6 +138,30 @@ def test_a_named_character_stands_once_in_a_frame():
     assert choose_names([], [], set())[0].tolist() == []
 
 
+def test_a_second_box_of_one_person_is_nobody_else():
+    whole, part = [10, 10, 110, 170], [10, 60, 90, 168]
+
+    def tracks(name='Yuzu', score=0.6, how=0.7, box=part):
+        found = [(whole, 0.9, sure_of('Yuzu')), (box, score, sure_of(name, how))]
+        return [(t['name'], len(t['frames'])) for t in episode([found] * 10).tracks]
+
+    assert tracks() == tracks(box=[0, 5, 115, 175]) == [('Yuzu', 10)]
+    assert tracks('Satsuki') == [('Yuzu', 10), ('Satsuki', 10)]  # a child before an adult
+    assert len(tracks(box=[60, 10, 160, 170])) == len(tracks(score=0.95)) == len(tracks(how=0.95)) == 2
+    crowd = [(whole, 0.9, sure_of('其他')), (part, 0.6, sure_of('其他', 0.7))]
+    assert len(episode([crowd] * 10).tracks) == 2
+
+
+def test_where_one_box_of_a_person_takes_over_from_another_both_have_the_name():
+    whole, head = ([10, 10, 110, 170], 0.9, sure_of('Yuzu')), ([40, 10, 80, 50], 0.6, sure_of('Yuzu', 0.7))
+    before, after = episode([[head]] * 8 + [[head, whole]] * 3 + [[whole]] * 9).tracks
+    assert before['name'] == after['name'] == 'Yuzu'
+    assert before['frames'].tolist() == list(range(8)) and after['frames'].tolist() == list(range(8, 20))
+    assert before['boxes'].shape == (8, 4) and len(before['rows']) == 8
+    short = episode([[head]] * 2 + [[head, whole]] * 2 + [[whole]] * 9).tracks  # what is left is no track
+    assert [track['frames'][0] for track in short] == [2]
+
+
 # Shots and frames that repeat
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from konohana import files
 from konohana.episodes import parquet
-from konohana.episodes.names import choose_names, track_probabilities
+from konohana.episodes.names import choose_names, track_probabilities, without_doubles
 from konohana.episodes.tracks import MIN_FRAMES, link_shot
 from konohana.errors import UserError
 
@@ -120,14 +120,13 @@ def link(index):
 
 def _tracks_of_shot(index, shot, begin, end, shared):
     """The tracks, as `Index.tracks` holds them, of the detections `begin` to `end` (not included)."""
-    part = slice(begin, end)
+    frame, box, score, names = (column[begin:end] for column in (index.frame, index.box, index.score, index.names))
     shortest = min(MIN_FRAMES, len(index.times))  # a video of one frame has tracks too
-    columns = (index.frame[part], index.box[part], index.score[part], index.names[part])
-    found = link_shot(*columns, shortest, index.threshold)
-    found = [(track, begin + track.rows[track.rows >= 0]) for track in found]
-    found = [(track, rows) for track, rows in found if index.score[rows].mean() >= UNSURE_TRACK * index.threshold]
-    probabilities = [track_probabilities(index.names[rows], index.score[rows] ** 2) for _, rows in found]
-    chosen, second = choose_names(probabilities, [(t.frames[0], t.frames[-1]) for t, _ in found], shared)
+    found = link_shot(frame, box, score, names, shortest, index.threshold)
+    found = [track for track in found if score[track.seen].mean() >= UNSURE_TRACK * index.threshold]
+    found = without_doubles(found, score, names, shared, shortest)
+    probabilities = [track_probabilities(names[track.seen], score[track.seen] ** 2) for track in found]
+    chosen, second = choose_names(probabilities, [(t.frames[0], t.frames[-1]) for t in found], shared)
     return [
         {
             'frames': track.frames,
@@ -139,7 +138,7 @@ def _tracks_of_shot(index, shot, begin, end, shared):
             'second_probability': float(p[other]) if other >= 0 else 0.0,
             'shot': shot,
         }
-        for (track, _), p, first, other in zip(found, probabilities, chosen, second, strict=True)
+        for track, p, first, other in zip(found, probabilities, chosen, second, strict=True)
     ]
 
 

@@ -42,6 +42,17 @@ class Track:
     boxes: np.ndarray
     rows: np.ndarray
 
+    @property
+    def seen(self):
+        """The rows of its detections, without the gaps."""
+        return self.rows[self.rows >= 0]
+
+    def without(self, frames):
+        """The same without those of its first and last frames that `frames` (n bools) names; it may be empty then."""
+        kept = np.flatnonzero(~frames)
+        part = slice(kept[0], kept[-1] + 1) if len(kept) else slice(0)
+        return Track(self.frames[part], self.boxes[part], self.rows[part])
+
 
 def likeness(boxes_a, names_a, boxes_b, names_b):
     """How likely two boxes show one person, n x m in 0 to 1.
