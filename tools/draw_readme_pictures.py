@@ -51,46 +51,36 @@ def main(arguments=None):
 
 def draw_sheet(model, settings):
     """The sheet, as the bytes of a JPEG."""
-    from konohana import drawing
+    from konohana.pictures import detection_sheet
 
     frame = shoot(np.random.default_rng(settings.sheet_shot), FRAME_HW)[1]['image']
-    (found,) = model([as_tensor(frame)], with_maps=True)
-    panels = {'frame': frame, 'found': annotated(frame, found, model, settings)}
-    for name in model.maps:
-        panels[name] = drawing.heat_map(found[name], FRAME_HW, background=frame)
-    sheet = Image.fromarray(drawing.sheet(list(panels.values()), list(panels)))
+    (found,) = model.detect([frame], with_maps=True)
+    sheet = Image.fromarray(detection_sheet(frame, found, img_hw=FRAME_HW, maps=model.maps, **style(model, settings)))
     return encoded(sheet, 'JPEG', quality=88)
 
 
 def draw_episode(model, settings):
     """The animation, as the bytes of an animated WebP."""
+    from konohana.drawing import draw_detections
+
     size = (settings.width, round(settings.width * FRAME_HW[0] / FRAME_HW[1]))
     pictures = []
     for seed in settings.episode_shots:
         shot = shoot(np.random.default_rng(seed), FRAME_HW)[0]
         for number in range(round(settings.seconds * settings.fps)):
             frame = draw_shot(shot, number / settings.fps)['image']
-            (found,) = model([as_tensor(frame)])
+            (found,) = model.detect([frame])
             small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
             found['boxes'] = found['boxes'] * (size[0] / FRAME_HW[1])
-            pictures.append(Image.fromarray(annotated(small, found, model, settings)))
+            pictures.append(Image.fromarray(draw_detections(small, found, **style(model, settings))))
     first, *others = pictures
     duration = round(1000 / settings.fps)
     return encoded(first, 'WEBP', save_all=True, append_images=others, duration=duration, loop=0, quality=70, method=6)
 
 
-def annotated(image, found, model, settings):
-    """A picture with the boxes and names of what was found; names in Latin letters, which every font has."""
-    from konohana import drawing
-
-    return drawing.draw_detections(image, found, model.class_names, ROMANISED, settings.threshold)
-
-
-def as_tensor(image):
-    """uint8 H x W x 3 -> float tensor 3 x H x W in 0 to 1."""
-    import torch
-
-    return torch.from_numpy(image).permute(2, 0, 1).float() / 255
+def style(model, settings):
+    """How people are drawn; names in Latin letters, which every font has."""
+    return {'class_names': model.class_names, 'label_names': ROMANISED, 'threshold': settings.threshold}
 
 
 def encoded(picture, kind, **options):
