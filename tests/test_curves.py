@@ -200,7 +200,7 @@ def test_tool_with_wrong_values_is_one_line(tool, tmp_path, no_picture):
         ((f"runs=['{(tmp_path / 'nowhere').as_posix()}']",), 'no such folder'),
         ((f"runs=['{(tmp_path / 'empty').as_posix()}']",), 'no run there'),
         ((good, "keys=['val/nothing']"), 'Logged keys: epoch, train/loss'),
-        ((good, 'against=weeks'), "'epoch', 'iteration' or 'minutes'"),
+        ((good, 'against=weeks'), "against='weeks': it is one of 'epoch', 'iteration', 'minutes'"),
         ((good, 'picture_out=a.bmp'), 'png, jpg, svg, pdf'),
         ((good, 'smooth=2'), 'smooth=2'),
     ):

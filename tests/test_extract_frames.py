@@ -195,7 +195,7 @@ ANY = __file__  # a file that is there: it is not opened
         (['n_frames=1000000000000'], 'n_frames=1000000000000: it must be a number from 1 to 1000000'),
         (['frames_out=/', f'video_in={ANY}'], 'a whole disk'),
         (['weights=missing.pt', f'video_in={ANY}'], r'missing\.pt: '),  # known before the video is opened
-        (['ending=.gif'], r"choose '\.jpg' or '\.png'"),
+        (['ending=.gif'], r"ending='.gif': it is one of '.jpg', '.png'"),
     ],
 )
 def test_mistakes_get_one_line(run_script, tmp_path, arguments, words):

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana.errors import UserError, count, printable
-from konohana.settings import read, require, run
+from konohana.settings import read, require, require_one_of, run
 
 video_in = 'toy_show_2.mp4'  # an episode; several: a folder, season/*.mkv, a list; toy_show_2.mp4 is drawn if missing
 frames_out = 'frames'  # folder to write; relative paths start at the project's folder
@@ -34,8 +34,7 @@ BATCH = 4
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, n_frames=(1, 10**6))
-    if settings.ending not in ENDINGS:
-        raise UserError(f"ending={settings.ending!r}: choose '.jpg' or '.png'.")
+    require_one_of(settings, ending=ENDINGS)
     from konohana import files
     from konohana.episodes import pick
     from konohana.episodes.scan import scanned

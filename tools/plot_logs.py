@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import files
 from konohana.errors import UserError
-from konohana.settings import read, require, run
+from konohana.settings import read, require, require_one_of, run
 from konohana.training import curves
 
 runs = []  # folders with event files, several or one; [] takes every run in logs
@@ -31,8 +31,7 @@ ENDINGS = ('png', 'jpg', 'svg', 'pdf')
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, smooth=(0, 0.9999))
-    if settings.against not in ('epoch', 'iteration', 'minutes'):
-        raise UserError(f"against={settings.against!r}: use 'epoch', 'iteration' or 'minutes'.")
+    require_one_of(settings, against=('epoch', 'iteration', 'minutes'))
     target = settings.path(settings.picture_out)
     ending = target.suffix.lower().lstrip('.').replace('jpeg', 'jpg')
     if ending not in ENDINGS:

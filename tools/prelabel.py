@@ -57,10 +57,9 @@ def main(arguments=None):
     if settings.unsure_threshold > settings.threshold:
         raise UserError(f'unsure_threshold={settings.unsure_threshold:g} is above threshold={settings.threshold:g}.')
     from konohana.data.images import list_pictures
-    from konohana.data.reading import FORMS
+    from konohana.writing import writer_of
 
-    if settings.form not in FORMS:
-        raise UserError(f'form={settings.form}: unknown form. Choose one of {", ".join(FORMS)}.')
+    writer_of(settings.form)
     pictures = list_pictures(settings.path(settings.pictures_in))
     check(settings, pictures)
     target, in_place = place(settings)
@@ -256,9 +255,9 @@ def write(settings, target, in_place, samples):
     from dataclasses import replace
 
     from konohana.data import shapes
-    from konohana.data.reading import FORMS
+    from konohana.writing import writer_of
 
-    writer = FORMS[settings.form]
+    writer = writer_of(settings.form)
     if not in_place:
         folder = writer.picture_folder(target, settings.split)
         copies = {folder / frame.path.name: frame.path for frame in samples}
