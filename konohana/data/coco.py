@@ -5,22 +5,15 @@ wherever `file_name` leads from the dataset's folder). The format: https://cocod
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
 from konohana import files, masks
-from konohana.data.images import load_image
-from konohana.data.sample import Sample, check_name, clipped, edge_tolerance, fits
-from konohana.data.shapes import read_json, shapes_of
+from konohana.data.sample import check_name, edge_tolerance, fits
+from konohana.data.shapes import Shape, checked_shapes, fill, opened, other_size, read_all, read_json, shapes_of
 from konohana.errors import UserError, printable
-from konohana.progress import progress_bar
 
 KEYS = ('bbox', 'segmentation', 'iscrowd')  # of an annotation; in capitals they would pass for missing
-
-
-HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')
+HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')  # of what not every form can hold, see shapes.lost
 
 
 def splits(root):
@@ -94,18 +87,22 @@ def read_categories(path, categories):
     return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
-def read_object(annotation, hw):
-    """One row of `annotations` -> ((x1, y1, x2, y2), compressed RLE or None, whether it is a crowd).
+def read_object(annotation, names, hw):
+    """One row of `annotations` -> `Shape`.
 
     A missing `bbox` is taken from the mask. A polygon too small to fill any pixel leaves an empty mask: COCO has some.
 
     Args:
-        annotation: dict with `bbox` (x, y, width, height), `segmentation` and `iscrowd`.
-        hw: (height, width) of the picture.
+        annotation: dict with `category_id`, `bbox` (x, y, width, height), `segmentation` and `iscrowd`.
+        names: dict of category id -> name. hw: (height, width) of the picture.
 
     Raises:
         ValueError: what is wrong with it, as text.
     """
+    name = _name_of(annotation, names)
+    if name is None:
+        known = ', '.join(map(_shown, list(names)[:10])) + (' ...' if len(names) > 10 else '')
+        raise ValueError(f'its category_id {_shown(annotation.get("category_id"))} is none of the categories ({known})')
     wrong = sorted(key for key in annotation if key not in KEYS and key.lower() in KEYS)
     if wrong:
         raise ValueError(f'its {_shown(wrong[0])} is to be spelt {wrong[0].lower()}')
@@ -114,7 +111,13 @@ def read_object(annotation, hw):
     if type(crowd) not in (int, float, bool) or crowd not in (0, 1):
         raise ValueError(f'its iscrowd is {json.dumps(crowd)[:20]}, not 0 or 1')
     mask = _read_mask(annotation.get('segmentation'), hw)
-    return _read_box(annotation.get('bbox'), mask, hw), mask, bool(crowd)
+    return Shape(name, _read_box(annotation.get('bbox'), mask, hw), mask, _is_difficult(annotation), bool(crowd))
+
+
+def _name_of(annotation, names):
+    """The name of an annotation's category; None where it is none of `names`."""
+    category = annotation.get('category_id')
+    return names.get(category) if _is_id(category) else None
 
 
 def _is_difficult(annotation):
@@ -159,43 +162,20 @@ def _read_frame(path, image, picture, annotations, names, ignore_class):
         path: the JSON file. image: its row of `images`. picture: where the picture should be.
         annotations: the rows of `annotations` that belong to it. names: dict of category id -> name.
     """
-    frame, problems = Sample(picture, image_id=image['id']), []
-    try:
-        frame.height, frame.width = load_image(picture).shape[:2]
-    except UserError as error:
-        return frame, [str(error)]
-    says = [image.get(key) for key in ('width', 'height')]
-    if any(value is not None and value != true for value, true in zip(says, (frame.width, frame.height), strict=True)):
-        return frame, [
-            f'{picture}: the picture is {frame.width} x {frame.height}, but {path.name} says {_shown(says[0])} x '
-            f'{_shown(says[1])}. Label it again at its present size.'
-        ]
-    boxes, ignored, difficult = [], [], []
-    frame.masks, frame.ignored_names, frame.ignored_masks = [], [], []
-    for annotation in annotations:
-        category = annotation.get('category_id')
-        name = names.get(category) if _is_id(category) else None
-        what = f'{path}: annotation {_shown(annotation.get("id"))} of {printable(image["file_name"])}'
-        if name is None:
-            known = ', '.join(map(_shown, list(names)[:10])) + (' ...' if len(names) > 10 else '')
-            problems.append(f'{what}: its category_id {_shown(category)} is none of the categories ({known}).')
-            continue
-        try:
-            box, mask, crowd = read_object(annotation, (frame.height, frame.width))
-        except ValueError as error:
-            problems.append(f'{what} ({name}): {error}.')
-            continue
-        if name == ignore_class or crowd:
-            ignored.append(box)
-            frame.ignored_names.append(None if name == ignore_class else name)
-            frame.ignored_masks.append(mask)
-        else:
-            boxes.append(box)
-            frame.names.append(name)
-            frame.masks.append(mask)
-            difficult.append(_is_difficult(annotation))
-    frame.boxes, frame.ignored = clipped(boxes, frame), clipped(ignored, frame)
-    frame.difficult = np.array(difficult, bool)
+    frame = opened(picture)
+    frame.image_id = image['id']
+    wrong = other_size(frame, image.get('width'), image.get('height'), path.name)
+    if wrong:
+        return frame, [wrong]
+
+    def line(_, annotation):
+        name = _name_of(annotation, names)
+        of = printable(image['file_name']) + (f' ({name})' if name else '')
+        return f'{path}: annotation {_shown(annotation.get("id"))} of {of}'
+
+    hw = frame.height, frame.width
+    found, problems = checked_shapes(annotations, lambda annotation: read_object(annotation, names, hw), line)
+    fill(frame, found, ignore_class)
     return frame, problems
 
 
@@ -270,22 +250,14 @@ def read_split(root, split, ignore_class=None, progress=True):
 
     def read(image):
         places = [folder / image['file_name'] for folder in folders]
-        try:
-            with files.reading(places[0]):
-                picture = next((place for place in places if place.is_file()), places[0])
-                return _read_frame(path, image, picture, rows.get(image['id'], []), names, ignore_class)
-        except UserError as error:
-            return Sample(places[0], image_id=image['id']), [str(error)]
+        with files.reading(places[0]):
+            picture = next((place for place in places if place.is_file()), places[0])
+            frame, found = _read_frame(path, image, picture, rows.get(image['id'], []), names, ignore_class)
+        frame.categories = categories
+        return frame, found
 
-    frames = []
-    with ThreadPoolExecutor() as pool, progress_bar(f'Checking {split}', len(images), shown=progress) as bar:
-        for done, (frame, found) in enumerate(pool.map(read, images.values()), start=1):
-            problems.extend(found)
-            if not found and frame.image_id not in bad:
-                frame.categories = categories
-                frames.append(frame)
-            bar.update(done)
-    return frames, problems
+    frames, more = read_all(split, list(images.values()), read, progress)
+    return [frame for frame in frames if frame.image_id not in bad], problems + more
 
 
 def label_files(root, split):

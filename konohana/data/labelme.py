@@ -27,10 +27,9 @@ from konohana.data.shapes import (
     placed,
     png_of,
     polygon,
-    read_all,
     read_json,
+    read_pairs,
     shapes_of,
-    shared_labels,
     shown,
     upright,
 )
@@ -106,7 +105,6 @@ def label_files(root, split):
 def read_split(root, split, ignore_class=None, progress=True):
     """Read a split and check every picture and shape; see `yolo.read_split`."""
     pairs = find_split(root, split)
-    shared = shared_labels(pairs)
 
     def read(pair):
         picture, label = pair
@@ -122,11 +120,10 @@ def read_split(root, split, ignore_class=None, progress=True):
             lambda shape: read_shape(shape, (frame.height, frame.width)),
             lambda number, shape: f'{label}: shape {number} ({_label_of(shape)})',
         )
-        problems += shared.get(label, [])
         fill(frame, found, ignore_class)
         return frame, problems
 
-    return read_all(split, pairs, read, progress)
+    return read_pairs(split, pairs, read, progress)
 
 
 def _label_of(shape):

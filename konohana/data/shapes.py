@@ -242,25 +242,6 @@ def joined(shapes):
     return result
 
 
-def shared_labels(pairs):
-    """Label files that several pictures have, like 1.jpg and 1.png.
-
-    Args:
-        pairs: list of (picture, label file), as paths.
-
-    Returns:
-        {label file: [the problem, as a line]}.
-    """
-    owners = {}
-    for picture, label in pairs:
-        owners.setdefault(label, []).append(picture.name)
-    return {
-        label: [f'{label}: it belongs to {len(names)} pictures ({", ".join(names)}). Keep one.']
-        for label, names in owners.items()
-        if len(names) > 1
-    }
-
-
 def read_all(split, items, read, progress):
     """Read the frames of a split in threads: function `read` of an item -> (Sample, problems).
 
@@ -275,6 +256,23 @@ def read_all(split, items, read, progress):
                 frames.append(frame)
             bar.update(done)
     return frames, problems
+
+
+def read_pairs(split, pairs, read, progress):
+    """`read_all` of (picture, label file) pairs, where each picture is to have a label file of its own.
+
+    One that several have, like 1.jpg and 1.png, is a problem of all of them.
+    """
+    owners = {}
+    for picture, label in pairs:
+        owners.setdefault(label, []).append(picture)
+    shared = {label: pictures for label, pictures in owners.items() if len(pictures) > 1}
+    frames, problems = read_all(split, pairs, read, progress)
+    wrong = {picture for pictures in shared.values() for picture in pictures}
+    for label, pictures in shared.items():
+        names = ', '.join(picture.name for picture in pictures)
+        problems.append(f'{label}: it belongs to {len(pictures)} frames of the split ({names}). Keep one of them.')
+    return [frame for frame in frames if frame.path not in wrong], problems
 
 
 def _safely(read, item):

@@ -8,7 +8,6 @@ train/  val/ (or valid/ or test/)                            (pictures and XML s
 import math
 import re
 import xml.etree.ElementTree as ET
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
 
@@ -19,9 +18,8 @@ from defusedxml import DefusedXmlException
 from konohana import files
 from konohana.data.images import OTHER_ENDINGS, PICTURE_ENDINGS, list_pictures, load_image
 from konohana.data.sample import Sample, check_name, clipped, fits
-from konohana.data.shapes import SAME_SPLIT, shapes_of, to_number
+from konohana.data.shapes import SAME_SPLIT, other_size, read_pairs, shapes_of, to_number
 from konohana.errors import UserError, printable
-from konohana.progress import progress_bar
 
 # (folder of pictures, folder of annotations, folder of <split>.txt)
 LISTED_LAYOUTS = (('imgs', 'anns', 'sets'), ('JPEGImages', 'Annotations', 'ImageSets/Main'))
@@ -287,25 +285,10 @@ def _read_frame(pair, ignore_class):
         problems.append(str(error))
     frame, more = read_annotation(xml, ignore_class, (height, width))
     frame.path = picture
-    known = frame.height and frame.width  # or the XML cannot be used at all
-    if not problems and known and (frame.height, frame.width) != (height, width):
-        more.append(
-            f'{picture}: the picture is {width} x {height}, but {xml.name} says {frame.width} x {frame.height}. '
-            'Label it again at its present size.'
-        )
+    if not problems:
+        wrong = other_size(Sample(picture, height, width), frame.width, frame.height, xml.name)
+        more += [wrong] if wrong else []
     return frame, problems + more
-
-
-def _shared_annotations(pairs):
-    """{XML that several frames have: line about it}: a name with and without its ending, or a.jpg beside a.png."""
-    pictures = {}
-    for picture, xml in pairs:
-        pictures.setdefault(xml, []).append(picture.name)
-    return {
-        xml: f'{xml}: it is the annotation of {len(names)} frames of the split ({", ".join(names)}). Keep one of them.'
-        for xml, names in pictures.items()
-        if len(names) > 1
-    }
 
 
 def read_split(root, split, ignore_class=None, progress=True):
@@ -318,16 +301,7 @@ def read_split(root, split, ignore_class=None, progress=True):
         UserError: see `find_split`.
     """
     pairs = find_split(root, split)
-    shared = _shared_annotations(pairs)
-    frames, problems = [], list(shared.values())
-    with ThreadPoolExecutor() as pool, progress_bar(f'Checking {split}', len(pairs), shown=progress) as bar:
-        read = pool.map(lambda pair: _read_frame(pair, ignore_class), pairs)
-        for done, ((_, xml), (frame, found)) in enumerate(zip(pairs, read, strict=True), start=1):
-            problems.extend(found)
-            if not found and xml not in shared:
-                frames.append(frame)
-            bar.update(done)
-    return frames, problems
+    return read_pairs(split, pairs, lambda pair: _read_frame(pair, ignore_class), progress)
 
 
 def label_files(root, split):

@@ -24,9 +24,8 @@ from konohana.data.shapes import (
     opened,
     pick_split,
     polygon,
-    read_all,
+    read_pairs,
     shapes_of,
-    shared_labels,
     shown,
     to_number,
 )
@@ -246,7 +245,6 @@ def read_split(root, split, ignore_class=None, progress=True):
     for number, name in enumerate(names):
         if name != ignore_class:
             categories.setdefault(name, number)
-    shared = shared_labels(pairs)
 
     def read(pair):
         picture, label = pair
@@ -260,11 +258,10 @@ def read_split(root, split, ignore_class=None, progress=True):
             lambda item: read_object(item[1], names, (frame.height, frame.width)),
             lambda _, item: f'{label}: line {item[0]}',
         )
-        problems += shared.get(label, [])
         fill(frame, found, ignore_class)
         return frame, problems
 
-    return read_all(split, pairs, read, progress)
+    return read_pairs(split, pairs, read, progress)
 
 
 def picture_folder(root, split):
