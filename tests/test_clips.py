@@ -10,15 +10,19 @@ import numpy as np
 import pytest
 
 from konohana.episodes import clips, xray
+from konohana.episodes.episode import episode_of as episode_in
 from konohana.episodes.episode import known_episode
 from konohana.episodes.find import Episode, Scene, find_scenes
 from konohana.episodes.index import appearances, load_index, save_index
+from konohana.episodes.watch import watch
 from konohana.errors import UserError, printable
+from konohana.video.moments import frames_at
 from konohana.video.recode import write_preview
 from konohana.video.source import Source
 from tests.conftest import load_script
 from tests.test_episodes import HOSTILE, NAMES, box_at, sure_of
 from tests.test_episodes import episode as index_of
+from tests.test_watch import NOBODY
 
 MS = Fraction(1, 1000)
 STEPS = [40, 40, 80, 40, 120, 40]  # ms between frames: a variable rate
@@ -189,6 +193,29 @@ def test_clips_of_the_annotated_file_begin_where_its_frames_do(drawn, tmp_path):
     scene = Scene(Episode(scene.episode.index, 'a', path, None), scene.begin + 1.5, scene.end + 1.5)
     (clip,) = clips.cut_clips([scene], tmp_path / 'clips', 'exact', progress=False, **ENCODING)
     np.testing.assert_allclose([g for _, g in frames(clip)], [g for _, g in frames(path)[13:20]], atol=0.7)
+
+
+def test_a_clip_of_joined_recordings_is_of_the_seconds_that_were_seen(drawn, tmp_path):
+    """The second one's times begin anew at 0."""
+    parts = [drawn(tmp_path / f'{n}.ts', frame_moments(n_frames=n), text=False) for n in (40, 72)]
+    path = tmp_path / 'in.ts'
+    path.write_bytes(b''.join(part.read_bytes() for part in parts))
+    index, _ = watch(NOBODY, path, progress=False)
+    save_index(tmp_path / 'in.detections.jsonl.gz', index)
+    index = load_index(tmp_path / 'in.detections.jsonl.gz')
+    assert index.joined and not watch(NOBODY, parts[0], progress=False)[0].joined
+    assert len(index.times) == 112 and (np.diff(index.times) > 0).all()
+    episode = episode_in(index, path, tmp_path / 'in_annotated.mkv', 'picture', False)
+    scene = Scene(episode, *index.times[[100, 108]])
+    with pytest.raises(UserError, match=r'in\.ts: recordings are joined in it.*cut=exact'):
+        clips.cut_clips([scene], tmp_path / 'clips', progress=False, **ENCODING)
+    (clip,) = clips.cut_clips([scene], tmp_path / 'clips', 'exact', progress=False, **ENCODING)
+    greys = [40 + 2 * i for i in range(60, 68)]
+    np.testing.assert_allclose([grey for _, grey in frames(clip)], greys, atol=2)
+    moments = index.times[[30, 101]].tolist()
+    seen = [picture.mean() for _, picture in frames_at(path, moments, seek=False)]
+    assert seen[1] - seen[0] == pytest.approx(2 * (61 - 30), abs=3)
+    assert episode_in(index, path, clip, 'picture', True).joined is False  # the annotated file's times are whole
 
 
 def test_clips_that_are_done_are_skipped_and_others_are_never_replaced(drawn, tmp_path, monkeypatch, capsys):

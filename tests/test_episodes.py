@@ -206,6 +206,13 @@ def test_an_index_read_from_its_file_says_the_same(index, tmp_path):
     assert lines[1]['frame'] == 0 and lines[1]['name'] == 'Yuzu' and lines[1]['names']['Yuzu'] == pytest.approx(0.9)
 
 
+def test_a_last_frame_after_a_pause_is_not_as_long_as_the_pause():
+    index = episode([[(box_at(10), 0.9, sure_of('Yuzu'))]] * 6)
+    index.times = np.array([0.0, 0.04, 0.08, 0.12, 0.16, 3600.0])
+    assert index.frame_seconds[-1] == pytest.approx(0.04) and index.frame_seconds[-2] > 3599
+    assert appearances(index)[0]['to'] == 3600.04
+
+
 def test_appearances_go_on_over_a_cut(index, tmp_path):
     rows = appearances(index)
     assert [(row['who'], row['from'], row['to']) for row in rows] == [('Yuzu', 0, 2.5), ('Satsuki', 1, 2)]

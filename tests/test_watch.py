@@ -3,6 +3,7 @@
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from konohana.episodes.episode import annotate_episode, read_or_watch
@@ -30,6 +31,14 @@ def test_a_part_has_its_own_chapters(path):
     assert index.chapters == [(0.0, '1'), (0.5, '2')]
     index, _ = watch(NOBODY, path, seconds=0.5, progress=False)
     assert index.chapters == [(0.0, '0')]
+
+
+def test_times_never_go_back_where_recordings_overlap(tmp_path):
+    parts = [make(tmp_path / f'{k}.ts', *source(rate=10), *X264, '-output_ts_offset', 0.6 * k) for k in range(2)]
+    (tmp_path / 'in.ts').write_bytes(b''.join(part.read_bytes() for part in parts))
+    index, _ = watch(NOBODY, tmp_path / 'in.ts', progress=False)
+    assert len(index.times) == 20 and (np.diff(index.times) >= 0).all()
+    assert index.frame_seconds.sum() == pytest.approx(index.times[-1] + 0.1)
 
 
 def test_what_was_seen_is_kept_wherever_ctrl_c_comes(path, monkeypatch):

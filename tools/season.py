@@ -97,7 +97,7 @@ def episode_of(index, path, videos_in, there):
     if videos_in:
         # An index has the name as it is printed: without tabs, line ends and bytes that are no UTF-8.
         video = next((file for file in there if printable(file.name) == index.video), videos_in / index.video)
-        return Episode(index, name, video, start)
+        return Episode(index, name, video, start, index.joined)
     beside = {file.suffix.lower(): file for file in there if file.stem == name}  # also .MP4
     video = next((beside[ending] for ending in CONTAINERS if ending in beside), path.with_name(f'{name}.mkv'))
     return Episode(index, name, video, start if is_labelled_copy(video) else None)

@@ -44,10 +44,14 @@ def cut_clips(scenes, folder, cut='copy', overwrite=False, progress=True, **enco
         UserError: a video is not there, or is a stream; a clip would replace a file; some could not be cut.
     """
     targets = [folder / clip_name(scene) for scene in scenes]
-    videos = dict.fromkeys(scene.episode.video for scene in scenes)
-    for video in videos:
+    videos = {scene.episode.video: scene.episode.joined for scene in scenes}
+    for video, joined in videos.items():
         if is_url(video) or not video.is_file():
             raise UserError(f'{printable(video)}: clips are cut out of files, and there is none.')
+        if joined and cut == 'copy':
+            raise UserError(
+                f'{printable(video)}: recordings are joined in it, and its times begin anew with each: take cut=exact.'
+            )
     for target in targets:
         files.claim(target, videos, overwrite, 'video_out')
     done, failed, total = [], [], sum(map(n_frames, scenes))
@@ -97,7 +101,8 @@ def _cut(scene, target, cut, overwrite, advance, encoding):
         copy_part(episode.video, target, begin + slack, end - begin - 2 * slack, tag)
     else:
         begin = max(0.0, begin - slack)
-        encode_part(episode.video, target, begin, end - slack - begin, advance, tag=tag, **encoding)
+        how = {'tag': tag, 'seek': not episode.joined, **encoding}
+        encode_part(episode.video, target, begin, end - slack - begin, advance, **how)
 
 
 def _is_done(target, video, tag):

@@ -148,7 +148,7 @@ def episode_of(index, video_in, target, labels_as, annotated):
     """
     start = float((index.made_from or {}).get('start') or 0.0)
     if not annotated:
-        return Episode(index, target.stem.removesuffix(RESULT), video_in, start)
+        return Episode(index, target.stem.removesuffix(RESULT), video_in, start, index.joined)
     return Episode(index, target.stem, target, start if labels_as == 'subtitles' else None)
 
 
@@ -337,7 +337,7 @@ def cut_pictures(index, source, start=0.0):
                 chosen.setdefault(frame, []).append((name, box))
     moments = {start + float(index.times[frame]): frame for frame in sorted(chosen)}
     try:
-        for moment, picture in frames_at(source, list(moments), index.hw):
+        for moment, picture in frames_at(source, list(moments), index.hw, seek=not index.joined):
             for name, box in chosen[moments[moment]]:
                 pictures[name].append((moments[moment], page.portrait_of(picture, box)))
     except UserError as error:

@@ -21,13 +21,14 @@ class Episode:
     Attributes:
         index: its `Index`. name: begins the names of its clips.
         video: the file that clips are cut out of. start: second of it at which the index begins; None for an annotated
-            file, which begins with the index's first frame.
+            file, which begins with the index's first frame. joined: see `Index`, where that file is the index's own.
     """
 
     index: Index
     name: str
     video: Path | str
     start: float | None = 0.0
+    joined: bool = False
 
 
 @dataclass

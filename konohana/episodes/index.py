@@ -52,6 +52,7 @@ class Index:
         made_from: what it was made from (video, weights, part of it), to know whether it still holds.
         complete: False where watching was ended before the episode did.
         threshold: score from which a detection begins a track, 0 to 1.
+        joined: whether the video's own times jump back on the way, as where recordings are joined; `times` do not.
         portraits: {row: data URL}, small pictures of some detections; the file does not keep them.
     """
 
@@ -70,15 +71,16 @@ class Index:
     made_from: dict | None = None
     complete: bool = True
     threshold: float = 0.5
+    joined: bool = False
     portraits: dict = field(default_factory=dict)
 
     @property
     def frame_seconds(self):
-        """F seconds that each frame is shown; the last as long as the one before."""
+        """F seconds that each frame is shown; the last as long as most are, since only the next one ends a frame."""
         if len(self.times) < 2:
             return np.full(len(self.times), 1 / 24)
         steps = np.diff(self.times)
-        return np.append(steps, steps[-1])
+        return np.append(steps, np.median(steps))
 
 
 def build_index(video, hw, times, class_names, shared, shots, chapters, detections):
@@ -243,6 +245,7 @@ def _header(index):
         **{'shared': index.shared, 'shots': [int(s) for s in index.shots], 'chapters': index.chapters},
         **{'times': [round(float(t), 6) for t in index.times], 'n_detections': len(index.frame)},
         **{'made_from': index.made_from, 'complete': index.complete, 'threshold': index.threshold},
+        'joined': index.joined,
     }
 
 
@@ -345,4 +348,5 @@ def _from_file(header, frame, box, score, names):
         made_from=header.get('made_from'),
         complete=bool(header.get('complete', True)),
         threshold=float(header.get('threshold', 0.5)),
+        joined=bool(header.get('joined', False)),
     )

@@ -114,10 +114,13 @@ class _Watch:
             title = chapter.get('metadata', {}).get('title', '')
             chapters.append((float(chapter['start'] * chapter['time_base']), title.encode(errors='replace').decode()))
         starts = [start for start in self.shots.starts if start < len(self.times)]
+        # Where recordings are joined, times may go back by up to `video.source.JUMP`.
+        times = np.maximum.accumulate(np.array(self.times, float))
         index = build_index(
-            *(source.name, self.hw, self.times, self.model.class_names, shared, starts, chapters),
+            *(source.name, self.hw, times, self.model.class_names, shared, starts, chapters),
             self.found[: len(self.times)],  # Ctrl-C may have come between the two
         )
+        index.joined = source.joined
         index.portraits = self.portraits.taken
         return index
 

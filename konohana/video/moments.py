@@ -1,5 +1,7 @@
 """The frames of chosen moments of a video file."""
 
+import math
+
 import av
 
 from konohana.errors import UserError
@@ -10,13 +12,14 @@ BEFORE = 0.01  # seconds before a moment at which the file is opened
 EXACT = 0.002  # seconds that a frame's time may be off: containers round
 
 
-def frames_at(path, times, hw=None, begin=None):
+def frames_at(path, times, hw=None, begin=None, seek=True):
     """Yield (time, picture) of the frames that begin at these moments, or are the next to begin.
 
     Args:
         path: the video. times: seconds, ascending, none twice.
         hw: height and width of the pictures, None for those of the frames.
         begin: the file's time that is 0 of `times`, see `Source.origin`; None for that of the whole file.
+        seek: False reads the whole file up to the last moment, where recordings are joined (`Source.joined`).
 
     Yields:
         (time, uint8 H x W x 3 RGB); moments at which there is no frame any more are left out.
@@ -28,22 +31,22 @@ def frames_at(path, times, hw=None, begin=None):
         with Source(path) as source:
             begin = source.origin
     reduce = Reducer(hw)
-    for part in _neighbours(times):
-        yield from _part(path, part, reduce, float(begin))
+    for part in _neighbours(times, NEAR if seek else math.inf):
+        yield from _part(path, part, reduce, float(begin), seek)
 
 
-def _neighbours(times):
+def _neighbours(times, near):
     """Split ascending times where seeking is faster than reading on."""
     times = list(times)
-    cuts = [i for i in range(1, len(times)) if times[i] - times[i - 1] > NEAR]
+    cuts = [i for i in range(1, len(times)) if times[i] - times[i - 1] > near]
     return [times[a:b] for a, b in zip([0, *cuts], [*cuts, len(times)], strict=True) if b > a]
 
 
-def _part(path, times, reduce, begin):
+def _part(path, times, reduce, begin, seek):
     """The frames of neighbouring moments: the file is opened a little before the first."""
     waiting = list(times)
     try:
-        source = Source(path, max(0.0, times[0] - BEFORE))
+        source = Source(path, max(0.0, times[0] - BEFORE), seek=seek)
     except UserError:
         with Source(path):  # it can be read, so there is nothing from here on
             return

@@ -26,7 +26,7 @@ PREVIEW_HEIGHT = 360
 PREVIEW_SOUND = 96000  # bits a second
 
 
-def encode_part(video_in, target, start, seconds, advance=None, hwaccel='', pix_fmt='', tag='', **encoding):
+def encode_part(video_in, target, start, seconds, advance=None, hwaccel='', pix_fmt='', tag='', seek=True, **encoding):
     """Encode a part of a video again, from the first frame at `start` or after to the last before its end.
 
     Each frame keeps its time, less that of the first. Sound, subtitles and fonts are copied.
@@ -34,7 +34,7 @@ def encode_part(video_in, target, start, seconds, advance=None, hwaccel='', pix_
     Args:
         video_in: file. target: file to write, see `writer.CONTAINERS`. start, seconds: the part.
         advance: function that is called with the number of frames so far. tag: text for the file's tag `description`.
-        hwaccel, pix_fmt, encoding: see `annotate_video`.
+        hwaccel, pix_fmt, encoding: see `annotate_video`. seek: see `Source`.
 
     Returns:
         number of frames.
@@ -42,7 +42,7 @@ def encode_part(video_in, target, start, seconds, advance=None, hwaccel='', pix_
     Raises:
         UserError: the video cannot be read, or the target not be written.
     """
-    with Source(video_in, start, seconds, hwaccel) as source:
+    with Source(video_in, start, seconds, hwaccel, seek) as source:
         source.start_at_first_frame()
         picture = encoded(source.picture, encoding['codec'], pix_fmt)
         unit = source.prepare(picture, CONTAINERS[target.suffix.lower()] != 'matroska')

@@ -199,8 +199,8 @@ class Source:
     """A video file or stream, opened, with its first frame decoded.
 
     path: file or URL; start: seconds into it; seconds: length, 0 for all that follows; hwaccel: FFmpeg's name of a
-    device that decodes, '' for none. Raises UserError if no video can be decoded, or there is none from
-    `start` on.
+    device that decodes, '' for none; seek: False reads the file from its beginning to get to `start`, as it has to be
+    where it is `joined`. Raises UserError if no video can be decoded, or there is none from `start` on.
 
     Attributes: container and video (PyAV's), picture (`Picture`, in the source's own pixel format until `prepare`),
     bits (per colour), hdr ({kind of side data: bytes}), rate, covers ({stream index: bytes}), origin, offset (seconds
@@ -208,7 +208,7 @@ class Source:
     decoded), broken ('' or why reading ended early), notes.
     """
 
-    def __init__(self, path, start=0.0, seconds=0.0, hwaccel=''):
+    def __init__(self, path, start=0.0, seconds=0.0, hwaccel='', seek=True):
         self.path = path
         self.name = printable(str(path).rstrip('/').rpartition('/')[2] if is_url(path) else Path(path).name)
         self.container, self.notes = _open(path, hwaccel)
@@ -226,7 +226,8 @@ class Source:
             self.origin = max(Fraction(0), begin) + _exactly(start)
             if start:
                 self._since = self.origin - Fraction(1, 10**6)
-                self._seek()
+                if seek:
+                    self._seek()
             self._items = self._read()
             self._ahead = self._until_first_frame(start)
             self._measure(start, seconds)
@@ -304,6 +305,11 @@ class Source:
         """Make the first frame's time 0, and leave out the sound before it."""
         self.origin, self.offset = self._first, Fraction(0)
         self._since = self.origin - Fraction(1, 10**6)
+
+    @property
+    def joined(self):
+        """Whether the file's times have jumped back so far, see `Steady`: it cannot be entered at any second then."""
+        return any(self._steady.shifts.values())
 
     @property
     def length(self):
