@@ -145,6 +145,107 @@ def test_a_mask_as_one_polygon_is_the_same_mask():
             assert not points if masks.area([mask]) == [0] else masks.from_segmentation([points], hw) == mask
 
 
+# ------------------------------------------------------------------------------- folders as the tools' exports lay them
+YOLO_LINE = '0 0.5 0.5 0.5 0.5\n'
+XML = (
+    '<annotation><folder></folder><filename>x</filename><size><width>80</width><height>60</height><depth></depth></size>'
+    '<object><name>a</name><occluded>0</occluded><bndbox><xmin>21</xmin><ymin>16</ymin><xmax>60</xmax><ymax>45</ymax>'
+    '</bndbox><attributes><attribute><name>rotation</name><value>0.0</value></attribute></attributes></object>'
+    '</annotation>'
+)
+
+
+def coco_text(file_name, **more):
+    row = {'id': 0, 'image_id': 0, 'category_id': 0, 'segmentation': [], 'bbox': [20, 15, 40, 30], 'ignore': 0}
+    image = {'id': 0, 'file_name': file_name, 'width': 80, 'height': 60}
+    content = {'images': [image], 'categories': [{'id': 0, 'name': 'a'}], 'annotations': [{**row, **more}]}
+    return json.dumps(content)
+
+
+EXPORTS = {
+    'CVAT COCO': (
+        'images/default/1.jpg', {'annotations/instances_default.json': coco_text('1.jpg')}, 'default', 'default'
+    ),
+    'CVAT COCO, subsets': (
+        'images/Validation/1.jpg', {'annotations/instances_Validation.json': coco_text('1.jpg')}, 'val', 'Validation'
+    ),
+    'CVAT YOLO 1.1': (
+        'obj_train_data/1.jpg',
+        {
+            'obj.names': 'a\n', 'obj.data': 'classes = 1\ntrain = data/train.txt\nnames = data/obj.names\n',
+            'train.txt': 'data/obj_train_data/1.jpg\n', 'obj_train_data/1.txt': YOLO_LINE,
+        },
+        'train', 'train',
+    ),
+    'CVAT Ultralytics YOLO, subsets': (
+        'images/Train/1.jpg',
+        {
+            'data.yaml': 'Train: Train.txt\nnames:\n  0: a\npath: .\n', 'Train.txt': 'data/images/Train/1.jpg\n',
+            'labels/Train/1.txt': YOLO_LINE,
+        },
+        'train', 'Train',
+    ),
+    'CVAT Pascal VOC': (
+        'JPEGImages/1.jpg',
+        {'Annotations/1.xml': XML, 'ImageSets/Main/Train.txt': '1\n', 'labelmap.txt': '# label:color:parts:actions\n'},
+        'train', 'Train',
+    ),
+    'Label Studio COCO': ('images/1.jpg', {'result.json': coco_text('images\\1.jpg')}, 'all', 'all'),
+    'Label Studio YOLO': (
+        'images/1.jpg', {'labels/1.txt': YOLO_LINE, 'classes.txt': 'a\n', 'notes.json': '{"categories": []}'},
+        'all', 'all',
+    ),
+    'Label Studio Pascal VOC': ('images/1.jpg', {'Annotations/1.xml': XML}, 'all', 'all'),
+    'X-AnyLabeling COCO': (
+        'my frames/1.jpg', {'annotations/instances_default.json': coco_text('1.jpg')}, 'default', 'default'
+    ),
+    'X-AnyLabeling Pascal VOC': ('my frames/1.jpg', {'Annotations/1.xml': XML}, 'all', 'all'),
+    'Pascal VOC in one folder': ('1.jpg', {'1.xml': XML}, 'all', 'all'),
+    'Roboflow COCO': ('valid/1.jpg', {'valid/_annotations.coco.json': coco_text('1.jpg')}, 'val', 'valid'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('tool', EXPORTS)
+def test_exports_are_read_as_they_are(tmp_path, tool):
+    place, texts, asked, name = EXPORTS[tool]
+    picture(tmp_path / place)
+    for path, text in texts.items():
+        put(tmp_path / path, text)
+    assert reading.splits_of(tmp_path) == reading.chosen_splits(tmp_path) == [name]
+    (frame,) = frames_of(tmp_path, asked)
+    assert frame.path == tmp_path / place and objects(frame) == [('a', (20, 15, 60, 45))]
+    one_line(tmp_path, "no split 'other'", name, split='other')
+
+
+def test_xml_files_beside_another_form_do_not_hide_it(tmp_path):
+    labelme(tmp_path, shape())
+    put(tmp_path / 'Annotations' / '1.xml', XML)
+    assert reading.form_of(tmp_path) == 'labelme' and reading.splits_of(tmp_path) == ['train']
+    put(tmp_path / 'result.json', '{"broken')
+    assert len(frames_of(tmp_path)) == 1
+
+
+def test_pictures_and_xml_files_of_undivided_folders_are_not_passed_over(tmp_path):
+    picture(tmp_path / 'images' / 'a.jpg')
+    put(tmp_path / 'Annotations' / 'b.xml', XML)
+    (_,), problems = reading.read_frames(tmp_path, ['all'], IGNORE_CLASS, progress=False)
+    assert len(problems) == 2 and 'a.xml' in problems[0] and 'b.jpg' in problems[1]
+    (tmp_path / 'images' / 'a.jpg').unlink()
+    one_line(tmp_path, 'b.jpg', 'no such file', split='all')
+
+
+def test_lists_of_one_class_are_no_splits_of_an_export(tmp_path):
+    for name in ('default', 'a_default'):
+        put(tmp_path / 'ImageSets/Main' / f'{name}.txt', '1  1\n')
+    assert reading.chosen_splits(tmp_path) == ['default']
+
+
+def test_x_anylabeling_writes_difficult_objects_of_coco_as_ignored(tmp_path):
+    picture(tmp_path / 'images' / '1.jpg')
+    put(tmp_path / 'annotations/instances_default.json', coco_text('1.jpg', ignore=1))
+    assert frames_of(tmp_path, 'default')[0].difficult.tolist() == [True]
+
+
 # ----------------------------------------------------------------------------------------------------------------- YOLO
 def yolo(root, text, names="names: ['柚', cat, no]"):
     """A dataset as ultralytics lays it out, with one picture; returns its label file."""

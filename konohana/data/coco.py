@@ -1,7 +1,11 @@
 """Reading and writing data labelled as COCO instances: boxes, masks, crowds.
 
 annotations/instances_<split>.json (or instances_<split>2017.json), pictures in <split>/ or <split>2017/ (or images/, or
-wherever `file_name` leads from the dataset's folder). The format: https://cocodataset.org/#format-data
+images/<split>/ as CVAT has them, or wherever `file_name` leads from the dataset's folder)
+result.json  images/                        (Label Studio), the split 'all'
+<split>/_annotations.coco.json              (Roboflow), with the pictures
+
+The format: https://cocodataset.org/#format-data
 """
 
 import json
@@ -9,7 +13,18 @@ from pathlib import Path
 
 from konohana import files, masks
 from konohana.data.sample import check_name, edge_tolerance, fits
-from konohana.data.shapes import Shape, checked_shapes, fill, opened, other_size, read_all, read_json, shapes_of
+from konohana.data.shapes import (
+    ALL,
+    Shape,
+    checked_shapes,
+    fill,
+    opened,
+    other_size,
+    read_all,
+    read_json,
+    same_split,
+    shapes_of,
+)
 from konohana.errors import UserError, printable
 
 KEYS = ('bbox', 'segmentation', 'iscrowd')  # of an annotation; in capitals they would pass for missing
@@ -18,26 +33,45 @@ HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')  # of what not ev
 
 def splits(root):
     """Names of the splits that a folder has as COCO instances, sorted; UserError where it cannot be read."""
-    folder = Path(root, 'annotations')
+    return sorted(_sources(Path(root)))
+
+
+def _sources(root):
+    """{split: JSON file}."""
+    folder = root / 'annotations'
     with files.reading(folder):
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(
-        name.removeprefix('instances_').removesuffix('.json')
-        for name in names
-        if name.startswith('instances_') and name.endswith('.json')
-    )
+        paths = folder.glob('instances_*.json') if folder.is_dir() else []
+        found = {path.stem.removeprefix('instances_'): path for path in paths}
+    with files.reading(root):
+        found = found or {path.parent.name: path for path in root.glob('*/_annotations.coco.json')}
+        result = root / 'result.json'
+        return found or ({ALL: result} if result.is_file() and _is_instances(result) else {})
+
+
+def _is_instances(path):
+    try:
+        content = read_json(path)
+    except UserError:
+        return False  # it may be anybody's
+    return isinstance(content, dict) and 'images' in content and 'categories' in content
 
 
 def find_split(root, split):
     """The annotation file of a split; UserError naming the splits that are there if this one is not."""
-    folder, there = Path(root, 'annotations'), splits(root)
-    for name in (split, f'{split}2017'):
-        if name in there:
-            return folder / f'instances_{name}.json'
-    raise UserError(
-        f'{folder / f"instances_{split}.json"}: there is no split {split!r}. Splits there: '
-        f'{", ".join(there) or "none"}.'
-    )
+    return _find(Path(root), split)[1]
+
+
+def _find(root, split):
+    """(name of a split as it is there, annotation file); see `find_split`."""
+    there = _sources(root)
+    name = split if split in there else f'{split}2017'
+    name = name if name in there else same_split(split, there)
+    if name is None:
+        raise UserError(
+            f'{root / "annotations" / f"instances_{split}.json"}: there is no split {split!r}. Splits there: '
+            f'{", ".join(sorted(there)) or "none"}.'
+        )
+    return name, there[name]
 
 
 def _load(path):
@@ -121,9 +155,10 @@ def _name_of(annotation, names):
 
 
 def _is_difficult(annotation):
-    """COCO has no such flag; CVAT and Datumaro write it under `attributes`."""
+    """COCO has no such flag; CVAT and Datumaro write it under `attributes`, X-AnyLabeling as `ignore`."""
     attributes = annotation.get('attributes')
-    return isinstance(attributes, dict) and attributes.get('difficult') in (True, 'true')
+    flagged = isinstance(attributes, dict) and attributes.get('difficult') in (True, 'true')
+    return flagged or annotation.get('ignore') in (1, True)
 
 
 def _read_mask(segmentation, hw):
@@ -236,7 +271,8 @@ def read_split(root, split, ignore_class=None, progress=True):
     Raises:
         UserError: no such split, or a file that cannot be used at all: no JSON, no COCO, faulty categories, no picture.
     """
-    path = find_split(root, split)
+    root = Path(root)
+    own_name, path = _find(root, split)
     content = _load(path)
     names = read_categories(path, content['categories'])
     # The first id of a name stands for it. All frames share this one dict.
@@ -245,11 +281,10 @@ def read_split(root, split, ignore_class=None, progress=True):
         if name != ignore_class:
             categories.setdefault(name, key)
     images, rows, bad, problems = _sorted_out(path, content)
-    root = Path(root)
-    folders = [root / name for name in (split, f'{split}2017', 'images') if (root / name).is_dir()] + [root]
+    folders = _picture_folders(root, split, own_name)
 
     def read(image):
-        places = [folder / image['file_name'] for folder in folders]
+        places = [folder / image['file_name'].replace('\\', '/') for folder in folders]
         with files.reading(places[0]):
             picture = next((place for place in places if place.is_file()), places[0])
             frame, found = _read_frame(path, image, picture, rows.get(image['id'], []), names, ignore_class)
@@ -258,6 +293,15 @@ def read_split(root, split, ignore_class=None, progress=True):
 
     frames, more = read_all(split, list(images.values()), read, progress)
     return [frame for frame in frames if frame.image_id not in bad], problems + more
+
+
+def _picture_folders(root, split, own_name):
+    """Where the pictures of a split may be. own_name: of the split as it is there."""
+    places = [root / place for place in (split, f'{split}2017', own_name, f'images/{own_name}', 'images')]
+    with files.reading(root):
+        there = [folder for folder in places if folder.is_dir()]
+        # X-AnyLabeling writes annotations/ beside a folder of any name.
+        return [*there, root] if there else [root, *sorted(path for path in root.iterdir() if path.is_dir())]
 
 
 def label_files(root, split):

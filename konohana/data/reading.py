@@ -6,7 +6,7 @@ from pathlib import Path
 from konohana import files
 from konohana.data import coco, cvat, label_studio, labelme, voc, yolo
 from konohana.data.sample import check_name
-from konohana.data.shapes import USUAL
+from konohana.data.shapes import ALL, USUAL
 from konohana.errors import UserError, count, printable
 
 # By the names that users give; the first that recognises a folder reads it.
@@ -17,12 +17,13 @@ MOST_SHOWN = 1000  # lines about problems
 
 def form_of(path):
     """The name in `FORMS` of the form in which a folder is labelled, or None."""
-    return next((name for name, form in FORMS.items() if form.splits(path)), None)
+    known = next((name for name, form in FORMS.items() if form.splits(path)), None)
+    return known or ('voc' if voc.undivided(path) else None)
 
 
 def splits_of(path):
     """Names of the splits that a folder has, none where its form is not known."""
-    return _reader(path).splits(path)
+    return _reader(path).splits(path) or ([ALL] if voc.undivided(path) else [])
 
 
 def chosen_splits(path, chosen=''):
@@ -34,7 +35,7 @@ def chosen_splits(path, chosen=''):
         return names
     there = splits_of(path)
     # VOCdevkit also has a list for each class, which looks like a split.
-    return [name for name in there if name in USUAL] or there or ['train']
+    return [name for name in there if name.lower() in USUAL] or there or ['train']
 
 
 def _reader(path):

@@ -19,8 +19,8 @@ from konohana.data.sample import Sample, check_name, clipped, edge_tolerance, fi
 from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
-SAME_SPLIT = {'val': ('val', 'valid', 'test'), 'valid': ('valid', 'val', 'test')}
-USUAL = ('train', 'val', 'valid', 'test', 'all')  # splits
+SAME_SPLIT = {'val': ('val', 'valid', 'validation', 'test'), 'valid': ('valid', 'val', 'validation', 'test')}
+USUAL = ('train', 'val', 'valid', 'validation', 'test', 'all', 'default')  # splits, in small letters
 ALL = 'all'  # the only split of a folder that is not divided into splits
 CROWD = 'is_crowd'  # the flag, in forms that hold flags of any name, of a region not counted for its own class
 HALF_A_PIXEL = 0.5
@@ -65,11 +65,20 @@ def to_number(text):
     return value if math.isfinite(value) else math.nan
 
 
+def same_split(split, there):
+    """The one of the splits `there` that is meant by `split`, None where there is none.
+
+    'val' may be called 'valid', 'validation' or 'test', and all of them as CVAT calls them: Train, Validation, Test.
+    """
+    names = SAME_SPLIT.get(split, (split,))
+    return next((one for name in names for one in (name, name.capitalize()) if one in there), None)
+
+
 def pick_split(where, split, there):
-    """The one of the splits `there` that is meant by `split` ('val' may be called 'valid' or 'test'), or UserError."""
-    for name in SAME_SPLIT.get(split, (split,)):
-        if name in there:
-            return name
+    """The one of the splits `there` that is meant by `split`, see `same_split`, or UserError."""
+    found = same_split(split, there)
+    if found is not None:
+        return found
     raise UserError(f'{where}: there is no split {split!r}. Splits there: {printable(", ".join(there)) or "none"}.')
 
 

@@ -1,8 +1,10 @@
-"""Reading and writing Pascal VOC XML (of X-AnyLabeling, CVAT, Label Studio), in the three layouts people have.
+"""Reading and writing Pascal VOC XML (of X-AnyLabeling, CVAT, Label Studio), in the layouts people have.
 
 imgs/  anns/  sets/<split>.txt
-JPEGImages/  Annotations/  ImageSets/Main/<split>.txt        (VOCdevkit)
+JPEGImages/  Annotations/  ImageSets/Main/<split>.txt        (VOCdevkit, CVAT)
 train/  val/ (or valid/ or test/)                            (pictures and XML side by side)
+Annotations/  and pictures in other folders                  (Label Studio, X-AnyLabeling), the split 'all'
+pictures and XML side by side in the dataset's folder        the split 'all'
 """
 
 import math
@@ -18,7 +20,7 @@ from defusedxml import DefusedXmlException
 from konohana import files
 from konohana.data.images import OTHER_ENDINGS, PICTURE_ENDINGS, list_pictures, load_image
 from konohana.data.sample import Sample, check_name, clipped, fits
-from konohana.data.shapes import SAME_SPLIT, other_size, read_pairs, shapes_of, to_number
+from konohana.data.shapes import ALL, other_size, read_pairs, same_split, shapes_of, to_number
 from konohana.errors import UserError, printable
 
 # (folder of pictures, folder of annotations, folder of <split>.txt)
@@ -48,6 +50,28 @@ def _holds_pairs(folder):
     return '.xml' in endings and bool(endings & set(PICTURE_ENDINGS))
 
 
+def undivided(root):
+    """(folders of pictures, folder of XML files) of a dataset in this form that is not divided into splits, or None.
+
+    Folders in other forms may look like it, since people export XML files beside what else they have.
+    """
+    root = Path(root)
+    with files.reading(root):
+        if not root.is_dir():
+            return None
+        if _holds_pairs(root):
+            return [root], root
+        xmls = root / 'Annotations'
+        if not xmls.is_dir() or not _holds(xmls, ('.xml',)):
+            return None
+        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        return [folder for folder in folders if _holds(folder, PICTURE_ENDINGS)], xmls
+
+
+def _holds(folder, endings):
+    return any(path.suffix.lower() in endings for path in folder.iterdir())
+
+
 def find_split(root, split):
     """The pictures and annotation files of a split, whichever layout the folder has.
 
@@ -65,10 +89,13 @@ def find_split(root, split):
         for layout in LISTED_LAYOUTS:
             if (root / layout[2]).is_dir():
                 return _listed_split(root, split, *layout)
-        for name in SAME_SPLIT.get(split, (split,)):
-            if (root / name).is_dir():
-                return _side_by_side(root / name)
-    there = splits(root)
+        name = same_split(split, [path.name for path in root.iterdir() if path.is_dir()])
+        if name:
+            return _side_by_side([root / name], root / name)
+        whole = undivided(root)
+        if whole and split == ALL:
+            return _side_by_side(*whole)
+    there = splits(root) or ([ALL] if whole else [])
     if there:
         raise UserError(f'{root}: there is no split {split!r}. Splits there: {", ".join(there)}.')
     raise UserError(
@@ -89,8 +116,10 @@ def _unread(root):
 
 def _listed_split(root, split, pictures, annotations, sets):
     """(picture, XML) of each line of <sets>/<split>.txt."""
-    list_file = root / sets / f'{split}.txt'
-    if not list_file.exists():
+    names = split, split.capitalize()  # as CVAT calls them
+    list_file = next((path for name in names if (path := root / sets / f'{name}.txt').exists()), None)
+    if list_file is None:
+        list_file = root / sets / f'{split}.txt'
         there = ', '.join(sorted(path.stem for path in (root / sets).iterdir() if path.suffix == '.txt')) or 'none'
         raise UserError(f'{list_file}: there is no split {split!r}. Splits there: {there}.')
     lines = files.read_text(list_file).splitlines()
@@ -120,12 +149,13 @@ def _is_file(path):
         return False  # a name too long, a folder that may not be read: said when the picture is opened
 
 
-def _side_by_side(folder):
-    """(picture, XML) of each picture in a folder, and of each XML without a picture: it must not be passed over."""
-    pairs = [(path, path.with_suffix('.xml')) for path in list_pictures(folder)]
-    xmls = {path for path in folder.iterdir() if path.suffix.lower() == '.xml'}
+def _side_by_side(folders, annotations):
+    """(picture, XML) of each picture in some folders, and of each XML without a picture: it must not be passed over."""
+    pictures = [path for folder in folders for path in list_pictures(folder)]
+    pairs = [(path, annotations / f'{path.stem}.xml') for path in pictures]
+    xmls = {path for path in annotations.iterdir() if path.suffix.lower() == '.xml'}
     alone = sorted(xmls - {xml for _, xml in pairs})
-    return pairs + [(xml.with_suffix('.jpg'), xml) for xml in alone]
+    return pairs + [((folders or [annotations])[0] / f'{xml.stem}.jpg', xml) for xml in alone]
 
 
 def parse_xml(path, limit):

@@ -2,6 +2,7 @@
 
 data.yaml (names; train, val, test: folders, lists of folders, or .txt files that list pictures)
 images/<split>/  labels/<split>/      or      <split>/images/  <split>/labels/      or      images/  labels/
+obj.names  <split>.txt, which lists pictures with their labels beside them      (CVAT's "YOLO 1.1")
 
 One .txt a picture, one line an object: `class x y w h` (centre and size) or `class x1 y1 x2 y2 x3 y3 ...`, 0 to 1. A
 picture without .txt holds nobody. The format: https://docs.ultralytics.com/datasets/detect/
@@ -55,8 +56,9 @@ def _config(root):
 
 
 def _named_splits(content):
-    """The keys of a data.yaml that are splits: the usual ones, and others as `write` writes them."""
-    return [key for key, value in content.items() if value and (key in SPLITS or value == f'images/{key}')]
+    """The keys of a data.yaml that are splits: the usual ones, and others as `write` and CVAT write them."""
+    own = {key: (f'images/{key}', f'{key}.txt') for key in content}
+    return [key for key, value in content.items() if value and (key in SPLITS or value in own[key])]
 
 
 def _load(path):
@@ -88,6 +90,8 @@ def _sources(root, asked=None):
             inside = [folder.name for folder in (root / 'images').iterdir() if folder.is_dir()]
             lists = {name: [root / f'{name}.txt'] for name in SPLITS if (root / f'{name}.txt').is_file()}
             return {name: [root / 'images' / name] for name in inside} or lists or {ALL: [root / 'images']}
+        if (root / 'obj.names').is_file():
+            return {path.stem: [path] for path in root.glob('*.txt') if path.name != 'classes.txt'}
         return {
             folder.name: [folder / 'images']
             for folder in root.iterdir()
