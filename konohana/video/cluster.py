@@ -47,7 +47,7 @@ class Cluster:
         except (OSError, *TIMEOUTS, ValueError, ImportError) as error:
             raise UserError(
                 f'dask_scheduler={self.address!r}: no scheduler of Dask answers there ({_line(error)}). '
-                "Start one by 'dask scheduler' and give the address that it prints, like tcp://192.168.1.2:8786."
+                "Start one by 'python -m dask scheduler' and give the address that it prints, like tcp://10.0.0.2:8786."
             ) from None
         try:
             self.client.wait_for_workers(1, timeout=NO_WORKERS)
@@ -55,7 +55,7 @@ class Cluster:
             self.client.close()
             raise UserError(
                 f'dask_scheduler={self.address!r}: it has no workers. Start them by '
-                f"'dask worker {self.address}', on each machine."
+                f"'python -m dask worker {self.address}', on each machine."
             ) from None
         self.n = len(self.client.nthreads())
         self.client.subscribe_topic(self.events, self._hear)
