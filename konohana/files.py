@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import stat
+import unicodedata
 import uuid
 from pathlib import Path
 
@@ -151,6 +152,11 @@ def beside(path, more):
     if not path.name:
         raise UserError(f'{path}: this is a whole disk. Choose a folder in it.')
     return path.with_name(path.name + more)
+
+
+def same_name(name):
+    """A name in the form in which file systems that know no case, or one Unicode form only, compare it."""
+    return unicodedata.normalize('NFC', unicodedata.normalize('NFC', name).casefold())
 
 
 def reason(error):

@@ -88,9 +88,12 @@ def read_cast(path, adds=False, threshold=THRESHOLD):
     with files.reading(path):
         if not path.is_dir():
             raise UserError(f'{path}: there is no such folder. A cast has a sub-folder of pictures for each character.')
-        folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith('.'))
+        folders = _folders(path)
     if not folders:
         raise UserError(f'{path}: no sub-folders. A cast has one for each character, with 1 to 20 pictures in it.')
+    _tell_misplaced(path, folders)
+    names = [folder.name for folder in folders]
+    _tell_alike(names, names)
     pictures = {}
     for folder in folders:
         _check_folder_name(folder)
@@ -111,6 +114,32 @@ def give(model, path, adds=False, threshold=THRESHOLD):
         pictures,
         f'Cast: {count(len(cast.pictures), "character")} by {count(len(pictures), "picture")}{kept}: {path}',
     )
+
+
+def _folders(path):
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith('.'))
+
+
+def _tell_misplaced(path, folders):
+    """Print a line for each folder whose pictures are nobody's: that of the cast, and folders in a character's."""
+    from konohana.data.images import PICTURE_ENDINGS
+
+    places = [(path, 'into the folders of their characters')]
+    with files.reading(path):
+        places += [(inner, f'into {folder}') for folder in folders for inner in _folders(folder)]
+        for place, where in places:
+            n = sum(file.suffix.lower() in PICTURE_ENDINGS and file.is_file() for file in place.iterdir())
+            if n:
+                print(f'Left out: {printable(place)}: {count(n, "picture")} there. Move them {printable(where)}.')
+
+
+def _tell_alike(names, others):
+    """Print a line for each of some names that differs from one of the others in capitals or Unicode form alone."""
+    known = {files.same_name(name): name for name in others}
+    for name in names:
+        other = known.get(files.same_name(name), name)
+        if other != name:
+            print(f'{printable(name)} and {printable(other)} are two characters: spell them alike if they are one.')
 
 
 def _check_folder_name(folder):
@@ -184,6 +213,8 @@ class KnownCast:
         people = [_people(model, *item) for item in cast.pictures.items()]
         self.characters = Characters(people, spread.of(model), [name in SHARED_NAMES for name in trained])
         new = [name for name in names if name not in trained]
+        if cast.adds:
+            _tell_alike(new, trained)
         self.class_names = [*trained, *new] if cast.adds else [*names, UNKNOWN]
         self.columns = [self.class_names.index(name) for name in names]
         self.adds, self.n_trained = cast.adds, len(trained)

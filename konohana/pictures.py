@@ -1,7 +1,6 @@
 """Annotated pictures: their names, what is drawn, and the run over many pictures."""
 
 import os
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -31,23 +30,18 @@ def output_paths(pictures, folder, ending='.jpg'):
     """
     top = Path(os.path.commonpath([path.parent for path in pictures])) if pictures else None
     choices = [(path.stem, path.name, '_'.join(path.relative_to(top).parts)) for path in pictures]
-    counts = [Counter(map(_same_name, names)) for names in zip(*choices, strict=True)]
+    counts = [Counter(map(files.same_name, names)) for names in zip(*choices, strict=True)]
     taken, paths = set(), []
     for names in choices:
-        free = (name for name, count in zip(names, counts, strict=True) if count[_same_name(name)] == 1)
+        free = (name for name, count in zip(names, counts, strict=True) if count[files.same_name(name)] == 1)
         name = first = next(free, names[-1])
         number = 1
-        while _same_name(name) in taken:
+        while files.same_name(name) in taken:
             number += 1
             name = f'{first}_{number}'
-        taken.add(_same_name(name))
+        taken.add(files.same_name(name))
         paths.append(Path(folder) / f'{name}{ending}')
     return paths
-
-
-def _same_name(name):
-    """A name in the form in which file systems that know no case, or one Unicode form only, compare it."""
-    return unicodedata.normalize('NFC', unicodedata.normalize('NFC', name).casefold())
 
 
 def claim_outputs(paths, inputs, overwrite=False, variable='test_out'):

@@ -119,6 +119,33 @@ def test_unused_pictures_are_told_and_the_others_taken(folder, capsys):
     assert names(model, (0, 20)) == ['Rot']
 
 
+def test_pictures_where_no_character_is_are_told(folder, capsys):
+    for place in ('.', 'Rot/episode 2', 'Rot/.thumbnails'):
+        save_image(folder / place / 'Gelb.png', picture((0, 20)))
+    (folder / 'Rot' / 'notes').mkdir()
+    cast = konohana.read_cast(folder)
+    assert list(map(len, cast.pictures.values())) == [2, 2]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f'Left out: {folder}: 1 picture there. Move them into the folders of their characters.',
+        f'Left out: {folder / "Rot" / "episode 2"}: 1 picture there. Move them into {folder / "Rot"}.',
+    ]
+
+
+def test_names_that_differ_in_capitals_alone_are_told(folder, capsys):
+    model = ByColour().eval()
+    (folder / 'Rot').rename(folder / 'Second')
+    model.cast = konohana.read_cast(folder)
+    assert not capsys.readouterr().out
+    model.cast = konohana.read_cast(folder, adds=True)
+    line, *more = capsys.readouterr().out.splitlines()
+    assert line.startswith('Second and second are two characters') and not more
+    save_image(folder / 'GRÜN' / '1.png', picture((1, 20)))
+    if len(list(folder.iterdir())) == 3:  # the file system tells them apart
+        konohana.read_cast(folder)
+        assert capsys.readouterr().out.startswith('GRÜN and Grün are two characters')
+
+
 def test_many_pictures_are_thinned_out(folder, capsys):
     for i in range(30):
         save_image(folder / 'Rot' / f'more{i}.png', picture((0, 20)))
