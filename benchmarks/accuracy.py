@@ -24,8 +24,7 @@ from konohana.errors import UserError
 from konohana.settings import read, require, run
 from tools import compare
 
-# Each peer's name, and its variables of _train.py; None for a YOLO of ultralytics.
-peers = {
+peers = {  # each peer's name, and its variables of _train.py; None for a YOLO of ultralytics
     'ours': {},
     'ours, Res2': {'use_res2block': True},
     'ssdlite320_mobilenet_v3_large': {'detector': 'ssdlite320_mobilenet_v3_large'},

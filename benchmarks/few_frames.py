@@ -24,8 +24,7 @@ from konohana.errors import UserError
 from konohana.settings import read, require, run
 from tools import compare
 
-# Each way's name, and its variables of _train.py; the name alone, with None, for a YOLO of ultralytics.
-ways = {
+ways = {  # each way's name, and its variables of _train.py; the name alone, with None, for a YOLO of ultralytics
     'shipped weights': {'init_from': 'weights/net.pt'},
     'ImageNet': {'pretrained': 'backbone'},
     'nothing': {},

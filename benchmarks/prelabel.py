@@ -15,7 +15,7 @@ from konohana.cast import IGNORE_CLASS
 from konohana.settings import read, require, run
 
 konohana_dataset_path = 'toy_show_2'  # labelled pictures; toy_show_2 is drawn if it is missing
-split = 'train'
+split = 'train'  # split whose pictures are labelled
 n_pictures = 160  # the first ones of the split; 0 is all
 weights = ''  # weights of a detector; '' takes yours (net.pt), or else the shipped ones
 n_groups = 30  # groups of looks at most

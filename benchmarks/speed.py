@@ -3,6 +3,10 @@
 Times the network and post-processing of one picture, without loading and drawing. The detectors take turns in one run,
 because a busy machine slows all of them alike: compare ratios, not milliseconds. Networks are untrained unless you name
 a weights file, so their post-processing has little to do; that of a two-stage detector always has much.
+
+In `detector`, between commas: a detector's name, a YOLO if ultralytics is installed (yolo26n, yolo11n), or a weights
+file (.pt or .onnx). The detector's own variables may follow, and fuse=False (batch norms stay) or channels_last=False,
+as in 'konohana, konohana use_res2block=True, fasterrcnn_resnet50_fpn_v2 fuse=False'.
 """
 
 import ast
@@ -17,10 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from konohana.errors import UserError
 from konohana.settings import read, require, run
 
-# The detectors, separated by commas: a detector's name, a YOLO if ultralytics is installed (yolo26n, yolo11n), or a
-# weights file (.pt or .onnx). The detector's own variables may follow, and fuse=False (batch norms stay) or
-# channels_last=False, as in 'konohana, konohana use_res2block=True, fasterrcnn_resnet50_fpn_v2 fuse=False'.
-detector = 'konohana, konohana fuse=False, konohana channels_last=False, konohana use_res2block=True'
+detector = 'konohana, konohana fuse=False, konohana channels_last=False, konohana use_res2block=True'  # see above
 img_hw = (360, 640)  # height and width of the picture
 n_classes = 14  # number of classes
 n_runs = 50  # timed runs of each detector, after a few to warm up

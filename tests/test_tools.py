@@ -21,7 +21,7 @@ assert 'torch' not in sys.modules, 'import konohana imports torch'
 for script in sys.argv[1:]:
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
         runpy.run_path(script)['main'](['--help'])
-    assert '  # ' in said.getvalue(), script
+    assert '  # ' in said.getvalue() and '  # \\n' not in said.getvalue(), f'{script}: a variable has no comment'
     assert 'torch' not in sys.modules, f'{script} imports torch before it answers --help'
 """
 

@@ -22,8 +22,7 @@ from konohana.errors import UserError
 from konohana.interrupts import StopRequest
 from konohana.settings import read, require, run
 
-# Each variant's name, and the variables of _train.py that differ in it.
-variants = {
+variants = {  # each variant's name, and the variables of _train.py that differ in it
     'flagship': {},
     'Res2': {'use_res2block': True},
     'coordinate attention': {'attention': 'coordinate'},
