@@ -246,6 +246,15 @@ def test_clips_that_are_done_are_skipped_and_others_are_never_replaced(drawn, tm
     assert done[1].read_bytes() == b'mine' and 'copy' in clips.description_of(done[0])
 
 
+def test_a_clip_of_another_quality_is_another_clip(drawn, tmp_path):
+    path = drawn(tmp_path / 'a.mkv', frame_moments(), n_audio=1, text=False)
+    scene, said = scene_of(path, 5, 9), []
+    for crf in (18, 18, 30):
+        (clip,) = clips.cut_clips([scene], tmp_path / 'clips', 'exact', progress=False, **{**ENCODING, 'crf': crf})
+        said.append((clip.stat().st_mtime_ns, clips.description_of(clip)))
+    assert said[0] == said[1] != said[2] and said[2][1].endswith('exact h264 30 ultrafast')
+
+
 def test_one_damaged_video_does_not_end_the_rest(drawn, tmp_path, capsys):
     path = drawn(tmp_path / 'a.mkv', frame_moments(), n_audio=0, text=False)
     good, bad = scene_of(path, 5, 9), scene_of(path, 5, 9)

@@ -93,7 +93,9 @@ def n_frames(scene):
 
 def _cut(scene, target, cut, overwrite, advance, encoding):
     episode = scene.episode
-    tag = f'{printable(episode.video.name)}, {scene.begin:.3f} to {scene.end:.3f} s, {cut}'
+    quality = [encoding.get(key) for key in ('codec', 'crf', 'preset', 'pix_fmt') if cut == 'exact']
+    how = ' '.join(str(value) for value in (cut, *quality) if value not in ('', None))
+    tag = f'{printable(episode.video.name)}, {scene.begin:.3f} to {scene.end:.3f} s, {how}'
     if not overwrite and _is_done(target, episode.video, tag):
         return
     begin, end, slack = _in_video(scene)
@@ -101,8 +103,8 @@ def _cut(scene, target, cut, overwrite, advance, encoding):
         copy_part(episode.video, target, begin + slack, end - begin - 2 * slack, tag)
     else:
         begin = max(0.0, begin - slack)
-        how = {'tag': tag, 'seek': not episode.joined, **encoding}
-        encode_part(episode.video, target, begin, end - slack - begin, advance, **how)
+        options = {'tag': tag, 'seek': not episode.joined, **encoding}
+        encode_part(episode.video, target, begin, end - slack - begin, advance, **options)
 
 
 def _is_done(target, video, tag):
