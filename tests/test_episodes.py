@@ -206,6 +206,17 @@ def test_an_index_read_from_its_file_says_the_same(index, tmp_path):
     assert lines[1]['frame'] == 0 and lines[1]['name'] == 'Yuzu' and lines[1]['names']['Yuzu'] == pytest.approx(0.9)
 
 
+def test_of_many_names_an_index_keeps_what_its_file_holds(tmp_path):
+    """A detector without probabilities gives all other names the same one."""
+    names = [f'n{k}' for k in range(9)]
+    index = episode([[(box_at(10), 0.6, [0.05] * 3 + [0.6] + [0.05] * 5)]] * 5, names)
+    assert (index.names > 0).sum(axis=1).tolist() == [5] * 5
+    save_index(tmp_path / 'a.detections.jsonl.gz', index)
+    again = load_index(tmp_path / 'a.detections.jsonl.gz')
+    np.testing.assert_array_equal(again.names, index.names)
+    assert again.tracks[0]['probability'] == index.tracks[0]['probability']
+
+
 def test_a_last_frame_after_a_pause_is_not_as_long_as_the_pause():
     index = episode([[(box_at(10), 0.9, sure_of('Yuzu'))]] * 6)
     index.times = np.array([0.0, 0.04, 0.08, 0.12, 0.16, 3600.0])

@@ -98,9 +98,8 @@ def build_index(video, hw, times, class_names, shared, shots, chapters, detectio
         return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
     names = joined('probabilities', len(class_names))
-    if len(class_names) > KEPT_NAMES:
-        # As much as the file holds, so that an index read from it is the same.
-        names[names < np.sort(names, axis=1)[:, -KEPT_NAMES, None]] = 0
+    # As much as the file holds, so that an index read from it is the same.
+    np.put_along_axis(names, np.argsort(-names, axis=1, kind='stable')[:, KEPT_NAMES:], 0, axis=1)
     frame = np.repeat(np.arange(len(detections)), counts)
     box, score = joined('boxes', 4).round(1), joined('scores', 1)[:, 0].round(4)
     index = Index(
