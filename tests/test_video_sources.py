@@ -448,4 +448,11 @@ def test_what_a_season_is(tmp_path):
         with pytest.raises(UserError) as caught:
             season.episodes(bad, resolve)
         assert '\n' not in str(caught.value)
+    (tmp_path / '[组] 花').mkdir()
+    named = [tmp_path / '[组] 花' / f'[组] 花 [{number:02}].mkv' for number in (9, 10)]
+    for path in named:
+        path.write_bytes(b'')
+    for pattern in ('[组] 花/*.mkv', '[组] 花/[组]*].mkv', '[[]*/*'):
+        assert season.episodes(pattern, resolve) == (named, True)
+    assert season.episodes('*/*[01]?.mkv', resolve) == (named[1:], True)
     assert files.LIST_NAME not in os.listdir(tmp_path) and 'Video' not in dump(tmp_path / 'b.mkv')  # noqa: PTH208

@@ -40,7 +40,7 @@ def episodes(video_in, resolve):
     Raises:
         UserError: a folder without videos, a pattern without matches, or a list that cannot be read.
     """
-    if isinstance(video_in, str) and video_in.lstrip().startswith('[') and not resolve(video_in).exists():
+    if isinstance(video_in, str) and re.fullmatch(r'(?s)\s*\[.*\]\s*', video_in) and not resolve(video_in).exists():
         video_in = _list(video_in)
     if isinstance(video_in, (list, tuple)):
         if not video_in:
@@ -53,9 +53,10 @@ def episodes(video_in, resolve):
     if path.is_dir():
         return _found(path.iterdir(), f'{path}: holds no video'), True
     if glob.has_magic(str(video_in)) and not path.exists():
-        # Path.glob takes no absolute pattern.
-        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
-        return _found(matches, f'video_in={video_in!r}: no video fits this pattern'), True
+        # Path.glob takes no absolute pattern. Brackets are rather a part of a name, like '[Group] Show', than a choice.
+        patterns = str(path), str(path).replace('[', '[[]')
+        matches = next(filter(None, (glob.glob(pattern, recursive=True) for pattern in patterns)), ())  # noqa: PTH207
+        return _found(map(Path, matches), f'video_in={video_in!r}: no video fits this pattern'), True
     return [path], False
 
 
@@ -65,7 +66,7 @@ def _list(text):
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise UserError(f"video_in={text}: not a list. Write it as ['first.mkv', 'second.mkv'].")
+        raise UserError(f"video_in={text}: there is no such file, and as a list it is ['first.mkv', 'second.mkv'].")
     return value
 
 
