@@ -165,15 +165,18 @@ def test_a_season_of_indexes(run_script, episode, tmp_path):
         read_or_watch(model, WEIGHTS, episode, tmp_path / f'{name}.detections.jsonl.gz', progress=False, seconds=1)
     done = run_script('tools/season.py', f'indexes_in={tmp_path}', 'find=yuzu', 'title=花')
     assert done.returncode == 0 and '2 episodes' in done.stdout, done.stderr
+    assert 'only its beginning' not in done.stdout
     assert '柚: ' in done.stdout and ' together' in done.stdout  # also where they have no scene
     assert '花' in (tmp_path / 'season.html').read_text(encoding='utf-8')
     index = load_index(tmp_path / 'ep 2.detections.jsonl.gz')
     name = index.tracks[0]['name']
     options = (f'find={name}', 'clips=True', f'videos_in={tmp_path}')
     (tmp_path / 'ep 10.detections.jsonl.gz').rename(tmp_path / 'ep 10.old')
+    index.complete = False
     save_index(tmp_path / 'ep 10.detections.parquet', index)
     done = run_script('tools/season.py', f'indexes_in={tmp_path}', *options)
     assert done.returncode == 0 and '2 episodes' in done.stdout, done.stderr
+    assert 'ep 10.detections.parquet: only its beginning is known' in done.stdout
     cut = sorted(path.name for path in (tmp_path / f'clips_{name}').glob('*.mkv'))
     assert len(cut) >= 2 and cut[0].startswith('ep 10_0h00m0') and cut[-1].startswith('ep 2_0h00m0')
     refused = run_script('tools/season.py', f'indexes_in={tmp_path}', *options[:2])

@@ -43,6 +43,8 @@ def main(arguments=None):
     page = settings.path(settings.page_out) if settings.page_out else folder / 'season.html'
     files.claim(page, paths, settings.overwrite, 'page_out')
     indexes = [load_index(path) for path in paths]
+    for path in (path for path, index in zip(paths, indexes, strict=True) if not index.complete):
+        print(f'{printable(path)}: only its beginning is known, the run that watched it was ended.')
     beside = [path.with_name(stem_of(path) + '.html') for path in paths]
     pages = [relative(path, page.parent) if path.is_file() else '' for path in beside]
     write_season(page, indexes, settings.title or folder.name, settings.label_names, pages)
