@@ -269,6 +269,15 @@ def test_polygons_beyond_the_edge_are_cut_as_boxes_are(tmp_path):
         assert len(problems) == 1 and 'outside the picture' in problems[0]
 
 
+def test_splits_of_cvat_are_train_and_val(tmp_path, run_script):
+    write_voc(tmp_path / 'x', {'Validation': {'a': (picture(1), [])}, 'Train': {'b': (picture(1), [])}})
+    options = f'check_out={tmp_path / "out"}', 'fix=True', f'fixed_out={tmp_path / "y"}'
+    done = run_script('tools/check_dataset.py', f'konohana_dataset_path={tmp_path / "x"}', *options)
+    assert 'a.jpg: validation: nearly the same as b.jpg in train' in done.stdout, done.stdout + done.stderr
+    (left,), _ = reading.read_frames(tmp_path / 'y', ['val'], IGNORE_CLASS, progress=False)
+    assert [frame.path.stem for frame in left] == ['a'] and 'pictures left out: leaks' in done.stdout
+
+
 def test_planted_faults_are_found(run_script, tmp_path):
     options = ('n_faults=2', 'n_frames=30', 'hw=(120, 208)', f'keep={tmp_path / "spoilt"}')
     done = run_script('benchmarks/planted_faults.py', *options)

@@ -234,6 +234,18 @@ def test_pictures_and_xml_files_of_undivided_folders_are_not_passed_over(tmp_pat
     one_line(tmp_path, 'b.jpg', 'no such file', split='all')
 
 
+@pytest.mark.parametrize('asked', ['val', 'test', 'Train'])
+def test_lists_of_cvat_are_train_val_and_test_but_no_test_is_val(tmp_path, asked):
+    for name in ('Train', 'Test', 'Validation'):
+        put(tmp_path / 'ImageSets/Main' / f'{name}.txt', f'{name}\n')
+        put(tmp_path / 'Annotations' / f'{name}.xml', XML)
+        picture(tmp_path / 'JPEGImages' / f'{name}.jpg')
+    (frame,) = frames_of(tmp_path, asked)
+    assert frame.path.stem.lower().startswith(asked.lower())
+    (tmp_path / 'ImageSets/Main/Validation.txt').unlink()
+    one_line(tmp_path, "no split 'val'", 'Splits there: Test, Train', split='val')
+
+
 def test_lists_of_one_class_are_no_splits_of_an_export(tmp_path):
     for name in ('default', 'a_default'):
         put(tmp_path / 'ImageSets/Main' / f'{name}.txt', '1  1\n')
@@ -443,6 +455,14 @@ def test_cvat_subsets_of_a_project_and_a_task_without(tmp_path):
     put(task / 'annotations.xml', f'{CVAT_HEAD}<image id="0" name="1.jpg" width="80" height="60"/></annotations>')
     assert len(frames_of(task, 'all')) == 1
     one_line(task, "no split 'train'", 'Splits there: all')
+
+
+@pytest.mark.parametrize('ending', ['.PNG', '.jpg'])
+def test_cvat_names_frames_of_a_video_without_their_ending(tmp_path, ending):
+    picture(tmp_path / 'train' / 'images' / f'frame_000000{ending}')
+    cvat(tmp_path, cvat_box(), name='frame_000000')
+    (frame,) = frames_of(tmp_path)
+    assert frame.path.name == f'frame_000000{ending}' and frame.names == ['柚']
 
 
 def test_turned_rectangles_are_cut_at_the_edge_of_the_picture(tmp_path):

@@ -46,7 +46,7 @@ def main(arguments=None):
 
     root = settings.path(settings.konohana_dataset_path)
     draw_toy_show(settings, root)
-    names = sorted(chosen_splits(root, settings.splits), key=lambda name: name != 'train')
+    names = sorted(chosen_splits(root, settings.splits), key=lambda name: name.lower() != 'train')
     out = settings.path(settings.check_out or f'check_{root.name}')
     page, text = out / 'check.html', out / 'check.txt'
     for path in (page, text):

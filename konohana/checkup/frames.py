@@ -7,6 +7,7 @@ import numpy as np
 from konohana.checkup.findings import Finding
 from konohana.data.reading import read_frames
 from konohana.data.sample import beyond_edges
+from konohana.data.shapes import USUAL
 
 AT_EDGE = 0.5  # pixels
 
@@ -31,7 +32,9 @@ def read_for_check(root, splits, ignore_class, progress=True):
         problems = still
         cut = {frame.path for part in parts for frame in part} - usable
     samples = [frame for part in parts for frame in part]
-    split_of = [split for split, part in zip(splits, parts, strict=True) for _ in part]
+    # CVAT calls them Train and Validation.
+    names = [split.lower() if split.lower() in USUAL else split for split in splits]
+    split_of = [name for name, part in zip(names, parts, strict=True) for _ in part]
     numbers = {i for i, frame in enumerate(samples) if frame.path in cut}
     findings = [Finding('unreadable', line) for line in problems]
     return samples, split_of, numbers, [*findings, *_off_picture(samples, numbers, lines)]

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from konohana import files
+from konohana.data.images import with_ending
 from konohana.data.sample import Sample
 from konohana.data.shapes import (
     ALL,
@@ -154,8 +155,11 @@ def _picture_of(path, root, split, image):
         raise UserError(f'{path}: an <image> has no name.')
     name = name.replace('\\', '/')
     folders = [path.parent / 'images', path.parent / 'images' / image.get('subset', ''), path.parent, root / split]
-    with files.reading(folders[0] / name):
-        return next((place / name for place in folders if (place / name).is_file()), folders[0] / name)
+    places = [folder / name for folder in folders]
+    with files.reading(places[0]):
+        whole = next((place for place in places if place.is_file()), None)
+        # The frames of a video have no ending here.
+        return whole or next(filter(None, map(with_ending, places)), places[0])
 
 
 def _values(element, *keys):

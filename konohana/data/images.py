@@ -187,6 +187,19 @@ def _squashed(image, side):
     return image if height == width == side else cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
 
 
+def with_ending(path):
+    """The picture that a path without an ending means, whichever ending it has; None where there is none."""
+    endings = (e for ending in PICTURE_ENDINGS + OTHER_ENDINGS for e in (ending, ending.upper()))
+    return next((picture for e in endings if _is_file(picture := path.parent / f'{path.name}{e}')), None)
+
+
+def _is_file(path):
+    try:
+        return path.is_file()
+    except OSError:
+        return False  # a name too long, a folder that may not be read: said when the picture is opened
+
+
 def list_pictures(folder):
     """The pictures directly in `folder`, sorted by name, with those of kinds that `load_image` refuses.
 

@@ -18,7 +18,7 @@ import numpy as np
 from defusedxml import DefusedXmlException
 
 from konohana import files
-from konohana.data.images import OTHER_ENDINGS, PICTURE_ENDINGS, list_pictures, load_image
+from konohana.data.images import PICTURE_ENDINGS, list_pictures, load_image, with_ending
 from konohana.data.sample import Sample, check_name, clipped, fits
 from konohana.data.shapes import ALL, other_size, read_pairs, same_split, shapes_of, to_number
 from konohana.errors import UserError, printable
@@ -116,12 +116,13 @@ def _unread(root):
 
 def _listed_split(root, split, pictures, annotations, sets):
     """(picture, XML) of each line of <sets>/<split>.txt."""
-    names = split, split.capitalize()  # as CVAT calls them
-    list_file = next((path for name in names if (path := root / sets / f'{name}.txt').exists()), None)
-    if list_file is None:
-        list_file = root / sets / f'{split}.txt'
-        there = ', '.join(sorted(path.stem for path in (root / sets).iterdir() if path.suffix == '.txt')) or 'none'
-        raise UserError(f'{list_file}: there is no split {split!r}. Splits there: {there}.')
+    there = sorted(path.stem for path in (root / sets).iterdir() if path.suffix == '.txt')
+    # VOCdevkit has a list of its own for val: one that is missing is not test.
+    others = there if split == 'test' else [name for name in there if name.lower() != 'test']
+    name = split if split in there else same_split(split, others)
+    list_file = root / sets / f'{name or split}.txt'
+    if name is None:
+        raise UserError(f'{list_file}: there is no split {split!r}. Splits there: {", ".join(there) or "none"}.')
     lines = files.read_text(list_file).splitlines()
     # VOC's per-class lists have a second column (' -1', '  0' or '  1'), which a plain split does not need.
     names = [re.sub(r'( -1|  [01])$', '', line.strip()).strip() for line in lines if line.strip()]
@@ -137,16 +138,7 @@ def _listed_pair(pictures, annotations, name):
     """(picture, XML) of a line in <split>.txt, which may carry the picture's ending or not."""
     if Path(name).suffix.lower() in PICTURE_ENDINGS:
         return pictures / name, (annotations / name).with_suffix('.xml')
-    endings = (e for ending in PICTURE_ENDINGS + OTHER_ENDINGS for e in (ending, ending.upper()))
-    there = (picture for ending in endings if _is_file(picture := pictures / f'{name}{ending}'))
-    return next(there, pictures / f'{name}.jpg'), annotations / f'{name}.xml'
-
-
-def _is_file(path):
-    try:
-        return path.is_file()
-    except OSError:
-        return False  # a name too long, a folder that may not be read: said when the picture is opened
+    return with_ending(pictures / name) or pictures / f'{name}.jpg', annotations / f'{name}.xml'
 
 
 def _side_by_side(folders, annotations):
