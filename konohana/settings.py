@@ -28,6 +28,7 @@ NOT_LIGHT = {
     **dict.fromkeys(('torch', 'torchvision'), 'PyTorch'),
     **{'scipy': 'SciPy', 'filelock': 'filelock', 'psutil': 'psutil', 'tensorboard': 'TensorBoard', 'onnx': 'onnx'},
 }
+OWN = ('konohana', 'tools', 'benchmarks', '_train', '_test')  # of these a module that is missing is a bug
 
 
 def _variables(script_globals):
@@ -254,8 +255,8 @@ def run(main, arguments=None):
     """Run a script's `main(arguments)`, and turn what ends it into one line and an exit status.
 
     A UserError is printed to stderr, with exit status 2, and so is what the system says of a file, and a lack of
-    memory. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt in `main`; what it does not handle prints "Stopped.",
-    with status 130. Everything else that `main` raises is a bug and goes through.
+    memory or of a package. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt in `main`; what it does not handle
+    prints "Stopped.", with status 130. Everything else that `main` raises is a bug and goes through.
 
     Args:
         main: the script's function, called as `main(arguments)`.
@@ -285,9 +286,11 @@ def run(main, arguments=None):
         _fail(f'{error.filename}: {error.strerror}.')
     except ModuleNotFoundError as error:
         package = (error.name or '').partition('.')[0]
-        if package not in NOT_LIGHT:
+        if package in ('', *OWN):
             raise
-        _fail(f'This needs {NOT_LIGHT[package]}, which is not installed: pip install -r requirements.txt')
+        name = NOT_LIGHT.get(package, package)
+        other = 'Run the Python of .venv, or: ' if sys.prefix == sys.base_prefix else ''
+        _fail(f'This needs {name}, which {sys.executable} does not have. {other}pip install -r requirements.txt')
     except MemoryError:
         _fail('There is not enough memory. Close other programs, or use smaller pictures or a smaller batch_size.')
     finally:

@@ -328,6 +328,8 @@ def test_run_goes_through(tmp_path):
         (PermissionError(13, 'Permission denied', 'a/花.jpg'), 'Error: a/花.jpg: Permission denied.'),
         (OSError(28, 'No space left on device', '\x1b[31m.pt'), r'Error: \x1b[31m.pt: No space left on device.'),
         (MemoryError(), 'Error: There is not enough memory.'),
+        (ModuleNotFoundError('', name='numpy.core'), f'Error: This needs numpy, which {sys.executable} does not have.'),
+        (ModuleNotFoundError('', name='torch'), f'Error: This needs PyTorch, which {sys.executable} does not have.'),
         (
             UserError('a.xml, line 3: \x1b]0;x\x07 and \u202e.\nsecond'),
             r'Error: a.xml, line 3: \x1b]0;x\x07 and \u202e.',
@@ -344,7 +346,10 @@ def test_what_is_no_bug_is_one_line(capsys, error, line):
     assert capsys.readouterr().err.startswith(line)
 
 
-@pytest.mark.parametrize('bug', [KeyError('x'), OSError(5, 'no file named'), RuntimeError('x')])
+NO_SUCH_PART = ModuleNotFoundError('', name='konohana.none')
+
+
+@pytest.mark.parametrize('bug', [KeyError('x'), OSError(5, 'no file named'), RuntimeError('x'), NO_SUCH_PART])
 def test_a_bug_keeps_its_traceback(bug):
     def main(arguments):
         raise bug
