@@ -612,6 +612,15 @@ def test_labelme_pictures_elsewhere_and_no_splits(tmp_path):
     assert reading.label_files(tmp_path, 'all') == [path]
 
 
+@pytest.mark.parametrize('place', ['images', 'images/labels'])
+def test_x_anylabeling_with_a_folder_of_labels(tmp_path, place):
+    path = labelme(tmp_path, shape(), split='labels')
+    path.with_suffix('.jpg').unlink()
+    one_line(tmp_path, 'labels/1.jpg', 'no such file', split='labels')
+    picture(tmp_path / place / '1.jpg')
+    assert frames_of(tmp_path, 'labels')[0].path == tmp_path / place / '1.jpg'
+
+
 @pytest.mark.parametrize(
     ('wrong', 'words'),
     [
@@ -778,6 +787,7 @@ def test_label_studio_repeats_a_region_in_what_is_chosen_for_it(tmp_path):
         'https://example.com/show/%E8%8A%B1_1.jpg?size=3',
         's3://bucket/show/花_1.jpg',
         '/data/local-files/?d=episodes/train/%E8%8A%B1_1.jpg',
+        '/label-studio/data/upload/3/0a1b2c3d-%E8%8A%B1_1.jpg',
         'C:\\show\\花_1.jpg',
     ],
 )

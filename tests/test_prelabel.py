@@ -252,6 +252,25 @@ def test_mistakes_get_one_line(prelabel, arguments, words):
     assert 'Weights' not in done.stdout  # nothing was done in vain
 
 
+@pytest.mark.parametrize('more', [[], ['names=False']])
+def test_pictures_that_cannot_be_read_are_left_out(prelabel, more):
+    frames, run = prelabel
+    whole = sorted(path.stem for path in frames.iterdir())
+    (frames / 'a.heic').write_bytes(b'ftypheic')
+    (frames / 'z.jpg').write_bytes(b'\xff\xd8 cut')
+    done = run(*more)
+    assert done.returncode == 0 and done.stdout.count('Left out: ') == 2, done.stderr
+    assert 'a.heic' in done.stdout and 'z.jpg' in done.stdout
+    if more:
+        done = run(*more)
+        assert done.returncode == 0 and 'Left out' not in done.stdout and 'new since' not in done.stdout
+    assert sorted(path.stem for path in frames.glob('*.json')) == whole
+    for path in frames.glob('*.jpg'):
+        path.write_bytes(b'')
+    done = run(f'labels_out={frames.parent / "elsewhere"}')
+    assert done.returncode == 2 and 'none of its pictures can be read' in done.stderr
+
+
 def test_two_pictures_never_share_a_label_file(prelabel):
     frames, run = prelabel
     picture = next(frames.glob('*.jpg'))

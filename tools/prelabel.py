@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana import files
 from konohana.cast import IGNORE_CLASS
-from konohana.errors import UserError, count, printable
+from konohana.errors import UserError, count, noting, printable
 from konohana.settings import read, require, run
 
 pictures_in = 'frames'  # folder of pictures, such as those of extract_frames.py; paths start at the project's folder
@@ -98,17 +98,21 @@ def place(settings):
 
 
 def detections(settings, model, pictures, lowest):
-    """Yield (path, picture, detections from score `lowest` on) of each picture."""
+    """Yield (path, picture, detections from score `lowest` on) of each picture; one that cannot be read is told."""
     from itertools import groupby
 
     from konohana.data.images import load_image
     from konohana.progress import progress_bar
     from konohana.video.annotate import detect, device_of
 
-    with progress_bar('Looking', len(pictures), settings.progress) as bar:
+    with progress_bar('Looking', len(pictures), settings.progress, lines=True) as bar:
         for start in range(0, len(pictures), settings.batch_size):
-            paths = pictures[start : start + settings.batch_size]
-            read = [(path, load_image(path)) for path in paths]
+            paths, read, problems = pictures[start : start + settings.batch_size], [], []
+            for path in paths:
+                with noting(problems, path):
+                    read.append((path, load_image(path)))
+            for _, problem in problems:
+                print(f'Left out: {printable(problem)}')
             for (*hw, _), alike in groupby(read, key=lambda both: both[1].shape):  # `detect` takes one size at a time
                 own, images = zip(*alike, strict=True)
                 yield from zip(own, images, detect(model, images, hw, device_of(model), lowest), strict=True)
@@ -138,6 +142,8 @@ def named(settings, pictures):
         sure = seen['scores'] >= settings.threshold
         guesses = [model.class_names[k - 1] if s else UNSURE for k, s in zip(seen['labels'], sure, strict=True)]
         found.append(sample(path, image.shape[:2], seen['boxes'], guesses, settings.ignore_class))
+    if not found:
+        raise UserError(f'{pictures[0].parent}: none of its pictures can be read.')
     return found
 
 
@@ -230,12 +236,21 @@ def renamed(settings, pictures, folder):
             for row in rows
             if row['file'] in there
         ]
-    more = len(set(there) - set(given))
+    more = sum(is_picture(picture) for name, picture in there.items() if name not in given)
     if more:
         new = count(more, 'picture is', 'pictures are')
         print(f'{new} new since the groups were made. Delete {path} to begin anew with them.')
     print(f'Names: {folder / "names.txt"}')
     return found
+
+
+def is_picture(path):
+    from konohana.data.images import load_image
+
+    problems = []
+    with noting(problems, path):
+        load_image(path)
+    return not problems
 
 
 def in_order(target, names):

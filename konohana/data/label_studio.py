@@ -44,6 +44,7 @@ from konohana.errors import UserError
 HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')  # of what not every form can hold, see shapes.lost
 CONFIG = 'label_config.xml'  # what a project's labelling interface is to be
 LOCAL = '/data/local-files/?d='  # how tasks name files of Label Studio's LOCAL_FILES_DOCUMENT_ROOT
+ADDRESSES = ('://', '/data/upload/', '/data/local-files/')  # what has one of these is no plain path
 GEOMETRY = ('x', 'points', 'rle', 'imageDataURL', 'vertices')  # what a result's value holds that belongs to a place
 
 
@@ -151,9 +152,10 @@ def _picture_of(root, split, task):
 
 def _path_in(address):
     """The path in an address: of a web page, of a bucket, of an upload, or ?d=path of a local file."""
-    address = urlsplit(address) if '://' in address or address.startswith('/data/') else None or address
-    if isinstance(address, str):
+    # Label Studio may itself be in a folder of a web site.
+    if not address.startswith('/data/') and not any(part in address for part in ADDRESSES):
         return address
+    address = urlsplit(address)
     local = parse_qs(address.query).get('d')
     return local[0] if local else unquote(address.path)
 

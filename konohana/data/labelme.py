@@ -80,12 +80,18 @@ def find_split(root, split):
 
 
 def _picture_of(path):
-    """The picture that a JSON without one of its own name names, relative to itself."""
+    """The picture that a JSON without one of its own name names, relative to itself, or in images/ beside its folder.
+
+    X-AnyLabeling leaves out where the picture is when its labels go to a folder of their own.
+    """
     try:
         named_there = _load(path)['imagePath']
     except UserError:
         return path.with_suffix('.jpg')  # what is wrong with it is said when it is read
-    return path.parent / named_there.replace('\\', '/')
+    name, beside = named_there.replace('\\', '/'), path.parent.parent / 'images'
+    places = path.parent / name, beside / name, beside / path.parent.name / name
+    with files.reading(places[0]):
+        return next((place for place in places if place.is_file()), places[0])
 
 
 def _load(path):
