@@ -177,6 +177,21 @@ def test_a_show_that_nobody_knows(prelabel, show):
     assert sum(len(s.ignored) for s in found) > 0 and [s.path for s in found if s.names] in ([], [found[5].path])
 
 
+def test_boxes_without_a_name_are_said_before_training_learns_them_as_names(prelabel):
+    frames, run = prelabel
+    assert run('names=False').returncode == 0
+    names = frames.with_name('frames_people') / 'names.txt'
+    done = run('names=False')
+    assert 'training would learn' in done.stdout, done.stderr
+    named = [
+        f'{line.partition("=")[0]} = Aoi' for line in names.read_text(encoding='utf-8').splitlines() if line[0] != '#'
+    ]
+    names.write_text('\n'.join(named), encoding='utf-8')
+    done = run('names=False')
+    assert 'Aoi' in done.stdout and 'training would learn' not in done.stdout, done.stderr
+    assert 'unsure: training would learn' in run().stdout
+
+
 def test_looks_put_people_together(show):
     """Colours alone, without a detector's features, group most of the boxes of one person together."""
     crops, names, pictures = [], [], []

@@ -298,6 +298,9 @@ def write(settings, target, in_place, samples):
     if len(kept) > 3:
         print(f'... and {len(kept) - 3} more such files.')
     print(', '.join(f'{name} {times}' for name, times in counts.most_common()))
+    nameless = sorted(name for name in counts if name == UNSURE or name.startswith('person_'))
+    if nameless:
+        print(f'{", ".join(nameless)}: training would learn these as names. Name them, or drop their boxes.')
     boxes, written = count(counts.total(), 'box', 'boxes'), count(len(labels) - len(kept), 'label file')
     print(f'{target}: {count(len(samples), "picture")}, {boxes}, {written} written')
 
