@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from konohana import files
-from konohana.episodes import subtitles
+from konohana.episodes import scan, subtitles
 from konohana.episodes.index import build_index
 from konohana.errors import UserError
 from konohana.video import moments, season, writer
@@ -56,6 +56,20 @@ def test_size_that_changes_on_the_way(tmp_path):
         assert len(times(out, 'a:0')) == len(times(path, 'a:0'))
         assert np.abs(frames(out)[49].astype(int) - frames(first)[24]).mean() < 12
     nothing_left(tmp_path, '1.ts', '2.ts', 'in.ts', 'out.mkv', 'out.mp4')
+
+
+def test_moments_of_joined_recordings_are_of_the_seconds_that_were_seen(tmp_path):
+    """The second one's times begin anew."""
+    parts = []
+    for colour in ('red', 'blue'):
+        parts.append(make(tmp_path / f'{colour}.ts', '-f', 'lavfi', '-i', f'color={colour}:s=160x90:r=10:d=3', *X264))
+    path = joined(tmp_path / 'in.ts', *parts)
+    for _ in range(2):  # the second time from what is kept
+        found = scan.scanned(path, tmp_path / 'kept', progress=False)
+        assert found.joined and found.times[-1] > 5
+        seen = [picture.mean(axis=(0, 1)).argmax() for _, picture in scan.grab(found, [1.0, 4.0], progress=False)]
+        assert seen == [0, 2]
+    assert not scan.scanned(parts[0], tmp_path / 'kept', progress=False).joined
 
 
 def test_colour_tags_that_change_on_the_way(tmp_path):

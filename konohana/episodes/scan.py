@@ -22,7 +22,7 @@ from konohana.progress import progress_bar
 from konohana.video.moments import frames_at
 from konohana.video.source import QUICK, Reducer, Source
 
-VERSION = 1  # raise when what is kept changes
+VERSION = 2  # raise when what is kept changes
 WIDTHS = (320, 160)  # pixels of the frames of moments, and of all others, which are compared with one another
 EVERY = 0.25  # seconds between moments
 AHEAD = 32  # frames that are decoded while others are looked at
@@ -36,7 +36,8 @@ LOOK = (12, 16)  # rows and columns of the picture that tells looks apart
 
 @dataclass
 class Scan:
-    """What is known of an episode. `path`; `hw` of its frames with square pixels; `begin`: the file's time of 0.
+    """What is known of an episode. `path`; `hw` of its frames with square pixels; `begin`: the file's time of 0;
+    `joined`: see `video.source.Source`.
 
     Arrays with one entry for each moment: `times` (seconds), `shots` (numbers of the shots, which end at fades too),
     `usable` (in no fade and near no cut), `bright` (mean, 0 to 255), `contrast` (standard deviation), `blur` (0 sharp
@@ -54,6 +55,7 @@ class Scan:
     blur: np.ndarray
     hashes: np.ndarray
     looks: np.ndarray
+    joined: bool = False
 
     def __len__(self):
         return len(self.times)
@@ -87,7 +89,8 @@ def scan(path, progress=True, hwaccel=''):
                     looker.add(seconds, frame)
                 bar.update(min(looker.n_frames, total))
             bar.max_value = max(1, looker.n_frames)
-        return Scan(Path(path), (picture.height, width), float(source.origin), **looker.arrays())
+        hw, begin = (picture.height, width), float(source.origin)
+        return Scan(Path(path), hw, begin, **looker.arrays(), joined=source.joined)
 
 
 def _smaller(source, unit, reducers, step):
@@ -196,7 +199,7 @@ def grab(found, times, progress=True, hw=None):
     """
     with progress_bar(f'Taking from {found.path.name}', len(times), progress, 'frames') as bar:
         done = 0
-        for taken in frames_at(found.path, times, hw or found.hw, found.begin):
+        for taken in frames_at(found.path, times, hw or found.hw, found.begin, not found.joined):
             done += 1
             bar.update(done)
             yield taken
@@ -217,7 +220,7 @@ def scanned(path, folder, progress=True, hwaccel=''):
         found = scan(path, progress, hwaccel)
         buffer = io.BytesIO()
         arrays = {name: getattr(found, name) for name in ARRAYS}
-        np.savez_compressed(buffer, key=key, hw=found.hw, begin=found.begin, **arrays)
+        np.savez_compressed(buffer, key=key, hw=found.hw, begin=found.begin, joined=found.joined, **arrays)
         files.write_bytes(stored, buffer.getvalue())
     return found
 
@@ -228,6 +231,7 @@ def _stored(path, stored, key):
         with np.load(io.BytesIO(files.read_bytes(stored)), allow_pickle=False) as content:
             arrays = {name: content[name] for name in ARRAYS}
             same = content['key'].tolist() == key and len({len(values) for values in arrays.values()}) == 1
-            return Scan(path, tuple(content['hw'].tolist()), float(content['begin']), **arrays) if same else None
+            known = {'begin': float(content['begin']), 'joined': bool(content['joined'])}
+            return Scan(path, tuple(content['hw'].tolist()), **known, **arrays) if same else None
     except Exception:  # a damaged archive raises what its parts run into; the episode is looked at again
         return None
