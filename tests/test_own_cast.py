@@ -236,8 +236,9 @@ def test_frames_of_one_name_in_several_folders_give_a_picture_each(tmp_path, run
         save_image(tmp_path / 'show' / 'images' / 'train' / episode / '0001.png', picture((0, 30)))
         labels = tmp_path / 'show' / 'labels' / 'train' / episode / '0001.txt'
         labels.parent.mkdir(parents=True)
-        labels.write_text('0 0.2 0.5 0.3 0.7\n', encoding='utf-8')
-    (tmp_path / 'show' / 'data.yaml').write_text("path: .\ntrain: images/train\nnames: ['Rot']\n", encoding='utf-8')
+        labels.write_text('0 0.2 0.5 0.3 0.7\n1 0.7 0.5 0.3 0.7\n', encoding='utf-8')
+    names = "path: .\ntrain: images/train\nnames: ['Rot', 'unsure']\n"  # as prelabel.py calls those whom it cannot name
+    (tmp_path / 'show' / 'data.yaml').write_text(names, encoding='utf-8')
     folder = tmp_path / 'cast'
     done = run_script('tools/make_cast.py', f'labels_in={tmp_path / "show"}', f'cast_out={folder}', 'smallest=8')
     assert done.returncode == 0, done.stderr
