@@ -112,6 +112,12 @@ def test_the_readme_names_every_page():
             assert f'({folder}/{page.name})' in text_of(readme), page
 
 
+@pytest.mark.parametrize('page', ['docs/architecture.md', 'docs/zh-CN/architecture.md'])
+def test_the_page_of_the_code_names_every_part(page):
+    parts = [p.name for p in (ROOT / 'konohana').iterdir() if p.name[0] not in '_.']
+    assert [name for name in sorted(parts) if f'`konohana/{name}' not in text_of(page)] == []
+
+
 def test_the_readme_pictures_are_drawn(run_script, tmp_path):
     sheet, episode = tmp_path / 'sheet.jpg', tmp_path / 'episode.webp'
     small = ('seconds=0.2', 'fps=5', 'width=64')
