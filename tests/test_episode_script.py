@@ -228,9 +228,9 @@ def pictures_of(page):
 def test_a_page_has_its_pictures_from_watching_and_later_from_the_video(run_script, episode, tmp_path, monkeypatch):
     asked = []
 
-    def counted(path, times, *more):
+    def counted(path, times, *more, **options):
         asked.append(list(times))
-        return frames_at(path, times, *more)
+        return frames_at(path, times, *more, **options)
 
     monkeypatch.setattr('konohana.episodes.episode.frames_at', counted)
     command = '_test_with_video.py', f'weights={WEIGHTS}', f'video_in={episode}', 'index_only=True'
