@@ -95,9 +95,8 @@ def main(arguments=None):
 def pictures_of(settings):
     """(list of samples, with labels if a dataset's; the folders whose pictures are read; all files that are read)."""
     from konohana.data.images import list_pictures
-    from konohana.data.reading import label_files, read_frames, report
+    from konohana.data.reading import frames_of_split, label_files
     from konohana.data.sample import Sample
-    from konohana.errors import UserError
     from konohana.toy.writer import draw_default
 
     if settings.pictures_in:
@@ -108,10 +107,8 @@ def pictures_of(settings):
         return [Sample(path) for path in paths], [source], paths
     root = settings.path(settings.konohana_dataset_path)
     draw_default(root, settings.path('.'), [settings.split], settings.progress)
-    (samples,), problems = read_frames(root, [settings.split], settings.ignore_class, settings.progress)
-    report(problems, settings.skip_bad_files)
-    if not samples:
-        raise UserError(f'{root}: no usable frame in split {settings.split!r}.')
+    options = settings.ignore_class, settings.progress, settings.skip_bad_files
+    samples = frames_of_split(root, settings.split, *options)
     paths = [sample.path for sample in samples]
     return samples, {path.parent for path in paths}, [*paths, *label_files(root, settings.split)]
 

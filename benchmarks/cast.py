@@ -41,6 +41,7 @@ def main(arguments=None):
     require(settings, n_draws=(1, 1000), n_pool=(1, None), cast_threshold=(-1, 1))
     from konohana import files, load, spread
     from konohana.cast import SHARED_NAMES
+    from konohana.data.reading import frames_of_split
     from konohana.labelled import found_people
     from konohana.toy.writer import draw_default
 
@@ -53,8 +54,9 @@ def main(arguments=None):
         raise UserError('weights: they have no second look. Take weights trained with second_look=True.')
     of_people = None if settings.plain else spread.of(model)
     shared = [name in SHARED_NAMES for name in model.class_names]
-    pool = cut_people(model, frames_of(root, settings.cast_split, settings), settings)
-    judged = found_people(model, frames_of(root, settings.split, settings), settings.split, settings.progress)
+    options = settings.ignore_class, settings.progress
+    pool = cut_people(model, frames_of_split(root, settings.cast_split, *options), settings)
+    judged = found_people(model, frames_of_split(root, settings.split, *options), settings.split, settings.progress)
     if not pool or not judged:
         raise UserError(
             f'{root}: nobody with a name is found in {settings.cast_split!r}, or nobody in {settings.split!r}.'
@@ -74,15 +76,6 @@ def main(arguments=None):
     print_curves(curves)
     if settings.curve_out:
         draw_curves(settings.path(settings.curve_out), curves)
-
-
-def frames_of(root, split, settings):
-    """The labelled frames of a split."""
-    from konohana.data.reading import read_frames, report
-
-    (samples,), problems = read_frames(root, [split], settings.ignore_class, settings.progress)
-    report(problems)
-    return samples
 
 
 def cut_people(model, samples, settings):

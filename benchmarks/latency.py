@@ -7,7 +7,6 @@ machine slows all of them alike: compare ratios, not milliseconds. What each bac
 import platform
 import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -31,7 +30,6 @@ progress = True  # show progress bars
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIMES = ('torch', 'onnxruntime', 'openvino')
-WARM_UP = 3  # rounds that are not counted
 N_CALIBRATED = 10  # toy frames that say which values occur in the peer in 8 bits
 
 
@@ -44,6 +42,8 @@ def main(arguments=None):
         files.claim(table_path, [path], settings.overwrite, 'table_out')
     import torch
 
+    from konohana.evaluation.cost import take_turns
+
     if settings.threads:
         torch.set_num_threads(settings.threads)
     samples = read_samples(settings)
@@ -53,7 +53,8 @@ def main(arguments=None):
     if settings.peer:
         functions.update(peer_functions(settings.peer, frame))
     accuracy = {name: measure(model, samples, settings) for name, model in models.items()} if samples else {}
-    text = table(take_turns(functions, settings.n_rounds), accuracy)
+    with torch.inference_mode():
+        text = table(take_turns(functions, settings.n_rounds), accuracy)
     about = (
         f'{processor()}, {torch.get_num_threads()} threads, {frame.shape[0]} x {frame.shape[1]}, '
         f'median of {settings.n_rounds} rounds'
@@ -67,14 +68,10 @@ def read_samples(settings):
     """The dataset's samples; [] without one."""
     if not settings.konohana_dataset_path:
         return []
-    from konohana.data.reading import read_frames, report
+    from konohana.data.reading import frames_of_split
 
     root = settings.path(settings.konohana_dataset_path)
-    (samples,), problems = read_frames(root, [settings.split], settings.ignore_class, settings.progress)
-    report(problems)
-    if not samples:
-        raise UserError(f'{root}: no usable frame in split {settings.split!r}.')
-    return samples
+    return frames_of_split(root, settings.split, settings.ignore_class, settings.progress)
 
 
 def our_models(path):
@@ -153,28 +150,13 @@ def measure(model, samples, settings):
     return metrics['AP'], metrics['AP50_agnostic']
 
 
-def take_turns(functions, n_rounds):
-    """{name: list of n_rounds times in seconds} of functions that take turns."""
-    import torch
-
-    times = {name: [] for name in functions}
-    with torch.inference_mode():
-        for i in range(n_rounds + WARM_UP):
-            for name, function in functions.items():
-                started = time.perf_counter()
-                function()
-                if i >= WARM_UP:
-                    times[name].append(time.perf_counter() - started)
-    return times
-
-
 def ratio(times, other):
     """The median ratio of the times of one round, so that both saw the same machine; as text."""
     return f'{statistics.median(a / b for a, b in zip(times, other, strict=True)):.2f}'
 
 
 def table(times, accuracy):
-    """The results as Markdown. times: see `take_turns`; accuracy: {runtime: (AP, found AP50)} of ours."""
+    """The results as Markdown. times: see `cost.take_turns`; accuracy: {runtime: (AP, found AP50)} of ours."""
     peers = {runtime: values for (name, runtime), values in times.items() if name != 'ours'}
     fastest = min(peers.values(), key=statistics.median, default=None)
     lines = [

@@ -32,15 +32,14 @@ def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, n_pictures=(0, None), n_groups=(1, None), people_threshold=(0, 1))
     from konohana import files
-    from konohana.data.reading import read_frames, report
+    from konohana.data.reading import frames_of_split
     from konohana.data.shapes import read_json
     from konohana.toy.writer import draw_default
     from tools import prelabel
 
     root = settings.path(settings.konohana_dataset_path)
     draw_default(root, ROOT, [settings.split], settings.progress)
-    (frames,), problems = read_frames(root, [settings.split], settings.ignore_class, settings.progress)
-    report(problems)
+    frames = frames_of_split(root, settings.split, settings.ignore_class, settings.progress)
     frames = frames[: settings.n_pictures or None]
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / 'frames'

@@ -76,13 +76,12 @@ def without_look(content):
 def frames_with(model, settings):
     """Frames of the dataset in which so many people are found."""
     from konohana.data.images import load_image
-    from konohana.data.reading import read_frames, report
+    from konohana.data.reading import frames_of_split
     from konohana.toy.writer import draw_default
 
     root = settings.path(settings.konohana_dataset_path)
     draw_default(root, ROOT, [settings.split], settings.progress)
-    (samples,), problems = read_frames(root, [settings.split], settings.ignore_class, settings.progress)
-    report(problems)
+    samples = frames_of_split(root, settings.split, settings.ignore_class, settings.progress)
     random.Random(0).shuffle(samples)  # those that follow one another are alike
     frames, looked = [], 0
     for sample in samples:

@@ -87,15 +87,13 @@ def load_models(paths, device):
 
 def read_split(settings):
     """The frames to evaluate on."""
-    from konohana.data.reading import read_frames, report
+    from konohana.data.reading import frames_of_split
     from konohana.toy.writer import draw_default
 
     folder = settings.path(settings.konohana_dataset_path)
     draw_default(folder, ROOT, [settings.split], settings.progress)
-    (frames,), problems = read_frames(folder, [settings.split], settings.ignore_class, settings.progress)
-    report(problems, settings.skip_bad_files)
-    if not frames:
-        raise UserError(f'{folder}: no usable frame in split {settings.split!r}.')
+    options = settings.ignore_class, settings.progress, settings.skip_bad_files
+    frames = frames_of_split(folder, settings.split, *options)
     print(f'{folder}, {settings.split}, {len(frames)} frames.')
     return frames
 

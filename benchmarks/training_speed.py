@@ -8,7 +8,6 @@ Then times what prepares batches, without a network, for each way of `keep_frame
 
 import statistics
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -52,6 +51,7 @@ def make_step(name, img_hw, device, amp, batch):
     import torch
 
     from konohana.detectors import build
+    from konohana.evaluation.cost import wait_for
     from konohana.training import half_precision
     from konohana.training.schedule import make_optimizer
 
@@ -69,21 +69,9 @@ def make_step(name, img_hw, device, amp, batch):
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        synchronize(device)
+        wait_for(device)
 
     return step
-
-
-def time_steps(steps, n_runs):
-    """Dict of name -> function, which take turns -> dict of name -> list of `n_runs` times in seconds."""
-    times = {name: [] for name in steps}
-    for i in range(n_runs + 1):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if i:
-                times[name].append(time.perf_counter() - started)
-    return times
 
 
 def prepare_rates(img_hw, batch_size, n_frames, num_workers, n_runs, device):
@@ -99,6 +87,7 @@ def prepare_rates(img_hw, batch_size, n_frames, num_workers, n_runs, device):
     import _train
     from konohana.data.on_device import Plans, collate_plans
     from konohana.data.voc import read_split
+    from konohana.evaluation.cost import take_turns
     from konohana.toy import writer
     from konohana.training.data import LARGE, TrainingFrames, make_loader
 
@@ -123,23 +112,17 @@ def prepare_rates(img_hw, batch_size, n_frames, num_workers, n_runs, device):
         for loader in loaders.values():
             loader.batch_sampler.stage = LARGE
         passes = {name: lambda loader=loader: go_through(loader, device) for name, loader in loaders.items()}
-        times = time_steps(passes, n_runs)
+        times = take_turns(passes, n_runs, warm_up=1)
     return {name: [n_frames / seconds for seconds in of_one] for name, of_one in times.items()}
 
 
 def go_through(loader, device):
     """Take all batches of a loader, until the device has them."""
+    from konohana.evaluation.cost import wait_for
+
     for _ in loader:
         pass
-    synchronize(device)
-
-
-def synchronize(device):
-    """Wait until a device has done all that it was given."""
-    import torch
-
-    if device.type != 'cpu':
-        getattr(torch, device.type).synchronize()
+    wait_for(device)
 
 
 def main(arguments=None):
@@ -151,6 +134,7 @@ def main(arguments=None):
         raise UserError("detector='': name at least one, like detector='konohana, yolof'.")
     import torch
 
+    from konohana.evaluation.cost import take_turns
     from konohana.inference import pick_device
     from konohana.training import half_precision
 
@@ -168,7 +152,7 @@ def main(arguments=None):
     print('| detector | computes in | ms a step | images/s | against float32 |\n|---|---|---|---|---|')
     for name in names:
         steps = {amp: make_step(name, img_hw, device, amp, batch) for amp in (False, True)}
-        times = time_steps(steps, settings.n_runs)
+        times = take_turns(steps, settings.n_runs, warm_up=1)
         for amp, seconds in times.items():
             ratio = statistics.median(a / b for a, b in zip(seconds, times[False], strict=True))
             one = statistics.median(seconds)

@@ -33,14 +33,14 @@ def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, n_pictures=(1, 20), smallest=(1, None))
     from konohana import files
-    from konohana.data.reading import read_frames, report
+    from konohana.data.reading import frames_of_split
     from konohana.errors import count
     from konohana.toy.writer import draw_default
 
     source, folder = settings.path(settings.labels_in), settings.path(settings.cast_out)
     draw_default(source, ROOT, [settings.split], settings.progress)
-    (samples,), problems = read_frames(source, [settings.split], settings.ignore_class, settings.progress)
-    report(problems, settings.skip_bad_files)
+    options = settings.ignore_class, settings.progress, settings.skip_bad_files
+    samples = frames_of_split(source, settings.split, *options)
     people = candidates(samples, settings)
     if not people:
         raise UserError(

@@ -50,12 +50,11 @@ def main(arguments=None):
 def people(model, folder, settings):
     """The found people of one show, see `labelled.found_people`."""
     from konohana import labelled
-    from konohana.data.reading import read_frames, report
+    from konohana.data.reading import frames_of_split
     from konohana.toy.writer import draw_default
 
     draw_default(folder, ROOT, [settings.split], settings.progress)
-    (samples,), problems = read_frames(folder, [settings.split], settings.ignore_class, settings.progress)
-    report(problems)
+    samples = frames_of_split(folder, settings.split, settings.ignore_class, settings.progress)
     samples = labelled.spaced(samples, settings.n_people)
     return labelled.found_people(model, samples, folder.name, settings.progress)
 

@@ -93,6 +93,25 @@ def report(problems, skip=None):
     print(f'{said} Going on without these files.')
 
 
+def frames_of_split(path, split, ignore_class, progress=True, skip=None):
+    """The frames of one split that can be used, after all problems are told.
+
+    Args:
+        path, ignore_class, progress: see `read_frames`. skip: see `report`.
+
+    Returns:
+        list of `Sample`, at least one.
+
+    Raises:
+        UserError: see `read_frames` and `report`; no frame can be used.
+    """
+    (frames,), problems = read_frames(path, [split], ignore_class, progress)
+    report(problems, skip)
+    if not frames:
+        raise UserError(f'{path}: no usable frame in split {split!r}.')
+    return frames
+
+
 def class_names_of(path, frames, ignore_class=None):
     """Class names of a dataset, in the order of their labels.
 

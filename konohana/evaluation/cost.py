@@ -1,6 +1,7 @@
 """What a detector costs: multiply-adds, and the time a picture takes."""
 
 import time
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -43,27 +44,48 @@ def count_macs(model, img_hw):
     return counter.get_total_flops() // 2
 
 
-@torch.inference_mode()
-def time_models(models, frame, n_runs):
-    """Time forward plus post-processing of one picture, of several models that take turns.
+def take_turns(functions, n_runs, warm_up=WARM_UP):
+    """Time functions that take turns: all of them suffer equally from a busy machine.
 
-    Taking turns, all of them suffer equally from a busy machine. Compare medians, or ratios of runs that followed one
-    another (the lists keep the order).
+    Compare medians, or ratios of runs that followed one another (the lists keep the order).
 
     Args:
-        models: dict of name -> detector in evaluation mode, or any function of a list of pictures.
-        frame: float 3 x H x W RGB in 0 to 1, on the models' device. n_runs: timed runs of each, after `WARM_UP` more.
+        functions: dict of name -> function without arguments, which returns once its work is done (see `wait_for`).
+        n_runs: timed runs of each, after `warm_up` more.
 
     Returns:
         dict of name -> list of n_runs times in seconds.
     """
-    times = {name: [] for name in models}
-    for i in range(n_runs + WARM_UP):
-        for name, model in models.items():
+    times = {name: [] for name in functions}
+    for i in range(n_runs + warm_up):
+        for name, function in functions.items():
             started = time.perf_counter()
-            model([frame])
-            if frame.device.type != 'cpu':
-                getattr(torch, frame.device.type).synchronize()
-            if i >= WARM_UP:
+            function()
+            if i >= warm_up:
                 times[name].append(time.perf_counter() - started)
     return times
+
+
+def wait_for(device):
+    """Wait until a torch.device has done all that it was given: a GPU works while the program goes on."""
+    if device.type != 'cpu':
+        getattr(torch, device.type).synchronize()
+
+
+@torch.inference_mode()
+def time_models(models, frame, n_runs):
+    """Time forward plus post-processing of one picture, of several models that take turns, see `take_turns`.
+
+    Args:
+        models: dict of name -> detector in evaluation mode, or any function of a list of pictures.
+        frame: float 3 x H x W RGB in 0 to 1, on the models' device. n_runs: timed runs of each.
+
+    Returns:
+        dict of name -> list of n_runs times in seconds.
+    """
+
+    def detect(model):
+        model([frame])
+        wait_for(frame.device)
+
+    return take_turns({name: partial(detect, model) for name, model in models.items()}, n_runs)
