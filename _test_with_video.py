@@ -175,7 +175,8 @@ def find_in_season(settings, weights, sources, targets, folder):
     for source, target in zip(sources, targets, strict=True):
         episode = known_episode(source, target, settings.labels_as, settings.index_only, now['weights'])
         if episode is None:
-            print(f'{printable(getattr(source, "name", source))}: has no index of its result, and is not searched')
+            name = printable(getattr(source, 'name', source))
+            print(f'{name}: has no index of its result, and is not searched; overwrite=True makes both again')
         else:
             known.append(episode)
     if known:

@@ -200,7 +200,7 @@ def test_a_list_in_the_script_is_annotated_by_workers_too(show, weights_file, tm
     assert sorted(seen[:2]) == list(zip(paths, names, strict=True)) and seen[2] == seen[1]
 
 
-def test_a_detector_that_workers_do_not_use_is_let_go(show, weights_file, tmp_path, monkeypatch):
+def test_a_detector_that_workers_do_not_use_is_let_go(show, weights_file, tmp_path, monkeypatch, capsys):
     kept = []
     script = load_script('_test_with_video.py')
 
@@ -213,6 +213,7 @@ def test_a_detector_that_workers_do_not_use_is_let_go(show, weights_file, tmp_pa
     script.open_model = opened
     script.main([f'weights={weights_file}', f'video_in={show}', f'video_out={tmp_path}', 'workers=2', 'find=柚'])
     assert len(kept) == 1
+    assert capsys.readouterr().out.count('is not searched; overwrite=True makes both again') == 2
 
 
 def test_changed_options_are_done_again(show, run_script, weights_file, tmp_path, monkeypatch):
