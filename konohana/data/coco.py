@@ -27,6 +27,7 @@ from konohana.data.shapes import (
 )
 from konohana.errors import UserError, printable
 
+START = 'instances_'  # of the names of annotation files
 KEYS = ('bbox', 'segmentation', 'iscrowd')  # of an annotation; in capitals they would pass for missing
 HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')  # of what not every form can hold, see shapes.lost
 
@@ -40,8 +41,8 @@ def _sources(root):
     """{split: JSON file}."""
     folder = root / 'annotations'
     with files.reading(folder):
-        paths = folder.glob('instances_*.json') if folder.is_dir() else []
-        found = {path.stem.removeprefix('instances_'): path for path in paths}
+        paths = [path for path in folder.iterdir() if path.suffix == '.json'] if folder.is_dir() else []
+        found = {path.stem[len(START) :]: path for path in paths if path.name.startswith(START)}
     with files.reading(root):
         found = found or {path.parent.name: path for path in root.glob('*/_annotations.coco.json')}
         result = root / 'result.json'

@@ -80,5 +80,5 @@ def beyond_edges():
 
 def clipped(boxes, frame):
     """List of boxes -> float32 n x 4, cut at the picture's edges (as far as its size is known)."""
-    boxes = np.array(boxes, np.float32).reshape(-1, 4)
-    return boxes.clip(0, np.float32([frame.width or math.inf, frame.height or math.inf] * 2))
+    boxes = np.array(boxes, float).reshape(-1, 4)
+    return boxes.clip(0, [frame.width or math.inf, frame.height or math.inf] * 2).astype(np.float32)
