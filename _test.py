@@ -58,10 +58,8 @@ def main(arguments=None):
             sample.names = [name if name in model.class_names else model.class_names[-1] for name in sample.names]
     out = settings.path(settings.test_out or ('test_out_det3' if settings.use_res2block else 'test_out'))
     outputs = pictures.output_paths([sample.path for sample in samples], out)
-    pictures.claim_outputs(outputs, [*folders, *inputs], settings.overwrite)
-    with_report = settings.mistakes and not settings.pictures_in
-    if with_report:
-        pictures.claim_outputs(report_paths(out), [*folders, *inputs], settings.overwrite)
+    reports = report_paths(out) if settings.mistakes and not settings.pictures_in else []
+    pictures.claim_outputs([*outputs, *reports], [*folders, *inputs], settings.overwrite)
     results_json = settings.path(settings.results_json) if settings.results_json else None
     if results_json:
         claim(results_json, inputs, settings.overwrite, 'results_json')
@@ -79,7 +77,7 @@ def main(arguments=None):
             print(f'All detections are in {results_json}')
     if not settings.pictures_in:
         print(report_metrics(done, detections, model.class_names, settings.threshold, settings.unlabelled))
-    if with_report:
+    if reports:
         sheets = dict(zip([sample.path for sample in samples], outputs, strict=True))
         sheets = [sheets[sample.path] for sample in done]
         options = {key: getattr(settings, key) for key in ('label_names', 'unlabelled', 'progress')}

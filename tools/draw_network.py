@@ -159,9 +159,9 @@ def arrow(*points, head=True):
     return f'<polyline points="{path}" fill="none" stroke="{LINE}" stroke-width="1.5"{marker}/>'
 
 
-def plus(x, y, colour=GREY, radius=8):
+def plus(x, y, colour=GREY):
     """The sign for a sum."""
-    arm = radius - 3.5
+    radius, arm = 8, 4.5
     return (
         f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" fill="{PAPER}" stroke="{colour}" stroke-width="1.3"/>'
         f'<path d="M{x - arm:g} {y:g}H{x + arm:g}M{x:g} {y - arm:g}V{y + arm:g}" stroke="{colour}" '

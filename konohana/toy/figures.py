@@ -15,7 +15,7 @@ OTHER = '其他'
 # ---------------------------------------------------------------------------------------------------------- the looks
 
 SKIN, INK, WHITE = (253, 228, 208), (52, 40, 46), (250, 249, 245)
-DARK_RED, PINK, GOLD, VIOLET = (116, 34, 44), (240, 168, 192), (214, 172, 82), (98, 84, 172)
+DARK_RED, PINK, GOLD = (116, 34, 44), (240, 168, 192), (214, 172, 82)
 
 
 def clothing(top, skirt=None, obi=DARK_RED, cord=GOLD, collar=WHITE, form='kimono', flowers=None, sleeve=0.6):

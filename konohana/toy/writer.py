@@ -36,6 +36,7 @@ SPLITS = {'train': 0, 'val': 1}
 
 DEFAULT = re.compile(r'toy_show(?:_(?P<cast>\d{1,9}))?(?P<end>|_coco|\.mp4|\.mkv)')  # what scripts draw by themselves
 N_FRAMES = {'train': 400, 'val': 40}  # of a dataset drawn by a script
+SOUND_RATE = 48000  # samples a second of a video
 STAMP_FILE = 'toy_show.txt'
 COCO_LABELS = 'annotations/instances_{}.json'
 OWN_FOLDERS = ('imgs', 'anns', 'sets', 'annotations', 'train', 'val')
@@ -306,19 +307,19 @@ def write_coco(folder, n_train=1000, n_val=200, seed=0, hw=(360, 640), progress=
         files.write_bytes(path, json.dumps(content, ensure_ascii=False).encode('utf-8'))
 
 
-def _melody(rng, seconds, rate=48000):
+def _melody(rng, seconds):
     """A plucked tune in the in scale, as a koto might play it: int16, samples x 2."""
-    total = round(seconds * rate)
-    sound = np.zeros((total + 3 * rate, 2))
+    total = round(seconds * SOUND_RATE)
+    sound = np.zeros((total + 3 * SOUND_RATE, 2))
     scale = 440 * 2 ** (np.array([-12, -11, -7, -5, -4, 0, 1, 5, 7, 8, 12]) / 12)
     step, note, t = 0.3, 5, 0.0
-    ring = np.arange(2 * rate) / rate
+    ring = np.arange(2 * SOUND_RATE) / SOUND_RATE
     while t < seconds:
         note = int(np.clip(note + rng.integers(-2, 3), 0, len(scale) - 1))
         pluck = sum(
             np.sin(2 * math.pi * scale[note] * k * ring) * np.exp(-ring * (1.5 + 1.6 * k)) / k for k in range(1, 7)
         )
-        side, start = rng.uniform(0.3, 0.7), round(t * rate)
+        side, start = rng.uniform(0.3, 0.7), round(t * SOUND_RATE)
         sound[start : start + len(pluck)] += pluck[:, None] * np.array([side, 1 - side])
         t += step * float(rng.choice([1, 1, 2, 2, 3]))
     sound = sound[:total]
@@ -360,7 +361,7 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
         VideoWriter(path, picture, rate, 1 / rate, crf=20, preset='fast') as video,
         progress_bar('Toy episode', count, progress, 'frames') as bar,
     ):
-        sound = video.container.add_stream('aac', rate=48000, bit_rate=128000, layout='stereo')
+        sound = video.container.add_stream('aac', rate=SOUND_RATE, bit_rate=128000, layout='stereo')
         video.start()
         melody, start, end, number_of_shot = _melody(rng, count / fps), 0, 0, -1
         for number in range(count):
@@ -374,8 +375,8 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
             coded = rgb_to_yuv(frame['image'], picture)
             coded.pts, coded.time_base, coded.duration = number, 1 / rate, 1
             video.write(coded)
-            part = melody[round(number / fps * 48000) : round((number + 1) / fps * 48000)]
-            video.mux(sound.encode(_sound_frame(part, round(number / fps * 48000))))
+            part = melody[round(number / fps * SOUND_RATE) : round((number + 1) / fps * SOUND_RATE)]
+            video.mux(sound.encode(_sound_frame(part, round(number / fps * SOUND_RATE))))
             truth.append({
                 'boxes': frame['boxes'], 'labels': frame['labels'], 'shot': number_of_shot,
                 'people': [1000 * number_of_shot + i for i in seen],
@@ -390,5 +391,5 @@ def write_video(path, seconds=10, fps=24, hw=(360, 640), seed=0, on=(1,), progre
 def _sound_frame(samples, moment):
     """int16 samples x 2 as PyAV's frame that begins at sample `moment`."""
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples).reshape(1, -1), format='s16', layout='stereo')
-    frame.sample_rate, frame.pts, frame.time_base = 48000, moment, Fraction(1, 48000)
+    frame.sample_rate, frame.pts, frame.time_base = SOUND_RATE, moment, Fraction(1, SOUND_RATE)
     return frame
