@@ -173,7 +173,6 @@ def from_checkpoint(content, path):
         raise UserError(f'{path}: {error}') from None
     except Exception as error:
         # Options that the detector does not know can go wrong anywhere inside it.
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise UserError(f'{path}: its weights do not fit its detector ({reason[:200]}).') from None
+        raise UserError(f'{path}: its weights do not fit its detector ({files.reason(error)[:200]}).') from None
     model.class_names, model.img_hw = class_names, img_hw
     return model

@@ -18,7 +18,7 @@ from konohana.detectors.fusing import fuse_batch_norms
 from konohana.errors import UserError
 from konohana.evaluation.predict import predict
 from konohana.inference import from_checkpoint
-from konohana.onnx import backends, export, runtime
+from konohana.onnx import export, runtime, sessions
 from konohana.toy.writer import draw_frame
 
 onnx = pytest.importorskip('onnx')
@@ -426,6 +426,6 @@ def test_an_endless_loop_comes_to_an_end(flagship, tmp_path, monkeypatch):
     loop = make.make_node('Loop', ['', 'for_ever', 'zero'], ['nothing'], body=body)
     content.graph.node.extend([loop, make.make_node('Add', ['boxes_before', 'nothing'], ['boxes'])])
     onnx.save(content, tmp_path / 'endless.onnx')
-    monkeypatch.setattr(backends, 'FIRST_RUN', 1.0)
+    monkeypatch.setattr(sessions, 'FIRST_RUN', 1.0)
     with pytest.raises(UserError, match=r'endless.onnx: it does not come to an end within 1 seconds'):
         konohana.load(tmp_path / 'endless.onnx', 'cpu')

@@ -21,12 +21,11 @@ import numpy as np
 from konohana import files
 from konohana.checkpoint import hash_of
 from konohana.data.images import fit_size
-from konohana.errors import UserError, installed, printable
+from konohana.errors import UserError, installed
 from konohana.onnx import metadata
 from konohana.onnx.graph_detector import MOST_CROPS, GraphDetector, check_contract
-from konohana.onnx.sessions import RUNTIMES
+from konohana.onnx.sessions import RUNTIMES, first_run
 
-FIRST_RUN = 60.0  # seconds that a graph may take for its first frame: one with an endless loop has no end
 SHIPPED = files.shipped_folder()
 VERSION = 4  # of the graph: another number, and graphs written before are written again
 NAMES = ('auto', 'torch', *reversed(RUNTIMES))
@@ -130,31 +129,24 @@ def started(name, data, path, weights=None):
 def of_session(session, about):
     """The detector of a graph that is open: what `started` does once its metadata are read."""
     height, width = fit_size(*about['img_hw'], about['img_hw'])
-    try:
-        session.usual, session.limit = {(1, height, width, 3)}, FIRST_RUN
-        look = None
-        if about['second_look']:
-            graph = base64.b64decode(about['second_look']['graph'])
-            look = type(session)(graph, session.path)
-            side = about['second_look']['side']
-            look.usual, look.limit = {(n, side, side, 3) for n in range(1, MOST_CROPS + 1)}, FIRST_RUN
+    with first_run(session):
+        session.usual = {(1, height, width, 3)}
+        look = _look_of(session, about['second_look']) if about['second_look'] else None
         model = GraphDetector(session, about, look)
-        model.try_look()
-        frame = np.zeros((height, width, 3), np.uint8)
-        (found,) = model.detect([frame], with_maps=True)
+        with first_run(look) if look else contextlib.nullcontext():
+            model.try_look()
+            (found,) = model.detect([np.zeros((height, width, 3), np.uint8)], with_maps=True)
         check_contract(found, model.class_names, (height, width))
         if not all(np.isfinite(found[key]).all() for key in (*found, *model.maps)):
             raise UserError(f'{session.path}: its network gives NaN or infinity. Export or copy it again.')
-    except UserError:
-        raise
-    except Exception as error:
-        # Whatever comes of a graph that does something else than its metadata say; each runtime has its own exceptions.
-        reason = printable(' '.join(str(error).split())[:150]) or type(error).__name__
-        raise UserError(f'{session.path}: its network does not fit its metadata ({reason}). Export it again.') from None
-    session.limit = None
-    if look:
-        look.limit = None
     return model
+
+
+def _look_of(session, how):
+    """The graph of a second look in the metadata of another, which is open."""
+    look, side = type(session)(base64.b64decode(how['graph']), session.path), how['side']
+    look.usual = {(n, side, side, 3) for n in range(1, MOST_CROPS + 1)}
+    return look
 
 
 def _graphs(path, weights):

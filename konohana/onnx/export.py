@@ -235,8 +235,7 @@ def _exported(network, example, inputs, names, dynamic):
                 dynamo=False,
             )
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError) as error:
-            reason = ' '.join(str(error).split())[:300]
-            raise UserError(f'PyTorch cannot export it to ONNX ({reason}).') from None
+            raise UserError(f'PyTorch cannot export it to ONNX ({files.reason(error)[:300]}).') from None
     return file.getvalue()
 
 

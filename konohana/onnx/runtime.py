@@ -9,7 +9,7 @@ from konohana import checkpoint
 from konohana.boxes import iou
 from konohana.errors import UserError, installed, printable
 from konohana.onnx import backends, metadata
-from konohana.onnx.sessions import RUNTIMES, OnnxRuntime
+from konohana.onnx.sessions import RUNTIMES, OnnxRuntime, first_run
 
 
 def load(path, device='', backend='auto'):
@@ -44,19 +44,8 @@ def load(path, device='', backend='auto'):
         session = OnnxRuntime(data, path, device)
     from konohana.onnx import network  # here, because it needs PyTorch
 
-    session.limit = backends.FIRST_RUN
-    try:
-        model = network.of_session(session, about)
-    except UserError as error:
-        raise error if str(path) in str(error) else UserError(f'{path}: {error}') from None
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:
-        # Whatever comes of a network that does something else than its metadata say.
-        reason = printable(' '.join(str(error).split())[:150]) or type(error).__name__
-        raise UserError(f'{path}: its network does not fit its metadata ({reason}). Export it again.') from None
-    session.limit = None
-    return model
+    with first_run(session):
+        return network.of_session(session, about)
 
 
 def _refuse_nan(data, path):

@@ -16,6 +16,8 @@ MEMORY_LIMIT = 4 * 2**30
 MOST_KEPT = 16  # graphs that OpenVINO has compiled, some megabytes each
 
 
+FIRST_RUN = 60.0  # seconds that a graph may take for its first picture: one with an endless loop has no end
+
 _half = contextvars.ContextVar('half', default=False)
 
 
@@ -93,7 +95,7 @@ class OnnxRuntime:
             self.metadata = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:
             # onnxruntime's exceptions have no common class of their own.
-            reason = printable(' '.join(str(error).split())[:150])
+            reason = printable(files.reason(error)[:150])
             raise UserError(f'{path}: damaged, or not an ONNX file ({reason}). Export or copy it again.') from None
         self.new_options = onnxruntime.RunOptions
 
@@ -110,7 +112,7 @@ class OnnxRuntime:
         try:
             outputs = self.session.run(None, dict(zip(self.inputs, arrays, strict=True)), options)
         except Exception as error:
-            reason = ' '.join(str(error).split())
+            reason = files.reason(error)
             if options.terminate:
                 raise UserError(f'{self.path}: it does not come to an end within {self.limit:g} seconds.') from None
             if 'Available memory' in reason:
@@ -207,7 +209,7 @@ def _compiled(core, graph, config):
 
 def _reason(error):
     """An exception's text in one short line."""
-    return printable(' '.join(str(error).split())[-200:])
+    return printable(files.reason(error)[-200:])
 
 
 @functools.cache
@@ -218,6 +220,30 @@ def _core(openvino):
     whatever thread that happens: then the next signal, a Ctrl-C say, ends the process by a segmentation fault.
     """
     return openvino.Core()
+
+
+@contextlib.contextmanager
+def first_run(session):
+    """The block runs a graph for the first time, within `FIRST_RUN` seconds, and learns what its metadata are worth.
+
+    Args:
+        session: the graph, an `OnnxRuntime` or `OpenVino`.
+
+    Raises:
+        UserError: naming the file: one of the block; or whatever comes of a graph that does something else than its
+            metadata say, since each runtime has its own exceptions. Packages that are missing go through.
+    """
+    session.limit = FIRST_RUN
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise
+    except UserError as error:
+        raise error if str(session.path) in str(error) else UserError(f'{session.path}: {error}') from None
+    except Exception as error:
+        reason = printable(files.reason(error)[:150])
+        raise UserError(f'{session.path}: its network does not fit its metadata ({reason}). Export it again.') from None
+    session.limit = None
 
 
 RUNTIMES = {'openvino': OpenVino, 'onnxruntime': OnnxRuntime}  # the fastest first, see docs/speed.md
