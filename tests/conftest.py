@@ -13,8 +13,10 @@ import subprocess
 import sys
 import traceback
 import uuid
+import zlib
 from pathlib import Path
 
+import numpy as np
 import progressbar.utils  # noqa: F401 (it keeps the sys.stderr that it first sees: not one that a test captures)
 import pytest
 import torch
@@ -221,3 +223,38 @@ def shared_data():
         return folder
 
     return find
+
+
+def weight_by_rule(key, shape):
+    """A weight of the networks whose numbers lie in ../shared/reference, by its name."""
+    if key.endswith('num_batches_tracked'):
+        return torch.tensor(0)
+    values = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
+    if len(shape) > 1:
+        values = values * np.sqrt(1 / np.prod(shape[1:]))
+    elif key.endswith('running_var'):
+        values = 1 + 0.1 * np.abs(values)
+    elif key.endswith('bn3.weight'):
+        values = 0.3 + 0.03 * values
+    elif key.endswith(('.bias', 'running_mean')):
+        values = 0.1 * values
+    else:
+        values = 1 + 0.1 * values
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+def check_contract(network, n_classes):
+    """Assert that an untrained detector's detections are as `detectors.base.Detector` says, of pictures of any size."""
+    network.eval()
+    network.score_threshold = 0.0
+    sizes = [(96, 160), (200, 60), (1, 1), (33, 500)]
+    with torch.inference_mode():
+        found = network([torch.rand(3, *size) for size in sizes])
+    for (height, width), one in zip(sizes, found, strict=True):
+        n = len(one['boxes'])
+        assert 0 < n <= network.max_detections
+        assert one['boxes'].shape == (n, 4) and one['labels'].shape == one['scores'].shape == (n,)
+        assert one['labels'].dtype == torch.int64 and one['labels'].min() >= 1 and one['labels'].max() <= n_classes
+        assert (one['scores'].diff() <= 0).all() and one['scores'].min() >= 0 and one['scores'].max() <= 1
+        assert (one['boxes'] >= 0).all()
+        assert (one['boxes'][:, [0, 2]] <= width + 1e-3).all() and (one['boxes'][:, [1, 3]] <= height + 1e-3).all()

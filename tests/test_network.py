@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import check_contract
 
 from konohana import checkpoint
 from konohana.boxes import paired_iou, points_in_boxes
@@ -59,20 +60,7 @@ def test_training_without_targets_is_an_error(network):
 
 
 def test_detections_keep_the_contract_at_any_size(network):
-    network.eval()
-    network.score_threshold = 0.0
-    sizes = [(96, 160), (200, 60), (1, 1), (33, 500)]
-    with torch.inference_mode():
-        found = network([torch.rand(3, *size) for size in sizes])
-    assert len(found) == len(sizes)
-    for (height, width), one in zip(sizes, found, strict=True):
-        n = len(one['boxes'])
-        assert 0 < n <= network.max_detections
-        assert one['boxes'].shape == (n, 4) and one['labels'].shape == one['scores'].shape == (n,)
-        assert one['labels'].dtype == torch.int64 and one['labels'].min() >= 1 and one['labels'].max() <= 5
-        assert (one['scores'].diff() <= 0).all() and one['scores'].min() >= 0 and one['scores'].max() <= 1
-        assert (one['boxes'] >= 0).all()
-        assert (one['boxes'][:, [0, 2]] <= width + 1e-3).all() and (one['boxes'][:, [1, 3]] <= height + 1e-3).all()
+    check_contract(network, n_classes=5)
 
 
 def test_one_output_map_of_stride_8_at_640x360():

@@ -2,11 +2,11 @@
 
 import json
 import math
-import zlib
 
 import numpy as np
 import pytest
 import torch
+from conftest import weight_by_rule
 from torchvision.ops import masks_to_boxes
 
 from konohana import detectors
@@ -34,22 +34,6 @@ def talkative():
     return model
 
 
-def by_rule(key, shape):
-    """The weight that the reference numbers were computed with."""
-    if key.endswith('num_batches_tracked'):
-        return torch.tensor(0)
-    a = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
-    if len(shape) > 1:
-        value = a * np.sqrt(1 / np.prod(shape[1:]))
-    elif key.endswith('running_var'):
-        value = 1 + 0.1 * np.abs(a)
-    elif key.endswith(('.bias', 'running_mean')):
-        value = 0.1 * a
-    else:
-        value = 1 + 0.1 * a
-    return torch.from_numpy(value.astype(np.float32))
-
-
 @pytest.fixture(scope='module')
 def reference(shared_data):
     """What MMDetection computes: (its .json, its .npz, our detector with the same weights)."""
@@ -59,7 +43,7 @@ def reference(shared_data):
         numbers = dict(file)
     height, width = numbers['image'].shape[:2]
     model = detectors.build('solov2_light_r18', 80, (height, width)).eval()
-    state = {key: by_rule(key, tuple(shape)) for key, shape in meta['parameters'].items()}
+    state = {key: weight_by_rule(key, tuple(shape)) for key, shape in meta['parameters'].items()}
     model.load_state_dict(solov2.convert_mmdet_state(state))
     model.score_threshold = float(numbers['score_thr'])
     return meta, numbers, model

@@ -4,13 +4,12 @@ import copy
 import importlib.util
 import json
 import urllib.error
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TOY_HW
+from conftest import TOY_HW, check_contract, weight_by_rule
 from torchvision.models import get_model
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import box_iou
@@ -47,24 +46,6 @@ def empty_target():
 
 
 # The reference numbers
-
-
-def weight_by_rule(key, shape):
-    """A parameter as ../shared/README.md says."""
-    if key.endswith('num_batches_tracked'):
-        return torch.tensor(0)
-    values = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
-    if len(shape) > 1:
-        values = values * np.sqrt(1 / np.prod(shape[1:]))
-    elif key.endswith('running_var'):
-        values = 1 + 0.1 * np.abs(values)
-    elif key.endswith('bn3.weight'):
-        values = 0.3 + 0.03 * values
-    elif key.endswith(('.bias', 'running_mean')):
-        values = 0.1 * values
-    else:
-        values = 1 + 0.1 * values
-    return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
 def test_agrees_with_mmdetection(shared_data):
@@ -118,19 +99,7 @@ def test_training_without_targets_is_an_error(network):
 
 
 def test_detections_keep_the_contract_at_any_size(network):
-    network.eval()
-    network.score_threshold = 0.0
-    sizes = [(96, 160), (200, 60), (1, 1), (33, 500)]
-    with torch.inference_mode():
-        found = network([torch.rand(3, *size) for size in sizes])
-    for (height, width), one in zip(sizes, found, strict=True):
-        n = len(one['boxes'])
-        assert 0 < n <= network.max_detections
-        assert one['boxes'].shape == (n, 4) and one['labels'].shape == one['scores'].shape == (n,)
-        assert one['labels'].dtype == torch.int64 and one['labels'].min() >= 1 and one['labels'].max() <= 5
-        assert (one['scores'].diff() <= 0).all() and one['scores'].min() >= 0 and one['scores'].max() <= 1
-        assert (one['boxes'] >= 0).all()
-        assert (one['boxes'][:, [0, 2]] <= width + 1e-3).all() and (one['boxes'][:, [1, 3]] <= height + 1e-3).all()
+    check_contract(network, n_classes=5)
 
 
 def test_the_result_does_not_depend_on_the_rest_of_the_batch(network):
