@@ -81,7 +81,7 @@ def test_ctrl_c_stops_all_once_and_begins_none(tmp_path, capsys):
     def run_one(job, tell, stop):
         def hear(kind, what):
             tell(kind, what)
-            begun.append(job.name)
+            begun.extend([job.name] * (kind != 'begun'))  # on a busy machine its process takes a while
             if len(set(begun)) == 2 and interrupt.ident is None:
                 interrupt.start()
 
