@@ -30,6 +30,7 @@ backbone = 'resnet50'  # yolof: any network of torchvision or timm that gives fe
 frozen_stages = 1  # solov2: 1 freezes the stem and the first stage of its ResNet, 0 trains all of it
 norm_eval = True  # solov2: the batch norms of its ResNet keep their running statistics
 init_from = ''  # weights file to start from, like 'weights/net.pt'; '' for none
+teachers = []  # konohana: weights of trained detectors to learn from too, see docs/training.md; [] for none
 pretrained = None  # published weights to start from: True (COCO) or 'backbone' (ImageNet), where there are any
 
 # training

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from konohana import checkpoint, detectors, distributed, inference
 from konohana.data.dataset import Frames
+from konohana.detectors.konohana.teachers import read_teachers
 from konohana.errors import UserError, count
 from konohana.training import half_precision
 from konohana.training.choices import choose
@@ -85,6 +86,8 @@ def build(settings, device):
     if settings.amp:
         half_precision.quicken_depthwise(model)
     ema = Ema(model, settings.ema_decay)
+    if settings.teachers:
+        learn_from(model, settings, frames.class_names, device)
     starts_trained = settings.init_from or settings.pretrained
     optimizer = make_optimizer(
         model, settings.lr, settings.weight_decay, settings.backbone_lr if starts_trained else 1.0
@@ -126,6 +129,16 @@ def learn_only_second_look(model, settings):
     if not settings.init_from:
         raise UserError("only_second_look=True: the rest stays as init_from has it, so name it, like 'weights/net.pt'.")
     model.learn_only_second_look()
+
+
+def learn_from(model, settings, class_names, device):
+    """Let the model learn from `teachers` too; UserError where that makes no sense, see `read_teachers`."""
+    if settings.detector != 'konohana':
+        raise UserError(f'teachers={settings.teachers}: detector={settings.detector!r} cannot learn from others.')
+    if settings.only_second_look:
+        raise UserError(f'teachers={settings.teachers}: they have no say in the second look. Set only_second_look=False.')
+    model.teachers = read_teachers([settings.path(path) for path in settings.teachers], class_names, device)
+    print(f'Learning from {", ".join(settings.teachers)} too.')
 
 
 def resume(training, settings):

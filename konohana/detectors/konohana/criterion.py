@@ -10,6 +10,7 @@ from konohana.boxes import apart, paired_iou, points_in_boxes
 WEIGHTS = {'loss_objectness': 1.0, 'loss_quality': 0.5, 'loss_box': 7.5, 'loss_name': 1.0}
 LABEL_SMOOTHING = 0.05
 SOMEBODY = 0.5  # objectness from which a point far from all labels sees somebody unlabelled
+SAME = 0.6  # IoU with the labelled box from which a teacher's box is that person's
 EDGE = 4.0  # pixels; a side this close to the edge of the picture lies on it
 
 
@@ -35,7 +36,7 @@ def edges_reached(boxes, true_boxes, img_hw):
     return torch.cat([low, high], dim=1)
 
 
-def detection_losses(predictions, targets, assigner, image_sizes, unlabelled='background'):
+def detection_losses(predictions, targets, assigner, image_sizes, unlabelled='background', taught=None):
     """Losses of a batch.
 
     Args:
@@ -48,6 +49,8 @@ def detection_losses(predictions, targets, assigner, image_sizes, unlabelled='ba
             `SOMEBODY`, and their box is `apart` from all labelled ones. 'background' takes them for mistakes. (A simple
             form of Zhang et al. 2020, Solving Missing-Annotation Object Detection with Background Recalibration Loss,
             https://arxiv.org/abs/2002.05274.)
+        taught: what `Teachers` say of the batch, or None. Each target is then the mean of the labels' and theirs; a box
+            of theirs counts where it is of the labelled person (`SAME` of IoU).
 
     Returns:
         dict of scalars, weighted by `WEIGHTS`: `loss_objectness` (binary cross-entropy with the assigner's soft
@@ -59,6 +62,8 @@ def detection_losses(predictions, targets, assigner, image_sizes, unlabelled='ba
     points = predictions['points']
     soft_targets, counted = [], []
     chosen = {'weight': [], 'box': [], 'true_box': [], 'quality': [], 'names': [], 'label': []}
+    if taught is not None:
+        chosen |= {'taught_box': [], 'box_for_taught': [], 'taught_names': []}
     for i, target in enumerate(targets):
         boxes = predictions['boxes'][i]
         true_boxes = target['boxes']
@@ -78,16 +83,33 @@ def detection_losses(predictions, targets, assigner, image_sizes, unlabelled='ba
         chosen['quality'].append(predictions['quality'][i][positive])
         chosen['names'].append(predictions['names'][i][positive])
         chosen['label'].append(target['labels'][index[positive]] - 1)
+        if taught is not None:
+            taught_box = clip_boxes_to_image(taught['boxes'][i][positive], image_sizes[i])
+            same = paired_iou(taught_box, true_box) >= SAME
+            taught_box = torch.where(same[:, None], taught_box, true_box)
+            chosen['taught_box'].append(taught_box)
+            chosen['box_for_taught'].append(edges_reached(boxes[positive], taught_box, image_sizes[i]))
+            chosen['taught_names'].append(taught['names'][i][positive])
     chosen = {key: torch.cat(parts) for key, parts in chosen.items()}
     soft_targets, counted = torch.stack(soft_targets), torch.stack(counted)
     weight = chosen['weight']
     total = distributed.normaliser(soft_targets.sum(), len(targets))
 
+    if taught is not None:
+        soft_targets = (soft_targets + taught['objectness']) / 2
     objectness = F.binary_cross_entropy_with_logits(predictions['objectness'], soft_targets, reduction='none') * counted
-    box = generalized_box_iou_loss(chosen['box'], chosen['true_box']) * weight
+    box = generalized_box_iou_loss(chosen['box'], chosen['true_box'])
     with torch.no_grad():
         iou = paired_iou(chosen['box'], chosen['true_box'])
     quality = F.binary_cross_entropy_with_logits(chosen['quality'], iou, reduction='none') * weight
-    name = F.cross_entropy(chosen['names'], chosen['label'], reduction='none', label_smoothing=LABEL_SMOOTHING) * weight
-    losses = {'loss_objectness': objectness, 'loss_quality': quality, 'loss_box': box, 'loss_name': name}
+    name = F.cross_entropy(chosen['names'], chosen['label'], reduction='none', label_smoothing=LABEL_SMOOTHING)
+    if taught is not None:
+        box = (box + generalized_box_iou_loss(chosen['box_for_taught'], chosen['taught_box'])) / 2
+        name = (name + F.cross_entropy(chosen['names'], chosen['taught_names'], reduction='none')) / 2
+    losses = {
+        'loss_objectness': objectness,
+        'loss_quality': quality,
+        'loss_box': box * weight,
+        'loss_name': name * weight,
+    }
     return {key: WEIGHTS[key] * loss.sum() / total for key, loss in losses.items()}

@@ -59,6 +59,7 @@ class Konohana(Detector):
     has_raw_outputs = True
     takes_bytes = True
     only_second_look = False  # see `learn_only_second_look`
+    teachers = None  # a `Teachers` in training, or none
 
     # See `postprocess`.
     score_threshold = 0.05
@@ -203,7 +204,8 @@ class Konohana(Detector):
         ]
 
     def losses(self, outputs, targets, sizes, batch=None):
-        losses = detection_losses(self.decode(outputs), targets, self.assigner, sizes, self.unlabelled)
+        taught = None if self.teachers is None else self.teachers(batch)
+        losses = detection_losses(self.decode(outputs), targets, self.assigner, sizes, self.unlabelled, taught)
         if self.second_look is not None:
             losses['loss_second_look'] = second_look_loss(self.second_look, batch, targets)
         return losses
