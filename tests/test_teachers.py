@@ -6,8 +6,8 @@ import torch
 from konohana import checkpoint, detectors
 from konohana.detectors.konohana.assigner import TaskAlignedAssigner
 from konohana.detectors.konohana.criterion import LABEL_SMOOTHING, detection_losses
-from konohana.detectors.konohana.teachers import Teachers
 from konohana.toy import writer
+from konohana.training.teachers import Teachers
 
 HW = (64, 96)
 LABELLED = {'boxes': torch.tensor([[8.0, 8.0, 40.0, 56.0]]), 'labels': torch.tensor([2])}

@@ -8,7 +8,6 @@ from torch.utils.data import DataLoader
 
 from konohana import checkpoint, detectors, distributed, inference
 from konohana.data.dataset import Frames
-from konohana.detectors.konohana.teachers import read_teachers
 from konohana.errors import UserError, count
 from konohana.training import half_precision
 from konohana.training.choices import choose
@@ -16,6 +15,7 @@ from konohana.training.data import make_loader, read_training_frames
 from konohana.training.memory import cap_gpu_memory
 from konohana.training.run import Run, begun, is_finished
 from konohana.training.schedule import Ema, make_optimizer
+from konohana.training.teachers import read_teachers
 
 FEW_STEPS = 1000  # with fewer, a training from scratch or from published weights has only begun
 ENOUGH_STEPS = 2000  # the shipped weights had 2300
@@ -136,7 +136,7 @@ def learn_from(model, settings, class_names, device):
     if settings.detector != 'konohana':
         raise UserError(f'teachers={settings.teachers}: detector={settings.detector!r} cannot learn from others.')
     if settings.only_second_look:
-        raise UserError(f'teachers={settings.teachers}: they have no say in the second look. Set only_second_look=False.')
+        raise UserError(f'teachers={settings.teachers}: they have no say in the second look alone.')
     model.teachers = read_teachers([settings.path(path) for path in settings.teachers], class_names, device)
     print(f'Learning from {", ".join(settings.teachers)} too.')
 

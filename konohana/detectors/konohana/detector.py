@@ -59,7 +59,7 @@ class Konohana(Detector):
     has_raw_outputs = True
     takes_bytes = True
     only_second_look = False  # see `learn_only_second_look`
-    teachers = None  # a `Teachers` in training, or none
+    teachers = None  # in training, a `training.teachers.Teachers` or none
 
     # See `postprocess`.
     score_threshold = 0.05

@@ -16,8 +16,8 @@ class Teachers:
     Args:
         detectors: list of `Konohana`, in evaluation mode, with the learner's classes in the learner's order.
 
-    `teachers(batch)`: normalised N x 3 x H x W -> dict of `objectness` (N x P, 0 to 1), `names` (N x P x n_classes, 0 to
-    1) and `boxes` (N x P x 4, in pixels of the batch) for the points of `Konohana.decode`: the means of all detectors.
+    `teachers(batch)`: normalised N x 3 x H x W -> dict of `objectness` (N x P, 0 to 1), `names` (N x P x n_classes, 0
+    to 1) and `boxes` (N x P x 4, in pixels of the batch) for the points of `Konohana.decode`: the means of all.
     """
 
     def __init__(self, detectors):
