@@ -49,7 +49,7 @@ vram_limit_gib = 3.0  # cap on this process's GPU memory in GiB; 0 for none
 amp = True  # half precision where it is safe, on CUDA and on CPUs with AMX
 repeat_rare = 0.05  # frames with a name that is in less than this part of all frames are shown up to twice; 0 for none
 small_part = 0.65  # first part of training, with frames at two thirds of img_hw: faster (konohana, yolof); 0 for none
-group_by_aspect = None  # upright pictures get batches of their own, with img_hw turned; None where the data have both
+group_by_aspect = None  # upright pictures get batches of their own, with img_hw turned; None: if the data have both
 seed = 0  # the same seed gives the same run on the same machine
 
 # augmentation
