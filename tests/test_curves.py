@@ -129,6 +129,11 @@ def test_damaged_history_is_one_line(tmp_path, text):
     assert '\n' not in str(caught.value)
 
 
+def test_a_dollar_in_a_runs_name_is_no_formula():
+    points = [(0, 1.0), (1, 0.5)]
+    assert curves.draw({'loss $_{': {'run $x_{$': points, 'other': points}}, 'epoch').startswith(b'\x89PNG')
+
+
 def test_training_goes_on_without_matplotlib(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     write_run(tmp_path, 3)

@@ -143,9 +143,9 @@ def draw(panels, x_title, ending='png'):
     figure = Figure((PANEL_SIZE[0] * columns, PANEL_SIZE[1] * n_rows), dpi=110, layout='constrained')
     for i, (title, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(n_rows, columns, i)
-        curves = {spell(label): np.asarray(points, np.float64).reshape(-1, 2) for label, points in curves.items()}
+        curves = {_plain(spell(label)): np.asarray(points, np.float64).reshape(-1, 2) for label, points in curves.items()}
         _draw_panel(axes, curves, font)
-        axes.set_title(spell(title), fontproperties=font, fontsize=12)
+        axes.set_title(_plain(spell(title)), fontproperties=font, fontsize=12)
         axes.set_xlabel(x_title)
     file = io.BytesIO()
     figure.savefig(file, format=ending)
@@ -179,6 +179,11 @@ def _draw_panel(axes, curves, font):
         axes.xaxis.get_major_locator().set_params(integer=xs.max() >= 3)
     if len(ys) and len(curves) > 1:
         axes.legend(prop=font, fontsize=9, frameon=False)
+
+
+def _plain(text):
+    """A text that matplotlib shows as it is: a dollar begins a formula."""
+    return text.replace('$', r'\$')
 
 
 def _latin(text):
