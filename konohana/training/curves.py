@@ -143,7 +143,7 @@ def draw(panels, x_title, ending='png'):
     figure = Figure((PANEL_SIZE[0] * columns, PANEL_SIZE[1] * n_rows), dpi=110, layout='constrained')
     for i, (title, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(n_rows, columns, i)
-        curves = {_plain(spell(label)): np.asarray(points, np.float64).reshape(-1, 2) for label, points in curves.items()}
+        curves = {spell(label): np.asarray(points, np.float64).reshape(-1, 2) for label, points in curves.items()}
         _draw_panel(axes, curves, font)
         axes.set_title(_plain(spell(title)), fontproperties=font, fontsize=12)
         axes.set_xlabel(x_title)
@@ -162,7 +162,7 @@ def _draw_panel(axes, curves, font):
             marker='o' if len(points) <= N_MARKED else None,
             markersize=3.5,
             linewidth=1.5,
-            label=label,
+            label=_plain(label),
         )
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
