@@ -67,13 +67,13 @@ def scenes_with(index, names):
     present = seconds_on_screen(index)
     nowhere = np.zeros(len(index.times), bool)
     together = np.logical_and.reduce([present.get(name, nowhere) for name in names])
-    ends = np.append(index.times, index.times[-1:] + index.frame_seconds[-1:])
+    borders = index.borders
     scenes = []
     for a, b in runs(together):
-        if scenes and ends[a] - scenes[-1][1] <= PAUSE:
-            scenes[-1] = (scenes[-1][0], float(ends[b]))
+        if scenes and borders[a] - scenes[-1][1] <= PAUSE:
+            scenes[-1] = (scenes[-1][0], float(borders[b]))
         else:
-            scenes.append((float(ends[a]), float(ends[b])))
+            scenes.append((float(borders[a]), float(borders[b])))
     return scenes
 
 

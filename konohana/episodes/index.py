@@ -82,6 +82,11 @@ class Index:
         steps = np.diff(self.times)
         return np.append(steps, np.median(steps))
 
+    @property
+    def borders(self):
+        """F + 1 seconds: when each frame begins, and when the last one ends; none where there is no frame."""
+        return np.append(self.times, self.times[-1:] + self.frame_seconds[-1:])
+
 
 def build_index(video, hw, times, class_names, shared, shots, chapters, detections):
     """An index, linked, from a detector's detections.

@@ -64,7 +64,7 @@ def write_page(path, index, video, spell=None, pictures=None, offset=0.0, previe
         preview: path of a small copy of the index's part, which is played instead; or None.
     """
     path, video = Path(path), Path(video)
-    lengths, ends = index.frame_seconds, np.append(index.times, index.times[-1:] + index.frame_seconds[-1:])
+    lengths, borders = index.frame_seconds, index.borders
     characters, spans = [], spans_of(index)
     for name, there in seconds_on_screen(index).items():
         characters.append(
@@ -81,8 +81,8 @@ def write_page(path, index, video, spell=None, pictures=None, offset=0.0, previe
         **{
             'video': index.video,
             'file': os.fsencode(beside).decode(errors='replace'),
-            'start': float(ends[0]),
-            'end': float(ends[-1]),
+            'start': float(borders[0]),
+            'end': float(borders[-1]),
         },
         'player': pages.address(beside) if video.suffix.lower() in BROWSER_ENDINGS else '',
         **{'offset': offset, 'playerOffset': offset},

@@ -29,14 +29,14 @@ def pysubs2_module():
 
 def steps(index, track):
     """A track's box as it stands still and moves on: list of (from, to, box), seconds and x1, y1, x2, y2 in pixels."""
-    ends = np.append(index.times, index.times[-1:] + index.frame_seconds[-1:])
+    borders = index.borders
     still = STILL * index.hw[0] / 360
     found = []
     for frame, box in zip(track['frames'], track['boxes'], strict=True):
         if found and np.abs(found[-1][2] - box).max() < still:
-            found[-1][1] = ends[frame + 1]
+            found[-1][1] = borders[frame + 1]
         else:
-            found.append([ends[frame], ends[frame + 1], box])
+            found.append([borders[frame], borders[frame + 1], box])
     return found
 
 

@@ -8,7 +8,7 @@ from konohana import files
 from konohana.drawing import class_colour
 from konohana.episodes.index import seconds_on_screen
 from konohana.errors import UserError
-from konohana.fonts import for_charts
+from konohana.fonts import for_charts, name_ticks
 
 JOINED = 0.5  # seconds: a shorter gap does not interrupt somebody's presence
 ROW = 0.32  # inches
@@ -31,15 +31,15 @@ def runs(present):
 
 def spans_of(index):
     """{name: list of [from, to]} in seconds, the longest on screen first; gaps of up to `JOINED` seconds are closed."""
-    ends = np.append(index.times, index.times[-1:] + index.frame_seconds[-1:])
+    borders = index.borders
     found = {}
     for name, there in seconds_on_screen(index).items():
         spans = found[name] = []
         for a, b in runs(there):
-            if spans and ends[a] - spans[-1][1] <= JOINED:
-                spans[-1][1] = round(float(ends[b]), 3)
+            if spans and borders[a] - spans[-1][1] <= JOINED:
+                spans[-1][1] = round(float(borders[b]), 3)
             else:
-                spans.append([round(float(ends[a]), 3), round(float(ends[b]), 3)])
+                spans.append([round(float(borders[a]), 3), round(float(borders[b]), 3)])
     return found
 
 
@@ -63,19 +63,18 @@ def write_timeline(path, index, spell=None, font=None):
     except ImportError:
         raise UserError('The timeline is drawn by matplotlib, which is not installed: pip install matplotlib') from None
     present = seconds_on_screen(index)
-    lengths = index.frame_seconds
-    ends = np.append(index.times, index.times[-1:] + lengths[-1:])
+    lengths, borders = index.frame_seconds, index.borders
     whole = max(float(lengths.sum()), 1e-9)
     figure = Figure((12, 1.2 + ROW * max(len(present), 1)), dpi=110, layout='constrained')
     axes = figure.add_subplot()
     for row, (name, there) in enumerate(present.items()):
-        spans = [(ends[a], ends[b] - ends[a]) for a, b in runs(there)]
+        spans = [(borders[a], borders[b] - borders[a]) for a, b in runs(there)]
         colour = np.array(class_colour(index.class_names.index(name))) / 255
         axes.broken_barh(spans, (row - 0.38, 0.76), facecolors=[colour])
     if len(index.shots) <= MARKED_SHOTS:
         for start in index.shots[1:]:
             axes.axvline(index.times[start], color='0.85', linewidth=0.5, zorder=0)
-    chapters = [(seconds, title) for seconds, title in index.chapters if seconds < ends[-1]]
+    chapters = [(seconds, title) for seconds, title in index.chapters if seconds < borders[-1]]
     titles = for_charts([_shortened(title) for _, title in chapters], font, 'chapter')
     for (seconds, _), (title, face) in zip(chapters, titles, strict=True):
         axes.axvline(seconds, color='0.3', linewidth=1, linestyle='--', zorder=0)
@@ -83,15 +82,12 @@ def write_timeline(path, index, spell=None, font=None):
         axes.annotate(title, (seconds, 1.01), xycoords=('data', 'axes fraction'), **style)
     names = for_charts([_shortened((spell or {}).get(name, name)) for name in present], font)
     labels = []
-    for (name, _), there in zip(names, present.values(), strict=True):
+    for (name, face), there in zip(names, present.values(), strict=True):
         seconds = float(lengths[there].sum())
-        labels.append(f'{name}   {clock(seconds)}   {seconds / whole:.0%}')
-    axes.set_yticks(range(len(labels)), labels)
-    for tick, (_, face) in zip(axes.get_yticklabels(), names, strict=True):
-        tick.set_fontproperties(face)
-        tick.set_fontsize(10)
+        labels.append((f'{name}   {clock(seconds)}   {seconds / whole:.0%}', face))
+    name_ticks(axes.yaxis, labels, 10)
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
-    axes.set_xlim(ends[0], ends[-1])
+    axes.set_xlim(borders[0], borders[-1])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value)))
     axes.spines[['top', 'right']].set_visible(False)
     file = io.BytesIO()
