@@ -18,6 +18,7 @@ from konohana.data.shapes import (
     Shape,
     checked_shapes,
     fill,
+    no_split,
     opened,
     other_size,
     read_all,
@@ -68,10 +69,7 @@ def _find(root, split):
     name = split if split in there else f'{split}2017'
     name = name if name in there else same_split(split, there)
     if name is None:
-        raise UserError(
-            f'{root / "annotations" / f"instances_{split}.json"}: there is no split {split!r}. Splits there: '
-            f'{", ".join(sorted(there)) or "none"}.'
-        )
+        raise no_split(root / 'annotations' / f'instances_{split}.json', split, there)
     return name, there[name]
 
 

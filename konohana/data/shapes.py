@@ -22,6 +22,7 @@ from konohana.progress import progress_bar
 SAME_SPLIT = {'val': ('val', 'valid', 'validation', 'test'), 'valid': ('valid', 'val', 'validation', 'test')}
 USUAL = ('train', 'val', 'valid', 'validation', 'test', 'all', 'default')  # splits, in small letters
 ALL = 'all'  # the only split of a folder that is not divided into splits
+DEFAULT = 'default'  # the same, as CVAT and X-AnyLabeling call it
 CROWD = 'is_crowd'  # the flag, in forms that hold flags of any name, of a region not counted for its own class
 HALF_A_PIXEL = 0.5
 
@@ -79,7 +80,20 @@ def pick_split(where, split, there):
     found = same_split(split, there)
     if found is not None:
         return found
-    raise UserError(f'{where}: there is no split {split!r}. Splits there: {printable(", ".join(there)) or "none"}.')
+    raise no_split(where, split, there)
+
+
+def no_split(where, split, there):
+    """The UserError of a split that is none of those `there`."""
+    there = sorted(there)
+    shown = printable(', '.join(there)) or 'none'
+    hint = ''
+    if there in ([ALL], [DEFAULT]):
+        hint = (
+            f' The data are not divided: to learn from all of them, train_split={shown} val_split=; to divide them, '
+            'tools/check_dataset.py with split=episode.'
+        )
+    return UserError(f'{where}: there is no split {split!r}. Splits there: {shown}.{hint}')
 
 
 def named(name):

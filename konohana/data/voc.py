@@ -20,7 +20,7 @@ from defusedxml import DefusedXmlException
 from konohana import files
 from konohana.data.images import PICTURE_ENDINGS, list_pictures, load_image, with_ending
 from konohana.data.sample import Sample, check_name, clipped, fits
-from konohana.data.shapes import ALL, other_size, read_pairs, same_split, shapes_of, to_number
+from konohana.data.shapes import ALL, no_split, other_size, read_pairs, same_split, shapes_of, to_number
 from konohana.errors import UserError, printable
 
 # (folder of pictures, folder of annotations, folder of <split>.txt)
@@ -97,7 +97,7 @@ def find_split(root, split):
             return _side_by_side(*whole)
     there = splits(root) or ([ALL] if whole else [])
     if there:
-        raise UserError(f'{root}: there is no split {split!r}. Splits there: {", ".join(there)}.')
+        raise no_split(root, split, there)
     raise UserError(
         f'{root}: no dataset found there. It needs imgs/ anns/ sets/{split}.txt, or JPEGImages/ Annotations/ '
         f'ImageSets/Main/{split}.txt, or a folder {split}/ with pictures and XML files side by side; '
@@ -122,7 +122,7 @@ def _listed_split(root, split, pictures, annotations, sets):
     name = split if split in there else same_split(split, others)
     list_file = root / sets / f'{name or split}.txt'
     if name is None:
-        raise UserError(f'{list_file}: there is no split {split!r}. Splits there: {", ".join(there) or "none"}.')
+        raise no_split(list_file, split, there)
     lines = files.read_text(list_file).splitlines()
     # VOC's per-class lists have a second column (' -1', '  0' or '  1'), which a plain split does not need.
     names = [re.sub(r'( -1|  [01])$', '', line.strip()).strip() for line in lines if line.strip()]
