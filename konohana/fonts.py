@@ -190,7 +190,12 @@ def for_charts(names, font=None, noun='class'):
     from matplotlib.font_manager import FontProperties
 
     spelled = spellings(names, preferred(font), noun)
-    return [(text.replace('$', r'\$'), FontProperties(fname=file)) for text, file, _ in spelled]  # $ begins a formula
+    return [(no_formula(text), FontProperties(fname=file)) for text, file, _ in spelled]
+
+
+def no_formula(text):
+    """A text that matplotlib shows as it is: to matplotlib a dollar begins a formula."""
+    return text.replace('$', r'\$')
 
 
 def name_ticks(axis, texts, size):

@@ -14,7 +14,7 @@ import numpy as np
 from konohana import files
 from konohana.cast import ROMANISED
 from konohana.errors import UserError
-from konohana.fonts import find_font
+from konohana.fonts import find_font, no_formula
 
 PANEL_SIZE = (6.4, 4.2)  # inches, at 110 dots per inch
 N_MARKED = 40  # a curve of no more points shows them
@@ -145,7 +145,7 @@ def draw(panels, x_title, ending='png'):
         axes = figure.add_subplot(n_rows, columns, i)
         curves = {spell(label): np.asarray(points, np.float64).reshape(-1, 2) for label, points in curves.items()}
         _draw_panel(axes, curves, font)
-        axes.set_title(_plain(spell(title)), fontproperties=font, fontsize=12)
+        axes.set_title(no_formula(spell(title)), fontproperties=font, fontsize=12)
         axes.set_xlabel(x_title)
     file = io.BytesIO()
     figure.savefig(file, format=ending)
@@ -162,7 +162,7 @@ def _draw_panel(axes, curves, font):
             marker='o' if len(points) <= N_MARKED else None,
             markersize=3.5,
             linewidth=1.5,
-            label=_plain(label),
+            label=no_formula(label),
         )
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
@@ -179,11 +179,6 @@ def _draw_panel(axes, curves, font):
         axes.xaxis.get_major_locator().set_params(integer=xs.max() >= 3)
     if len(ys) and len(curves) > 1:
         axes.legend(prop=font, fontsize=9, frameon=False)
-
-
-def _plain(text):
-    """A text that matplotlib shows as it is: a dollar begins a formula."""
-    return text.replace('$', r'\$')
 
 
 def _latin(text):
