@@ -85,11 +85,12 @@ def _parse(name, text, default):
     if type(value) is not type(default):
         example = default or _EXAMPLES.get(type(default), default)
         raise UserError(f'{shown}: {name} takes {_TYPE_NAMES[type(default)]}, like {name}={example!r}.')
-    # A tuple has a value for each of its places, a list may have any number of them.
-    examples = default[:1] * len(value) if isinstance(default, list) else default
-    if default and isinstance(value, (tuple, list)) and not _alike(value, examples):
-        number = 'such' if isinstance(default, list) else len(default)
-        raise UserError(f'{shown}: {name} takes {number} values, like {name}={default!r}.')
+    # A tuple has a value for each of its places, a list any number of them: texts, where its own value is empty.
+    example = default or _EXAMPLES[list] if isinstance(default, list) else default
+    places = example[:1] * len(value) if isinstance(default, list) else example
+    if example and isinstance(value, (tuple, list)) and not _alike(value, places):
+        number = 'such' if isinstance(default, list) else len(example)
+        raise UserError(f'{shown}: {name} takes {number} values, like {name}={example!r}.')
     return value
 
 

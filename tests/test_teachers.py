@@ -143,5 +143,7 @@ def test_teachers_that_cannot_teach_are_one_line(train, dataset, tmp_path):
     assert 'this teacher knows somebody, else' in line(given('konohana.pt'))
     assert "a detector='yolof' cannot teach" in line(given('yolof.pt'))
     assert 'missing.pt' in line(given('missing.pt'))
+    assert 'name weights files' in line("teachers=['']")
+    assert 'takes such values' in line('teachers=[1]') and 'takes such values' in line('teachers=[None]')
     assert 'takes values in brackets' in line(f'teachers={tmp_path / "konohana.pt"}')
     assert 'cannot learn from others' in line(given('konohana.pt'), 'detector=yolof', 'backbone=resnet18')

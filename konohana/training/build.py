@@ -135,6 +135,8 @@ def learn_from(model, settings, class_names, device):
     """Let the model learn from `teachers` too; UserError where that makes no sense, see `read_teachers`."""
     if settings.detector != 'konohana':
         raise UserError(f'teachers={settings.teachers}: detector={settings.detector!r} cannot learn from others.')
+    if '' in settings.teachers:
+        raise UserError(f"teachers={settings.teachers}: name weights files, like teachers=['large.pt'].")
     if settings.only_second_look:
         raise UserError(f'teachers={settings.teachers}: they have no say in the second look alone.')
     model.teachers = read_teachers([settings.path(path) for path in settings.teachers], class_names, device)
