@@ -201,6 +201,18 @@ EXPORTS = {
     ),
     'X-AnyLabeling Pascal VOC': ('my frames/1.jpg', {'Annotations/1.xml': XML}, 'all', 'all'),
     'Pascal VOC in one folder': ('1.jpg', {'1.xml': XML}, 'all', 'all'),
+    'X-AnyLabeling YOLO': (
+        'my frames/1.jpg',
+        {'labels/1.txt': YOLO_LINE, 'labels/0.txt': '', 'classes.txt': '\ufeffa\r\n', 'test_out/x.jpg': ''},
+        'all', 'all',
+    ),
+    'X-AnyLabeling YOLO with pictures': ('1.jpg', {'1.txt': YOLO_LINE, 'classes.txt': 'a\n'}, 'all', 'all'),
+    'labelImg YOLO': (
+        '第 1.集.jpg',
+        {'第 1.集.txt': YOLO_LINE.replace('\n', '\r\n'), 'classes.txt': 'a\n', 'notes.txt': 'x', 'x.json': '{}'},
+        'all', 'all',
+    ),
+    'labelImg YOLO, splits': ('valid/1.JPG', {'valid/1.txt': YOLO_LINE, 'valid/classes.txt': 'a\n'}, 'val', 'valid'),
     'Roboflow COCO': ('valid/1.jpg', {'valid/_annotations.coco.json': coco_text('1.jpg')}, 'val', 'valid'),
 }  # fmt: skip
 
@@ -215,6 +227,43 @@ def test_exports_are_read_as_they_are(tmp_path, tool):
     (frame,) = frames_of(tmp_path, asked)
     assert frame.path == tmp_path / place and objects(frame) == [('a', (20, 15, 60, 45))]
     one_line(tmp_path, "no split 'other'", name, split='other')
+
+
+def test_yolo_side_by_side_and_what_looks_like_it(tmp_path):
+    labels = tmp_path / '1.txt'
+    picture(tmp_path / '1.jpg')
+    put(labels, 'one girl, long hair\n')  # what people write for other networks
+    assert reading.form_of(tmp_path) is None
+    one_line(tmp_path, 'no dataset found', split='all')
+    put(labels, YOLO_LINE)
+    one_line(tmp_path, 'nothing there names the classes', 'classes.txt', split='all')
+    put(tmp_path / 'classes.txt', 'a\n\nb\n')
+    one_line(tmp_path, 'classes.txt', 'class 1', 'give it a name', split='all')
+    put(tmp_path / 'classes.txt', '\n')
+    one_line(tmp_path, 'classes.txt', 'empty', split='all')
+    put(tmp_path / 'classes.txt', 'a\n')
+    picture(tmp_path / '2.webp')
+    picture(tmp_path / 'thumbnails' / '1.jpg')
+    put(tmp_path / 'requirements.txt', 'numpy\n')
+    assert [frame.names for frame in frames_of(tmp_path, 'all')] == [['a'], []]
+    put(tmp_path / '3.txt', YOLO_LINE)
+    one_line(tmp_path, '3.jpg', 'no such file', split='all')
+    one_line(tmp_path, "no split 'train'", 'train_split=all', split='train')
+    put(tmp_path / '1.xml', XML)
+    assert reading.form_of(tmp_path) == 'voc'
+    (tmp_path / '1.xml').unlink()
+    labelme(tmp_path, shape()).rename(tmp_path / '1.json')
+    assert reading.form_of(tmp_path) == 'labelme'
+
+
+def test_each_folder_of_labelimg_has_its_own_numbers(tmp_path):
+    for split, names in (('train', 'a\nb\n'), ('val', 'b\na\n')):
+        picture(tmp_path / split / f'{split}.jpg')
+        put(tmp_path / split / f'{split}.txt', YOLO_LINE)
+        put(tmp_path / split / 'classes.txt', names)
+    frames = [*frames_of(tmp_path), *frames_of(tmp_path, 'val')]
+    assert [frame.names for frame in frames] == [['a'], ['b']]
+    assert reading.class_names_of(tmp_path, frames) == ['a', 'b']
 
 
 def test_xml_files_beside_another_form_do_not_hide_it(tmp_path):

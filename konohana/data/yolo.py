@@ -3,17 +3,22 @@
 data.yaml (names; train, val, test: folders, lists of folders, or .txt files that list pictures)
 images/<split>/  labels/<split>/      or      <split>/images/  <split>/labels/      or      images/  labels/
 obj.names  <split>.txt, which lists pictures with their labels beside them      (CVAT's "YOLO 1.1")
+pictures and .txt side by side, in the dataset's folder or in <split>/          (labelImg)
+labels/  and pictures in another folder                                         (X-AnyLabeling)
 
 One .txt a picture, one line an object: `class x y w h` (centre and size) or `class x1 y1 x2 y2 x3 y3 ...`, 0 to 1. A
 picture without .txt holds nobody. The format: https://docs.ultralytics.com/datasets/detect/
 """
 
 import contextlib
+import math
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import yaml
 
 from konohana import files, masks
+from konohana.data import voc
 from konohana.data.images import OTHER_ENDINGS, PICTURE_ENDINGS
 from konohana.data.shapes import (
     ALL,
@@ -26,6 +31,7 @@ from konohana.data.shapes import (
     pick_split,
     polygon,
     read_pairs,
+    same_split,
     shapes_of,
     shown,
     to_number,
@@ -35,6 +41,7 @@ from konohana.errors import UserError, printable
 HOLDS = ('masks',)  # of what not every form can hold, see shapes.lost
 SPLITS = ('train', 'val', 'valid', 'test')  # keys of data.yaml
 NAME_FILES = ('classes.txt', 'obj.names', 'labels/classes.txt', 'train/classes.txt', 'labels/train/classes.txt')
+OF_A_SPLIT = ('{}/classes.txt', 'labels/{}/classes.txt')  # labelImg writes one into each folder, each with its numbers
 MAX_TEXT = 10_000_000  # bytes of a label file
 ENDINGS = PICTURE_ENDINGS + OTHER_ENDINGS
 
@@ -92,11 +99,64 @@ def _sources(root, asked=None):
             return {name: [root / 'images' / name] for name in inside} or lists or {ALL: [root / 'images']}
         if (root / 'obj.names').is_file():
             return {path.stem: [path] for path in root.glob('*.txt') if path.name != 'classes.txt'}
-        return {
+        found = {
             folder.name: [folder / 'images']
             for folder in root.iterdir()
             if (folder / 'images').is_dir() and (folder / 'labels').is_dir() and _holds(folder / 'labels', '.txt')
         }
+        return found or _loose(root)
+
+
+def _loose(root):
+    """{split: list of one `Loose`} of a folder as labelImg and X-AnyLabeling leave it.
+
+    It stays that of another form where pictures have XML or JSON files: people export .txt beside what else they have.
+    """
+    if voc.undivided(root):
+        return {}
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    labels, others = root / 'labels', [folder for folder in folders if folder.name != 'labels']
+    if Loose([root], root).is_labelled():
+        return {ALL: [Loose([root], root)]}
+    # Of folders without any label nobody knows whether they belong to the data.
+    labelled = [folder for folder in others if labels in folders and Loose([folder], labels).is_labelled()]
+    if labelled:
+        return {ALL: [Loose(labelled, labels)]}
+    return {folder.name: [loose] for folder in others if (loose := Loose([folder], folder)).is_labelled()}
+
+
+@dataclass
+class Loose:
+    """Folders of pictures, and the one with their .txt files, which may hold other texts besides."""
+
+    folders: list
+    labels: Path
+
+    def pairs(self):
+        """List of (picture, label file)."""
+        pictures = [p for folder in self.folders for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS]
+        return [(picture, self.labels / f'{picture.stem}.txt') for picture in pictures]
+
+    def without_picture(self):
+        """The same of label files that have no picture."""
+        alone = set(self.labels.glob('*.txt')) - {label for _, label in self.pairs()}
+        return [(self.folders[0] / f'{path.stem}.jpg', path) for path in sorted(alone) if _is_label(path)]
+
+    def is_labelled(self):
+        """Whether a picture has a .txt with boxes, and none has XML or JSON."""
+        pairs = self.pairs()
+        others = {path.stem for f in self.folders for path in f.iterdir() if path.suffix.lower() in ('.json', '.xml')}
+        return not any(picture.stem in others for picture, _ in pairs) and any(_is_label(path) for _, path in pairs)
+
+
+def _is_label(path):
+    """Whether the first line of a .txt is a box or a polygon; people keep descriptions beside pictures, too."""
+    try:
+        lines = files.read_text(path, MAX_TEXT).split('\n') if path.is_file() else []
+    except UserError:
+        return False
+    numbers = next((line.split() for line in lines if line.strip()), [])
+    return len(numbers) > 4 and not any(math.isnan(to_number(text)) for text in numbers)
 
 
 def _holds(folder, ending):
@@ -121,8 +181,12 @@ def _listed(root, path, content, split):
     return found
 
 
-def class_list(root):
-    """(file that names the classes, list of names in the order of their numbers); UserError: none, or a faulty one."""
+def class_list(root, split=ALL):
+    """(file that names the classes, list of names in the order of their numbers) of a split.
+
+    Raises:
+        UserError: there is none, or a faulty one.
+    """
     root = Path(root)
     path, content = _config(root)
     if path:
@@ -130,12 +194,17 @@ def class_list(root):
         if isinstance(names, dict):
             names = _by_number(path, names)
     else:
-        path = next((root / name for name in NAME_FILES if (root / name).is_file()), None)
+        places = *(name.format(split) for name in OF_A_SPLIT), *NAME_FILES
+        path = next((root / name for name in places if (root / name).is_file()), None)
         if path is None:
             raise UserError(
-                f'{root}: nothing there names the classes. Write data.yaml, or classes.txt with one name on each line.'
+                f'{root}: nothing there names the classes. Write classes.txt there, with the name of class 0 on the '
+                'first line, of class 1 on the second, and so on; or data.yaml.'
             )
-        names = [line.strip() for line in files.read_text(path, MAX_TEXT).splitlines() if line.strip()]
+        # An empty line between others counts: the line says the number.
+        names = [line.strip() for line in files.read_text(path, MAX_TEXT).rstrip().splitlines()]
+        if not names:
+            raise UserError(f'{path}: the file is empty. Write one class name on each line.')
     if not isinstance(names, list) or not names:
         raise UserError(f'{path}: it names no class under "names". List them: names: [a, b].')
     for number, name in enumerate(names):
@@ -164,6 +233,10 @@ def find_split(root, split):
     split = pick_split(root, split, sorted(sources))
     pairs = []
     for source in sources[split]:
+        if isinstance(source, Loose):
+            with files.reading(root):
+                pairs += source.pairs() + source.without_picture()
+            continue
         with files.reading(source):
             pictures = _pictures_in(source) if source.is_dir() else _pictures_listed(root, source)
             pairs += [(picture, _label_of(picture)) for picture in pictures]
@@ -244,7 +317,7 @@ def read_split(root, split, ignore_class=None, progress=True):
         UserError: see `find_split` and `class_list`.
     """
     pairs = find_split(root, split)
-    _, names = class_list(root)
+    _, names = class_list(root, same_split(split, splits(root)))
     categories = {}
     for number, name in enumerate(names):
         if name != ignore_class:
