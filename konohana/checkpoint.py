@@ -51,6 +51,11 @@ def hash_of(path):
     return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
+def short_hash_of(path):
+    """The beginning of `hash_of`, by which results know the weights that they were made with."""
+    return hash_of(path)[:16]
+
+
 def load(path, needed=('model', 'detector', 'class_names', 'img_hw'), foreign=False):
     """Read a file that `save` wrote, on the CPU, with weights_only=True (no code in it is run).
 

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import stat
 import unicodedata
 import uuid
@@ -157,6 +158,12 @@ def beside(path, more):
 def same_name(name):
     """A name in the form in which file systems that know no case, or one Unicode form only, compare it."""
     return unicodedata.normalize('NFC', unicodedata.normalize('NFC', name).casefold())
+
+
+def in_order(path):
+    """Sort key of a path or a name that puts episode 10 after episode 9."""
+    parts = re.split(r'(\d+)', str(path))
+    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)]
 
 
 def reason(error):

@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from konohana.episodes import find, page, season, subtitles, timeline
+from konohana.episodes import find, page, season, subtitles, timeline, tracks
 from konohana.episodes.episode import rate_of
 from konohana.episodes.index import (
     appearances,
@@ -100,6 +100,41 @@ def test_what_flashes_up_is_no_track():
     assert len(link_shot(*flat(frames))) == 1
     nobody = np.zeros((0, 4))
     assert link_shot(np.zeros(0, int), nobody, np.zeros(0), np.zeros((0, 3))) == []
+
+
+def people_who_come_and_go(n_frames, seed=0):
+    """Frames in which six people, some of whom look alike, stand about and are often missed for a while."""
+    rng, frames = np.random.default_rng(seed), []
+    there, places = np.ones(6, bool), np.arange(6) * 30.0
+    for _ in range(n_frames):
+        there ^= rng.random(6) < np.where(there, 0.04, 0.12)
+        places += rng.normal(0, 2, 6)
+        now = [(box_at(places[k]), 0.4 + 0.5 * rng.random(), sure_of(NAMES[k % 2], 0.7)) for k in np.flatnonzero(there)]
+        frames.append(now)
+    return frames
+
+
+def test_a_long_shot_is_linked_as_its_parts_are(monkeypatch):
+    frames = people_who_come_and_go(400)
+    alone = link_shot(*flat(frames))
+    assert len(alone) > 10
+    assert sum((track.rows < 0).sum() for track in alone) > 50, 'there are gaps to be joined over'
+    pause = len(frames) + tracks.MAX_GAP
+    both = link_shot(*flat([*frames, *[[]] * tracks.MAX_GAP, *frames]))
+    places = [(track.frames.tolist(), track.boxes.round(4).tolist()) for track in both]
+    assert places == [
+        ((track.frames + late).tolist(), track.boxes.round(4).tolist()) for late in (0, pause) for track in alone
+    ]
+    monkeypatch.setattr(tracks, 'BLOCK', 3)
+    assert [track.rows.tolist() for track in link_shot(*flat(frames))] == [track.rows.tolist() for track in alone]
+
+
+def test_joining_many_pieces_makes_no_table_of_all(monkeypatch):
+    sizes, pairs = [], tracks.pairs
+    monkeypatch.setattr(tracks, 'pairs', lambda table, *more: sizes.append(table.size) or pairs(table, *more))
+    monkeypatch.setattr(tracks, 'BLOCK', 8)
+    link_shot(*flat(people_who_come_and_go(1500)))
+    assert max(sizes) < 400
 
 
 @pytest.mark.parametrize('n_frames', [1, 2])

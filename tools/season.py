@@ -62,12 +62,12 @@ def main(arguments=None):
 
 def index_paths(folder):
     """The indexes in a folder, one for each episode, in their order."""
+    from konohana import files
     from konohana.episodes.index import ENDINGS, newest_index
-    from konohana.video.season import in_order
 
     paths = [path for ending in ENDINGS for path in folder.glob(f'*{ending}')] if folder.is_dir() else []
     newest = (newest_index(folder, stem) for stem in set(map(stem_of, paths)))
-    return sorted(filter(None, newest), key=in_order)
+    return sorted(filter(None, newest), key=files.in_order)
 
 
 def stem_of(path):

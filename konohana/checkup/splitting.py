@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from konohana import files
 from konohana.checkup.looks import NEAR
 
 # What file names call an episode; the first that matches counts.
@@ -37,7 +38,7 @@ def groups_of(samples):
     names = [Path(stem).name for stem in stems]
     if _useful(names):
         return 'name', names
-    order = sorted(range(len(samples)), key=lambda i: _natural(samples[i].path.name))
+    order = sorted(range(len(samples)), key=lambda i: files.in_order(samples[i].path.name))
     group = [''] * len(samples)
     for number, part in enumerate(np.array_split(np.array(order, int), min(N_BLOCKS, max(1, len(samples)))), start=1):
         for i in part.tolist():
@@ -56,11 +57,6 @@ def _episode(path):
 def _useful(groups):
     counts = Counter(groups)
     return len(counts) >= FEWEST and max(counts.values()) <= LARGEST * len(groups)
-
-
-def _natural(name):
-    """Sorting key of a name by its numbers, 2 before 10."""
-    return [(0, int(p), '') if p.isdecimal() else (1, 0, p) for p in re.split(r'(\d+)', name) if p]
 
 
 def propose(samples, pairs):

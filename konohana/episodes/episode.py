@@ -4,14 +4,13 @@ Beside the result stand what is made of the index: `<name>.detections.jsonl.gz`,
 without detecting, `<name>.appearances.csv`, `<name>.timeline.png` and `<name>.html`.
 """
 
-import hashlib
 import re
 import time
 from pathlib import Path
 
 import numpy as np
 
-from konohana import files
+from konohana import checkpoint, files
 from konohana.cast import SHARED_NAMES
 from konohana.episodes import page, subtitles, timeline
 from konohana.episodes import xray as extras
@@ -213,7 +212,7 @@ def read_or_watch(model, weights, video_in, path, threshold=0.5, **options):
     """
     made_from = {
         'video': _identity(video_in),
-        'weights': hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16],
+        'weights': checkpoint.short_hash_of(weights),
         **{key: options.get(key) for key in ('start', 'seconds', 'detect_every')},
         **({'cast': model.cast.identity(weights)} if model.cast else {}),
     }

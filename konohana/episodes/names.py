@@ -78,13 +78,15 @@ def choose_names(probabilities, spans, shared):
     chosen = np.full(len(probabilities), -1)
     if not len(probabilities):
         return chosen, chosen.copy()
+    begin, end = min(span[0] for span in spans), max(span[1] for span in spans) + 1
+    taken = {}  # of each name that one alone may have: in which frames somebody has it
     for i in np.argsort(-probabilities.max(axis=1), kind='stable'):
+        here = slice(spans[i][0] - begin, spans[i][1] + 1 - begin)
         free = probabilities[i].copy()
-        for j in np.flatnonzero(chosen >= 0):
-            together = spans[i][0] <= spans[j][1] and spans[j][0] <= spans[i][1]
-            if together and chosen[j] not in shared:
-                free[chosen[j]] = -1
-        chosen[i] = int(free.argmax()) if free.max() >= 0 else int(probabilities[i].argmax())
+        free[[name for name, frames in taken.items() if frames[here].any()]] = -1
+        name = chosen[i] = int(free.argmax()) if free.max() >= 0 else int(probabilities[i].argmax())
+        if name not in shared:
+            taken.setdefault(name, np.zeros(end - begin, bool))[here] = True
     others = probabilities.copy()
     others[np.arange(len(others)), chosen] = -1
     second = np.where(others.max(axis=1) >= 0, others.argmax(axis=1), -1)

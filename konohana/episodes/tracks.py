@@ -10,6 +10,7 @@ assume the even motion of photographs; drawings stand still for two or three fra
    nothing lags.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import cv2
@@ -23,6 +24,7 @@ UNSURE = 0.4  # of that: weaker ones only continue a track; below this part they
 MIN_FRAMES = 3  # detections that make a track
 MAX_MISSED = 3  # frames that a track may miss while it is linked frame by frame
 MAX_GAP = 24  # frames over which two pieces are joined
+BLOCK = 256  # pieces whose ends are compared at once: a table of all pieces of a long shot fills the memory
 LINK = 0.25  # lowest likeness (`likeness`) of a box to the track it continues
 JOIN = 0.35  # the same for the two ends of a gap
 SIGMA = 1.0  # frames: width of the smoothing
@@ -108,9 +110,10 @@ def link_shot(frames, boxes, scores, names, shortest=MIN_FRAMES, threshold=SURE)
 def _link_frames(frames, boxes, scores, names, threshold):
     """Step 1 -> list of lists of rows."""
     pieces, alive = [], []
-    for frame in np.unique(frames):
-        alive = [rows for rows in alive if frame - frames[rows[-1]] <= MAX_MISSED]
-        here = np.flatnonzero(frames == frame)
+    first = np.unique(frames, return_index=True)[1]
+    for begin, end in itertools.pairwise([*first, len(frames)]):
+        alive = [rows for rows in alive if frames[begin] - frames[rows[-1]] <= MAX_MISSED]
+        here = np.arange(begin, end)
         certain = scores[here] >= threshold
         sure, unsure = here[certain], here[~certain & (scores[here] >= UNSURE * threshold)]
         waiting, new = _continue(alive, sure, boxes, names)
@@ -132,32 +135,54 @@ def _continue(alive, chosen, boxes, names):
 
 
 def _join(pieces, frames, boxes, names):
-    """Step 2: pieces whose ends meet over a gap become one, until none is left to join."""
-    while True:
-        starts = np.array([frames[rows[0]] for rows in pieces])
-        ends = np.array([frames[rows[-1]] for rows in pieces])
-        if len(pieces) < 2:
-            return pieces
-        last, first = (np.array([rows[k] for rows in pieces]) for k in (-1, 0))
+    """Step 2: pieces, ordered by their starts, whose ends meet over a gap become one, until none is left to join."""
+    while len(pieces) > 1:
+        first, last = (np.array([rows[k] for rows in pieces]) for k in (0, -1))
         mean_names = np.stack([names[rows].mean(0) for rows in pieces])
-        gap = starts[None] - ends[:, None]
-        scores = likeness(boxes[last], mean_names, boxes[first], mean_names)
-        # The longer the gap, the surer it has to be; and nobody turns into somebody else behind a gap.
-        scores = scores * affinity(mean_names, mean_names) * (1 - 0.5 * gap / MAX_GAP)
-        scores[(gap <= 0) | (gap > MAX_GAP)] = 0.0
-        found = pairs(scores, JOIN)
-        if not found:
-            return pieces
-        following = dict(found)
-        begun = set(range(len(pieces))) - set(following.values())
+        following = _chosen(*_joints(first, last, frames, boxes, mean_names), frames[first], frames[last])
+        if not following:
+            break
         joined = []
-        for i in sorted(begun):
+        for i in sorted(set(range(len(pieces))) - set(following.values())):
             rows = list(pieces[i])
             while i in following:
                 i = following[i]
                 rows += pieces[i]
             joined.append(rows)
         pieces = joined
+    return pieces
+
+
+def _joints(first, last, frames, boxes, names):
+    """Pieces that may be joined: arrays of one piece, one that begins after its end, and their likeness.
+
+    first, last: first and last row of each piece, in the order of the first. names: mean probabilities of each piece.
+    """
+    starts, ends = frames[first], frames[last]
+    order, found = np.argsort(ends, kind='stable'), []
+    for a in np.split(order, range(BLOCK, len(order), BLOCK)):
+        b = np.arange(*np.searchsorted(starts, (ends[a[0]] + 1, ends[a[-1]] + MAX_GAP + 1)))
+        gap = starts[b] - ends[a][:, None]
+        scores = likeness(boxes[last[a]], names[a], boxes[first[b]], names[b])
+        # The longer the gap, the surer it has to be; and nobody turns into somebody else behind a gap.
+        scores = scores * affinity(names[a], names[b]) * (1 - 0.5 * gap / MAX_GAP)
+        i, j = np.nonzero((scores >= JOIN) & (gap > 0) & (gap <= MAX_GAP))
+        found.append((a[i], b[j], scores[i, j]))
+    return map(np.concatenate, zip(*found, strict=True))
+
+
+def _chosen(one, other, scores, starts, ends):
+    """The best of the `_joints`, each piece joined once on each side: {piece: the one that follows}."""
+    # Where no gap goes on, what is before shares no piece with what comes after: each such part is chosen by itself.
+    reached = np.maximum.accumulate(starts[other])
+    following = {}
+    for part in np.split(np.arange(len(one)), 1 + np.flatnonzero(ends[one][1:] >= reached[:-1])):
+        rows, row = np.unique(one[part], return_inverse=True)
+        columns, column = np.unique(other[part], return_inverse=True)
+        table = np.zeros((len(rows), len(columns)))
+        table[row, column] = scores[part]
+        following.update((int(rows[i]), int(columns[j])) for i, j in pairs(table, JOIN))
+    return following
 
 
 def _finished(frames, boxes, rows):

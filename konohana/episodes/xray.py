@@ -1,5 +1,6 @@
 """Who is on screen, for players: a WebVTT track beside the video, and chapters that name who is in each scene."""
 
+import bisect
 import itertools
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +22,9 @@ def cues(index):
     moments = sorted({moment for times in spans.values() for span in times for moment in span})
     found = []
     for begin, end in itertools.pairwise(moments):
-        names = [name for name, times in spans.items() if any(a <= begin and end <= b for a, b in times)]
+        # Of somebody's times, the last one that has begun.
+        last = {name: times[bisect.bisect(times, begin, key=lambda span: span[0]) - 1] for name, times in spans.items()}
+        names = [name for name, (a, b) in last.items() if a <= begin and end <= b]
         if names:
             found.append((begin, end, names))
     return found

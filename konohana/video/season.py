@@ -2,14 +2,13 @@
 
 import ast
 import glob
-import hashlib
 import itertools
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from konohana import files
+from konohana import checkpoint, files
 from konohana.errors import UserError, count, printable
 from konohana.video.source import is_url
 from konohana.video.writer import CONTAINERS
@@ -74,13 +73,7 @@ def _found(paths, complaint):
     videos = [p for p in paths if p.suffix.lower() in EPISODES and not OWN.search(p.stem) and p.is_file()]
     if not videos:
         raise UserError(f'{complaint} ({", ".join(sorted(EPISODES))}).')
-    return sorted(videos, key=in_order)
-
-
-def in_order(path):
-    """Sort key that puts episode 10 after episode 9."""
-    parts = re.split(r'(\d+)', str(path))
-    return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)]
+    return sorted(videos, key=files.in_order)
 
 
 def target_of(source, folder, taken=(), ending=''):
@@ -131,7 +124,7 @@ def made_with(settings, weights):
     settings: dict of the script's variables. weights: path of the weights file. See `of_video`.
     """
     kept = {name: value for name, value in settings.items() if name not in SAME_RESULT}
-    kept['weights'] = hashlib.sha256(files.read_bytes(weights)).hexdigest()[:16]
+    kept['weights'] = checkpoint.short_hash_of(weights)
     return json.loads(json.dumps(kept, default=str, skipkeys=True))  # as it is read again: tuples are lists
 
 
