@@ -10,6 +10,11 @@ model.cast = konohana.read_cast('my_cast')  # name people by a few pictures of e
 __all__ = ['default_weights', 'load', 'pick_device', 'read_cast']
 
 
+def __dir__():
+    """What completion in a notebook shows: the names in `__all__` too, before they are imported."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name):
     """The names in `__all__`, imported when first used: `import konohana` alone does not load PyTorch."""
     if name not in __all__:

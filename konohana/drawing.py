@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from konohana import fonts
 from konohana.boxes import as_array, intersection
+from konohana.data.images import as_picture
 
 # Twenty-odd colours that people tell apart (Sasha Trubetskoy, https://sashamaps.net/docs/resources/20-colors/), without
 # the greys; neighbours differ most. More classes continue with hues at the golden angle.
@@ -230,10 +231,7 @@ def draw_detections(image, detections, class_names, label_names=None, threshold=
         UserError: `font` or KONOHANA_FONT is no font file.
         ValueError: the arrays do not have these shapes.
     """
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f'image must be uint8 H x W x 3, not {image.dtype} {image.shape}')
-    out = np.array(image, order='C')
+    out = np.array(as_picture(image), order='C')
     hw = out.shape[:2]
     if detections.get('masks') is not None:
         _draw_masks(out, detections, threshold)

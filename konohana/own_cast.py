@@ -178,10 +178,13 @@ class NamedByCast:
         if self._known is not None:
             self._cast, self._known, self.class_names = None, None, self._trained_names
         self.looks_at_everyone = cast is not None
-        if cast is not None:
-            known = KnownCast(cast, self)
-            self._trained_names, self.class_names = self.class_names, known.class_names
-            self._cast, self._known = cast, known
+        try:
+            if cast is not None:
+                known = KnownCast(cast, self)
+                self._trained_names, self.class_names = self.class_names, known.class_names
+                self._cast, self._known = cast, known
+        finally:
+            self.looks_at_everyone = self._known is not None
 
     def named(self, detections):
         """Detections, of arrays or of tensors, under the names of the cast; as they are without one."""

@@ -98,6 +98,43 @@ def _decoded(file, path):
         raise UserError(f'{path}: damaged ({files.reason(error)}). Copy it again or remove it.') from None
 
 
+def as_picture(image):
+    """A picture that a caller gives, as an array: an array, or what NumPy makes one of, such as Pillow's pictures.
+
+    Args:
+        image: uint8 H x W x 3.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f'a picture must be uint8 H x W x 3, not {_described(image, array)}')
+    return array
+
+
+def check_planes(image, kind=object):
+    """Check a picture as detectors take it when they are called, with the channels first.
+
+    Args:
+        image: 3 x H x W, a tensor or an array. kind: the class that it has to be of.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(image, kind) or len(getattr(image, 'shape', ())) != 3 or image.shape[0] != 3:
+        raise ValueError(f'detectors are called with a list of tensors, each 3 x H x W, not {_described(image, image)}')
+
+
+def _described(image, array):
+    """What a caller gave instead of a picture; of a file's name, what reads it."""
+    if isinstance(image, (str, Path)):
+        return f'{image!r:.100}: konohana.data.images.load_image reads a file'
+    kind = f'{type(image).__module__}.{type(image).__qualname__}'.removeprefix('builtins.')
+    shape = getattr(array, 'shape', None)
+    return kind if shape is None else f'{kind} of {array.dtype} {tuple(shape)}'
+
+
 def save_image(path, image, remember=False):
     """Write a picture, whole or not at all.
 
@@ -113,8 +150,7 @@ def save_image(path, image, remember=False):
     """
     path = Path(path)
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f'image must be uint8 H x W x 3 or H x W, not {image.dtype} {image.shape}')
+    image = image if image.ndim == 2 and image.dtype == np.uint8 else as_picture(image)
     if path.suffix.lower() in ('.jpg', '.jpeg'):
         # No chroma subsampling: it blurs the thin coloured lines and labels of drawn boxes.
         options = {'format': 'JPEG', 'quality': 92, 'subsampling': 0}
@@ -135,7 +171,12 @@ def fit_size(height, width, img_hw):
     """Height and width in pixels to which a picture is resized for a network, aspect ratio kept.
 
     The short side becomes min(img_hw), unless the long side would then exceed max(img_hw).
+
+    Raises:
+        ValueError: there is no pixel to resize.
     """
+    if not height or not width:
+        raise ValueError(f'a picture of {height} x {width} pixels has nothing to see')
     scale = min(min(img_hw) / min(height, width), max(img_hw) / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from konohana.data.images import as_picture, check_planes
 from konohana.errors import UserError
 from konohana.own_cast import NamedByCast
 
@@ -50,8 +51,9 @@ class Detector(NamedByCast, nn.Module):
     img_hw = None
 
     def forward(self, images, targets=None, with_maps=False, pictures=None):
-        if self.training:
-            self.check(targets)
+        self.check(images, targets)
+        if not (len(images) or self.training):
+            return []
         sizes = [tuple(image.shape[-2:]) for image in images]
         batch, targets = self.transform(images, targets)
         if self.channels_last:
@@ -72,11 +74,14 @@ class Detector(NamedByCast, nn.Module):
         """Detections of frames as arrays; in evaluation mode.
 
         Args:
-            frames: list of uint8 H x W x 3 arrays, RGB, of any size. with_maps: whether to add `maps`.
-            pictures: larger versions of the same for the second look, or None.
+            frames: list of uint8 H x W x 3 arrays, RGB, of any size; Pillow's RGB pictures do, too.
+            with_maps: whether to add `maps`. pictures: larger versions of the same for the second look, or None.
 
         Returns:
             list of dicts of arrays, as `model(images)` gives them as tensors.
+
+        Raises:
+            ValueError: a frame is no such picture, or has no pixel.
         """
         images = [self._image(frame) for frame in frames]
         larger = {} if pictures is None else {'pictures': [self._image(picture) for picture in pictures]}
@@ -86,16 +91,22 @@ class Detector(NamedByCast, nn.Module):
     def _image(self, frame):
         """uint8 H x W x 3 array -> 3 x H x W tensor on the detector's device, float 0 to 1 unless it takes bytes."""
         # Bytes are moved to the device: a quarter of the floats.
-        image = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device).permute(2, 0, 1)
+        frame = np.require(as_picture(frame), requirements=('C', 'W'))  # PyTorch warns of arrays that are read-only
+        image = torch.from_numpy(frame).to(self.device).permute(2, 0, 1)
         return image if self.takes_bytes else image.float() / 255
 
-    def check(self, targets):
-        """Check the targets of a training step.
+    def check(self, images, targets):
+        """Check what the detector is called with.
 
         Raises:
-            ValueError: there are none. UserError: masks are missing.
+            ValueError: a picture is no tensor 3 x H x W, or, in training, there are no targets.
+            UserError: masks are missing.
         """
-        if targets is None:
+        for image in images:
+            check_planes(image, torch.Tensor)
+        if not self.training:
+            return
+        if not targets:
             raise ValueError('targets are needed in training mode')
         if self.wants_masks and any('masks' not in target for target in targets):
             raise UserError(

@@ -132,10 +132,10 @@ class TorchvisionDetector(Detector):
                 names.append(f'head.classification_head.module_list.{i}{last}')
         return tuple(f'model.{name}.' for name in names)
 
-    def forward(self, images, targets=None, with_maps=False):
+    def forward(self, images, targets=None, with_maps=False, pictures=None):
+        self.check(images, targets)
         if not self.training:
-            return [self._contracted(found) for found in self.model(images)]
-        self.check(targets)
+            return [self._contracted(found) for found in self.model(images)] if len(images) else []
         if len(images) == 1 and self.detector.startswith('ssdlite'):
             # Its coarsest maps have a single cell, and batch norm needs more than one value for a variance.
             raise UserError(f'detector={self.detector!r} cannot train on a single frame. Set batch_size=2 or more.')

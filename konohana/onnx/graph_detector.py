@@ -3,7 +3,7 @@
 import numpy as np
 
 from konohana import naming
-from konohana.data.images import cut_out, fit_size, resize
+from konohana.data.images import as_picture, check_planes, cut_out, fit_size, resize
 from konohana.own_cast import NamedByCast
 
 MOST_CROPS = 4  # people that are looked at again at once: a runtime prepares itself for each number of them
@@ -39,6 +39,16 @@ class GraphDetector(NamedByCast):
             raise ValueError(f"{self.backend} does not train: load the weights with backend='torch'")
         return self
 
+    def to(self, device):
+        """Itself, on the CPU, so that code which moves a detector there goes on.
+
+        Raises:
+            ValueError: another device.
+        """
+        if str(device).partition(':')[0] != 'cpu':
+            raise ValueError(f'{self.backend} computes on the CPU alone: load the weights with device={str(device)!r}')
+        return self
+
     def __call__(self, images, targets=None, with_maps=False, pictures=None):
         """List of pictures -> list of detections; see `Detector`."""
         frames = [_as_frame(image) for image in images]
@@ -52,7 +62,8 @@ class GraphDetector(NamedByCast):
 
     def detect(self, frames, with_maps=False, pictures=None):
         """List of uint8 H x W x 3 arrays -> list of detections, dicts of arrays; see `Detector.detect`."""
-        pictures = frames if pictures is None else pictures
+        frames = [as_picture(frame) for frame in frames]
+        pictures = frames if pictures is None else [as_picture(picture) for picture in pictures]
         return self.named([self._detect(*both, with_maps) for both in zip(frames, pictures, strict=True)])
 
     def _detect(self, frame, picture, with_maps):
@@ -92,6 +103,7 @@ class GraphDetector(NamedByCast):
 
 def _as_frame(image):
     """3 x H x W, an array or a tensor, uint8 or float 0 to 1 -> uint8 H x W x 3 array."""
+    check_planes(image)
     values = np.asarray(image.detach().cpu() if hasattr(image, 'detach') else image)
     if values.dtype != np.uint8:
         values = (values * 255).round().clip(0, 255).astype(np.uint8)

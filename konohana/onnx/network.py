@@ -71,6 +71,7 @@ class OnnxDetector(Detector):
 
         A second look is in the file; it looks at the pictures as the network sees them, and `pictures` are not used.
         """
+        self.check(images, targets)
         return self.named([self.detect_one(image) for image in images])
 
     def detect_one(self, image):

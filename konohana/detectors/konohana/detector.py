@@ -127,7 +127,7 @@ class Konohana(Detector):
 
     def forward(self, images, targets=None, with_maps=False, pictures=None):
         if self.training and self.only_second_look:
-            self.check(targets)
+            self.check(images, targets)
             batch, targets = self.transform(images, targets)
             return {'loss_second_look': second_look_loss(self.second_look, batch.tensors, targets)}
         return super().forward(images, targets, with_maps, pictures)
