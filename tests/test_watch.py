@@ -6,15 +6,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from konohana.episodes.clips import cut_clips
 from konohana.episodes.episode import annotate_episode, read_or_watch
+from konohana.episodes.find import Episode, Scene
 from konohana.episodes.index import build_index, load_index, save_index
 from konohana.episodes.watch import _Watch, watch
+from konohana.errors import UserError
 from konohana.video.annotate import NOTHING
 from tests.test_video import X264, make, source
 
 NOBODY = SimpleNamespace(
     class_names=['Yuzu'], cast=None, wants_masks=False, detect=lambda frames, **_: [NOTHING] * len(frames)
 )
+
+ENCODING = {'codec': 'h264', 'crf': 40, 'preset': 'ultrafast', 'pix_fmt': '', 'hwaccel': ''}
+OPTIONS = {
+    **{'start': 0, 'seconds': 0, 'label_names': {}, 'threshold': 0.5, 'overwrite': False, 'font': None},
+    **{'progress': False, 'batch_size': 4, **ENCODING},
+}
 
 
 @pytest.fixture(scope='module')
@@ -81,11 +90,23 @@ def test_ctrl_c_when_all_is_seen_loses_nothing(path, tmp_path, monkeypatch, wher
 def test_what_is_said_of_a_file_controls_no_terminal(path, tmp_path, capsys):
     pytest.importorskip('pysubs2')
     source = shutil.copy(path, tmp_path / 'a\x1b[31m\n.mkv')
-    encoding = {'codec': 'h264', 'crf': 40, 'preset': 'ultrafast', 'pix_fmt': '', 'hwaccel': ''}
-    options = {'start': 0, 'seconds': 0.5, 'label_names': {}, 'threshold': 0.5, 'overwrite': False, 'font': None}
-    more = {'progress': False, 'batch_size': 4, 'preview': True, 'xray': True}
+    more = {'seconds': 0.5, 'preview': True, 'xray': True}
     for labels_as in ('picture', 'subtitles'):
         target = tmp_path / labels_as / f'{source.stem}.mkv'
-        annotate_episode(NOBODY, path, source, target, labels_as=labels_as, **encoding, **options, **more)
+        annotate_episode(NOBODY, path, source, target, labels_as=labels_as, **{**OPTIONS, **more})
     said = capsys.readouterr().out
     assert '\x1b' not in said and all(' ' in line for line in said.splitlines()) and said.count('Who is on') == 6
+
+
+def test_a_video_that_matroska_cannot_copy_is_one_line_before_the_work(tmp_path):
+    pytest.importorskip('pysubs2')
+    wmv = make(tmp_path / 'a.wmv', *source(rate=10, seconds=3), '-c:v', 'wmv2')
+    with pytest.raises(UserError, match=r"a\.wmv: labels_as='subtitles' copies its video into \.mkv.*wmv2"):
+        annotate_episode(NOBODY, wmv, wmv, tmp_path / 'out' / 'a.mkv', labels_as='subtitles', **OPTIONS)
+    assert not (tmp_path / 'out').exists()
+    index, _ = watch(NOBODY, wmv, progress=False)
+    scenes = [Scene(Episode(index, 'a', wmv), begin, begin + 0.5) for begin in (0.0, 2.0)]
+    with pytest.raises(UserError) as told:
+        cut_clips(scenes, tmp_path / 'clips', progress=False)
+    assert str(told.value).count('wmv2 cannot be copied into .mkv: take cut=exact') == 1
+    assert len(cut_clips(scenes, tmp_path / 'clips', cut='exact', progress=False, **ENCODING)) == 2

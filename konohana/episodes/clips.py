@@ -74,7 +74,9 @@ def cut_clips(scenes, folder, cut='copy', overwrite=False, progress=True, **enco
     if done:
         print(f'{count(len(done), "clip")}: {printable(folder)}')
     if failed:
-        raise UserError(f'{len(failed)} of {count(len(scenes), "clip")} could not be cut: ' + ' | '.join(failed))
+        raise UserError(
+            f'{len(failed)} of {count(len(scenes), "clip")} could not be cut: ' + ' | '.join(dict.fromkeys(failed))
+        )
     return done
 
 

@@ -88,6 +88,8 @@ def annotate_episode(
     results = [target, *([target.with_suffix('.ass')] if labels_as == 'subtitles' else [])]
     for path in [*paths.values(), *([] if index_only else results)]:
         files.claim(path, [video_in], options['overwrite'], 'video_out')
+    if labels_as == 'subtitles' and not index_only:
+        subtitles.check_video(video_in)
     watching = {key: options[key] for key in ('start', 'seconds', 'batch_size', 'progress', 'hwaccel')}
     index, line = read_or_watch(
         *(model, weights, video_in, paths['detections'], options['threshold']), detect_every=detect_every, **watching

@@ -9,9 +9,9 @@ import numpy as np
 
 from konohana import files
 from konohana.drawing import class_colour, text_size
-from konohana.errors import UserError
-from konohana.video.copying import accepted, attach_cover, copied, describe, is_text, tags, text_recoder
-from konohana.video.source import ANY_TAGS, Steady, is_cover
+from konohana.errors import UserError, printable
+from konohana.video.copying import accepted, attach_cover, codec_name, copied, describe, is_text, tags, text_recoder
+from konohana.video.source import ANY_TAGS, Source, Steady, is_cover
 
 STILL = 1.5  # pixels of a picture 360 high: a box that moves less is not drawn anew
 LAYER_BOX, LAYER_NAME = 0, 1
@@ -77,6 +77,16 @@ def write_subtitles(path, index, spell=None):
 def _plain(name):
     """A name that ASS shows as it is: braces begin commands, a backslash a line break."""
     return ' '.join(name.split()).replace('\\', '\u29f5').replace('{', '(').replace('}', ')')
+
+
+def check_video(video_in):
+    """UserError where a copy cannot hold the video as it is, which is to be known before a detector looks at it."""
+    with Source(video_in) as source:
+        if not accepted(source.video, 'matroska'):
+            raise UserError(
+                f"{printable(video_in)}: labels_as='subtitles' copies its video into .mkv, which cannot hold it as it "
+                f"is ({codec_name(source.video)}). Take labels_as='picture'."
+            )
 
 
 def mux(video_in, ass, target, start=0.0, overwrite=False, chapters=()):

@@ -14,7 +14,7 @@ import av
 from konohana import files
 from konohana.errors import UserError
 from konohana.video.annotate import encoded
-from konohana.video.copying import Copies, accepted, chapters_within, copied, recoder, tags
+from konohana.video.copying import Copies, accepted, chapters_within, codec_name, copied, recoder, tags
 from konohana.video.source import ANY_TAGS, LIMITED, Source, is_cover, matrix_of, reason, starts_within
 from konohana.video.writer import CONTAINERS, VideoWriter
 
@@ -103,11 +103,15 @@ def copy_part(video_in, target, start, seconds, tag=''):
     Raises:
         UserError: the video cannot be read, or the target not be written.
     """
+    form = CONTAINERS[Path(target).suffix.lower()]
     with Source(video_in) as source, files.replacing(target, remember=True) as temporary:
+        if not accepted(source.video, form):
+            what = f'{codec_name(source.video)} cannot be copied into {Path(target).suffix}'
+            raise UserError(f'{video_in}: its video of the kind {what}: take cut=exact.')
         begin = source.origin + Fraction(start)
         part = _key_frames(source, begin, begin + Fraction(seconds))
         try:
-            _copy(source, part, temporary, CONTAINERS[Path(target).suffix.lower()], tag)
+            _copy(source, part, temporary, form, tag)
         except av.FFmpegError as error:
             raise UserError(f'{target}: cannot be written (FFmpeg: {reason(error)}).') from None
         return float(part.begin - source.origin)
