@@ -99,6 +99,9 @@ def unreadable(sample, samples, images, rng):
 def off_picture(sample, samples, images, rng):
     j, side = int(rng.integers(len(sample.boxes))), int(rng.integers(4))
     beyond = float(rng.uniform(5, 60))
+    x1, y1, x2, y2 = sample.boxes[j].tolist()
+    inside = (x2, y2, sample.width - x1, sample.height - y1)[side]
+    beyond = min(beyond, 0.9 * inside)  # more than half of a box outside is no slip but a frame that cannot be used
     sample.boxes[j, side] = (-beyond, -beyond, sample.width + beyond, sample.height + beyond)[side]
     return sample.path, sample.boxes[j].copy()
 

@@ -3,12 +3,33 @@
 Who uses the weights alone needs no PyTorch, so nothing here imports it.
 """
 
+import math
 import sys
 
 import numpy as np
 
 # Pixels. Labelling tools disagree on whether the first pixel is 0 or 1: so far outside, a label is clipped silently.
 EDGE_TOLERANCE = 2.0
+LEAST_INSIDE = 0.5  # part of a label that has to lie within its picture: the rest of it is cut
+
+
+def reaches_beyond(box, hw):
+    """Whether a box (x1, y1, x2, y2) reaches beyond a picture of `hw` (height, width; 0 for one that is not known)."""
+    x1, y1, x2, y2 = box
+    height, width = (side or math.inf for side in hw)
+    return max(-x1, -y1, x2 - width, y2 - height) > EDGE_TOLERANCE
+
+
+def fits(box, hw):
+    """Whether so much of a box lies within its picture that it may be cut at the edge; see `reaches_beyond`."""
+    x1, y1, x2, y2 = box
+    height, width = (side or math.inf for side in hw)
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        return False
+    if not reaches_beyond(box, hw):
+        return True
+    parts = [(min(b, side) - max(a, 0)) / max(b - a, 1e-9) for a, b, side in ((x1, x2, width), (y1, y2, height))]
+    return parts[0] * parts[1] >= LEAST_INSIDE
 
 
 def module_of(values):

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from konohana.boxes import EDGE_TOLERANCE, as_array
+from konohana.boxes import as_array, fits, reaches_beyond
 
 
 def encode(masks):
@@ -102,13 +102,12 @@ def is_number(value):
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def from_segmentation(segmentation, hw, tolerance=EDGE_TOLERANCE):
-    """The value of `segmentation` in a COCO file -> compressed RLE.
+def from_segmentation(segmentation, hw):
+    """The value of `segmentation` in a COCO file -> compressed RLE. Polygons are cut at the picture's edge.
 
     Args:
         segmentation: list of polygons [x1, y1, x2, y2, ...], whose union is the mask; or an RLE of either form.
         hw: (height, width) of the picture.
-        tolerance: pixels by which a polygon may reach beyond the picture, where it is cut.
 
     Raises:
         ValueError: it is neither, or does not fit the picture; the text says what is wrong. Without this check
@@ -130,20 +129,15 @@ def from_segmentation(segmentation, hw, tolerance=EDGE_TOLERANCE):
             raise ValueError('a polygon is a list of at least three points: [x1, y1, x2, y2, x3, y3, ...]')
         if not all(map(is_number, polygon)):
             raise ValueError('a polygon is not made of finite numbers')
-    if any(_reaches_beyond(polygon, hw, tolerance) for polygon in segmentation):
-        raise ValueError(f'a polygon reaches outside the picture of {width} x {height}')
-    if any(_reaches_beyond(polygon, hw, EDGE_TOLERANCE) for polygon in segmentation):
+    xs, ys = ([value for polygon in segmentation for value in polygon[i::2]] for i in (0, 1))
+    around = min(xs), min(ys), max(xs), max(ys)
+    if reaches_beyond(around, hw):
         cut = [cut_at_edges(list(zip(polygon[::2], polygon[1::2], strict=True)), hw) for polygon in segmentation]
         segmentation = [[value for point in points for value in point] for points in cut if len(points) > 2]
-        if not segmentation:
-            raise ValueError(f'it lies outside the picture of {width} x {height}')
+        if not segmentation or not fits(around, hw):
+            raise ValueError(f'it is more than half outside the picture of {width} x {height}')
     polygons = coco_mask.frPyObjects(segmentation, height, width)
     return polygons[0] if len(polygons) == 1 else coco_mask.merge(polygons)
-
-
-def _reaches_beyond(polygon, hw, tolerance):
-    sides = (polygon[::2], hw[1]), (polygon[1::2], hw[0])
-    return any(min(values) < -tolerance or max(values) > side + tolerance for values, side in sides)
 
 
 def cut_at_edges(points, hw):

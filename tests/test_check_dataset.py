@@ -9,14 +9,14 @@ import pytest
 from conftest import PROJECT
 from PIL import Image
 
-from konohana import masks
+from konohana import boxes, masks
 from konohana.cast import IGNORE_CLASS
 from konohana.checkup import findings, looks, opinions, splitting
 from konohana.checkup.all import check_dataset
 from konohana.checkup.frames import read_for_check
 from konohana.data import reading
 from konohana.data.images import save_image
-from konohana.data.sample import Sample, beyond_edges, fits
+from konohana.data.sample import Sample
 from tests.test_episodes import HOSTILE
 
 HW = (90, 160)
@@ -112,7 +112,7 @@ def test_it_says_what_is_wrong_and_the_copy_is_right(run_script, spoilt, tmp_pat
     assert done.returncode == 0, done.stderr
     for words in (
         'Boxes off their picture: 1',
-        'ep01_002.jpg: object 1 (Yuzu): box xmin 121, ymin 21, xmax 190, ymax 80 reaches outside',
+        'ep01_002.jpg: Yuzu at 120, 20, 190, 80 (x1, y1, x2, y2) reaches beyond the picture',
         'Nearly the same picture in two splits: 1',
         'leak.jpg: val: nearly the same as ep01_005.jpg in train',
         'Two boxes on one object: 1',
@@ -240,21 +240,32 @@ def test_a_split_keeps_groups_together(stems, kind):
     assert 'val is ' in lines[0]
 
 
-def test_labels_beyond_the_edge_are_read_only_where_asked_for():
-    assert not fits(-30, 20, 100) and fits(-1, 20, 100)
-    with beyond_edges():
-        assert fits(-30, 20, 100) and not fits(-30, -20, 100)
-    assert not fits(-30, 20, 100)
+@pytest.mark.parametrize(
+    ('box', 'kept', 'cut'),
+    [
+        ((-2, 0, 102, 51), True, False),
+        ((-2, 0, 1, 9), True, False),
+        ((-3, 5, 99, 9), True, True),
+        ((-50, 5, 50, 9), True, True),
+        ((-51, 5, 50, 9), False, True),
+        ((60, 30, 125, 75), False, True),
+        ((-1e308, -1e308, 1e308, 1e308), False, True),
+        ((-2, 5, 0, 9), False, False),
+        ((100, 5, 101, 9), False, False),
+    ],
+)
+def test_a_box_is_cut_where_at_least_half_of_it_is_inside(box, kept, cut):
+    assert (boxes.fits(box, (50, 100)), boxes.reaches_beyond(box, (50, 100))) == (kept, cut)
 
 
 def test_polygons_beyond_the_edge_are_cut_as_boxes_are(tmp_path):
-    points = [[100, 20], [250, 20], [250, 80], [100, 80]]
+    points = [[100, 20], [190, 20], [190, 80], [100, 80]]
     shape = {'label': NAME, 'points': points, 'shape_type': 'polygon'}
     (tmp_path / 'a').mkdir()
     save_image(tmp_path / 'a' / '1.png', picture(1))
     (tmp_path / 'a' / '1.json').write_text(json.dumps({'shapes': [shape], 'imagePath': '1.png'}), encoding='utf-8')
     corners = [value for point in points for value in point]
-    row = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [100, 20, 150, 60], 'segmentation': [corners]}
+    row = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [100, 20, 90, 60], 'segmentation': [corners]}
     content = {'images': [{'id': 1, 'file_name': '1.png'}], 'annotations': [row]}
     content['categories'] = [{'id': 1, 'name': NAME}]
     (tmp_path / 'b' / 'annotations').mkdir(parents=True)
@@ -262,11 +273,13 @@ def test_polygons_beyond_the_edge_are_cut_as_boxes_are(tmp_path):
     save_image(tmp_path / 'b' / 'a' / '1.png', picture(1))
     width = HW[1]
     for root in (tmp_path, tmp_path / 'b'):
-        (frame,), _, cut, found = read_for_check(root, ['a'], IGNORE_CLASS, progress=False)
-        assert cut == {0} and kinds(found) == ['off_picture']
+        (frame,), _, found = read_for_check(root, ['a'], IGNORE_CLASS, progress=False)
+        assert kinds(found) == ['off_picture'] and f'{NAME} at 100, 20, 190, 80' in found[0].text
         assert frame.boxes.tolist() == [[100, 20, width, 80]] and masks.area(frame.masks) == [(width - 100) * 60]
-        _, problems = reading.read_frames(root, ['a'], IGNORE_CLASS, progress=False)
-        assert len(problems) == 1 and 'outside the picture' in problems[0]
+    row['segmentation'] = [[100, 20, 500, 20, 500, 80]]
+    (tmp_path / 'b' / 'annotations' / 'instances_a.json').write_text(json.dumps(content), encoding='utf-8')
+    _, problems = reading.read_frames(tmp_path / 'b', ['a'], IGNORE_CLASS, progress=False)
+    assert len(problems) == 1 and 'segmentation' in problems[0] and 'outside the picture' in problems[0]
 
 
 def test_splits_of_cvat_are_train_and_val(tmp_path, run_script):

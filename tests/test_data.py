@@ -256,15 +256,15 @@ NO_NUMBERS = ('nine', 'nan', '1_0', '１', '0x10', '1e400', '9' * 400, '1 0', '\
         (xml_of([('柚', '-inf', 1, 9, 9)]), ('object 1 (柚)', 'xmin -inf', 'four plain numbers')),
         (xml_of([('莲', 1, 1, 9, 9), ('柚', 30, 1, 9, 9)]), ('object 2 (柚)', 'inverted')),
         (xml_of([('柚', 1, 30, 9, 9)]), ('object 1 (柚)', 'inverted')),
-        (xml_of([('柚', 1, 1, 170, 30)]), ('object 1 (柚)', 'outside', '160 x 90')),
-        (xml_of([('柚', 1, 1, 30, 95)]), ('object 1 (柚)', 'outside', '160 x 90')),
-        (xml_of([('柚', -20, 1, 30, 30)]), ('object 1 (柚)', 'outside', '160 x 90')),
+        (xml_of([('柚', 1, 1, 330, 30)]), ('object 1 (柚)', 'outside', '160 x 90')),
+        (xml_of([('柚', 1, 61, 30, 130)]), ('object 1 (柚)', 'outside', '160 x 90')),
+        (xml_of([('柚', -40, 1, 30, 30)]), ('object 1 (柚)', 'outside', '160 x 90')),
         (xml_of([('柚', 161, 1, 162, 30)]), ('object 1 (柚)', 'outside')),
         (xml_of([('柚', -1, 1, 0, 30)]), ('object 1 (柚)', 'outside')),
-        (xml_of([(IGNORE_CLASS, 1, 1, 170, 30)]), ('object 1', 'outside')),
-        (xml_of([('柚', 1, 1, 170, 30)], hw=None), ('outside', '160 x 90')),
-        (xml_of([(IGNORE_CLASS, 1, 1, 170, 30)], hw=None), ('outside', '160 x 90')),
-        (xml_of([('柚', -20, 1, 30, 30)], hw=None), ('outside',)),
+        (xml_of([(IGNORE_CLASS, 1, 1, 330, 30)]), ('object 1', 'outside')),
+        (xml_of([('柚', 1, 1, 330, 30)], hw=None), ('outside', '160 x 90')),
+        (xml_of([(IGNORE_CLASS, 1, 1, 330, 30)], hw=None), ('outside', '160 x 90')),
+        (xml_of([('柚', -40, 1, 30, 30)], hw=None), ('outside',)),
         (xml_of([], hw=(90, 161)), ('160 x 90', '161 x 90', 'a.xml')),
         (xml_of([], hw=(-90, 160)), ('160 x 90', '160 x -90')),
         (xml_of([], hw=('tall', 160)), ('size is not made of numbers',)),
@@ -499,7 +499,18 @@ def test_frames_without_objects_and_without_size_are_legal(maker):
 def test_one_pixel_outside_is_clipped(maker):
     maker.frame('train', 'a', xml_of([('柚', 0, 0, 161, 91)]))
     frames, problems = problems_of(maker.root)
-    assert problems == [] and frames[0].boxes.tolist() == [[0, 0, 160, 90]]
+    assert problems == [] and frames[0].boxes.tolist() == [[0, 0, 160, 90]] and frames[0].cut == []
+
+
+def test_boxes_that_reach_beyond_the_picture_are_cut_and_counted(maker, capsys):
+    objects = [('柚', 1, 1, 9, 9), ('柚', -28, 11, 60, 100), (IGNORE_CLASS, 101, 1, 210, 30)]
+    maker.frame('train', 'a', xml_of(objects))
+    (frames,), problems = reading.read_frames(maker.root, ['train'], IGNORE_CLASS, progress=False)
+    assert problems == [] and frames[0].boxes.tolist() == [[0, 0, 9, 9], [0, 10, 60, 90]]
+    assert frames[0].ignored.tolist() == [[100, 0, 160, 30]]
+    assert frames[0].cut == [(1, -29, 10, 60, 100), (2, 100, 0, 210, 30)]
+    said = capsys.readouterr().out
+    assert said.count('\n') == 1 and 'Cut at the edge of the picture: 2 of 3 boxes' in said and 'a.jpg' in said
 
 
 def test_a_box_may_be_one_pixel_wide(maker):

@@ -516,12 +516,12 @@ def test_cvat_names_frames_of_a_video_without_their_ending(tmp_path, ending):
 
 def test_turned_rectangles_are_cut_at_the_edge_of_the_picture(tmp_path):
     cvat(tmp_path / 'a', cvat_box('xtl="0" ytl="20" xbr="40" ybr="40" rotation="45.00"'))
-    labelme(tmp_path / 'b', shape([[20, 9], [41, 30], [20, 51], [-1, 30]], 'rotation'), shape([[-9, 30], [41, 51]]))
+    labelme(tmp_path / 'b', shape([[20, 9], [41, 30], [20, 51], [-1, 30]], 'rotation'), shape([[-42, 30], [41, 51]]))
     value = {'x': 25, 'y': 50, 'width': 25, 'height': 100, 'rotation': 90}
     label_studio(tmp_path / 'c', task(region(value)))
     assert objects(frames_of(tmp_path / 'a')[0]) == [('柚', (0, 9, 41, 51))]
     assert objects(frames_of(tmp_path / 'c')[0]) == [('柚', (0, 30, 20, 50))]
-    one_line(tmp_path / 'b', 'shape 2', 'outside')  # one that is not turned is a slip
+    one_line(tmp_path / 'b', 'shape 2', 'outside')
     for kind in ('rotation', 'oriented_rectangle'):
         labelme(tmp_path / 'b', shape([[20, 9], [41, 30], [20, 51], [-10, 30]], kind))
         assert objects(frames_of(tmp_path / 'b')[0]) == [('柚', (0, 9, 41, 51))]
@@ -564,7 +564,7 @@ def test_what_is_left_of_a_polygon_within_the_picture():
         (cvat_box(label=''), ('<box> number 1', 'name')),
         (cvat_box('xtl="5" ytl="5" xbr="4" ybr="9"'), ('(柚)', 'inverted')),
         (cvat_box('xtl="5" ytl="5" xbr="5" ybr="9"'), ('empty',)),
-        (cvat_box('xtl="5" ytl="5" xbr="95" ybr="9"'), ('outside the picture of 80 x 60',)),
+        (cvat_box('xtl="55" ytl="5" xbr="155" ybr="9"'), ('outside the picture of 80 x 60',)),
         (cvat_box('xtl="5" ytl="5" xbr="nan" ybr="9"'), ('xbr', 'no number')),
         (cvat_box('xtl="5" ytl="5" ybr="9"'), ('xbr', 'no number')),
         ('<polygon label="cat" points="1,1;2,2"/>', ('three points',)),
@@ -575,7 +575,7 @@ def test_what_is_left_of_a_polygon_within_the_picture():
         ('<mask label="cat" rle="0, 4" left="80" top="0" width="2" height="2"/>', ('outside',)),
         ('<ellipse label="cat" cx="-30" cy="30" rx="20" ry="10"/>', ('lies outside the picture of 80 x 60',)),
         ('<ellipse label="cat" cx="40" cy="30" rx="0" ry="10"/>', ('empty',)),
-        ('<polygon label="cat" points="1,1;95,1;1,50"/>', ('outside the picture of 80 x 60',)),
+        ('<polygon label="cat" points="1,1;165,1;1,50"/>', ('outside the picture of 80 x 60',)),
         ('<mask label="cat" rle="0, -4, x" left="0" top="0" width="2" height="2"/>', ('whole numbers',)),
         ('<mask label="cat" rle="0, 9e17" left="0" top="0" width="1e9" height="9e8"/>', ('rectangle is',)),
     ],
@@ -677,7 +677,7 @@ def test_x_anylabeling_with_a_folder_of_labels(tmp_path, place):
         (shape([[1, 1], [2, 2]], 'polygon'), ('three points',)),
         (shape([[1, 1]]), ('2 or 4 points',)),
         (shape([[1, 1], [1, 9]]), ('empty',)),
-        (shape([[1, 1], [99, 9]]), ('outside the picture of 80 x 60',)),
+        (shape([[1, 1], [199, 9]]), ('outside the picture of 80 x 60',)),
         (shape([[1, 1], [float('nan'), 9]]), ('list of [x, y]',)),
         (shape([[1, 1], ['9', 9]]), ('list of [x, y]',)),
         (shape([]), ('list of [x, y]',)),
@@ -857,7 +857,7 @@ def with_value(**changes):
         (task(region(labels=('a\x1b[0m',))), ('control characters',)),
         (task(with_value(width=0)), ('empty',)),
         (task(with_value(width=-5)), ('inverted',)),
-        (task(with_value(x=95)), ('outside the picture of 80 x 60',)),
+        (task(with_value(x=99)), ('outside the picture of 80 x 60',)),
         (task(with_value(x='1')), ('not all numbers',)),
         (task(with_value(rotation=None)), ('not all numbers',)),
         (task(region({'x': 1, 'y': 1, 'width': 0.5}, 'keypointlabels')), ('no box',)),

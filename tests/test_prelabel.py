@@ -1,6 +1,7 @@
 """A first guess of labels: with a detector's names, and of a show that it does not know."""
 
 import json
+from functools import partial
 from itertools import chain
 
 import cv2
@@ -189,7 +190,40 @@ def test_boxes_without_a_name_are_said_before_training_learns_them_as_names(prel
     names.write_text('\n'.join(named), encoding='utf-8')
     done = run('names=False')
     assert 'Aoi' in done.stdout and 'training would learn' not in done.stdout, done.stderr
-    assert 'unsure: training would learn' in run().stdout
+    names.unlink()
+    names.with_name('people.json').unlink()
+    assert 'unsure: training would learn' in run('form=voc').stdout
+
+
+@pytest.mark.parametrize('form', ['labelme', 'yolo', 'coco'])
+def test_names_of_names_txt_outlive_a_guess_by_a_detector(prelabel, form):
+    frames, run = prelabel
+    run = partial(run, f'form={form}')
+    root, split = (frames, 'all') if form == 'labelme' else (frames.with_name(f'frames_{form}'), 'train')
+    folder = files.beside(root, '_people')
+
+    def names():
+        (found,), problems = read_frames(root, [split], None, progress=False)
+        assert not problems
+        return {frame.path.stem: frame.names for frame in found}
+
+    assert run('names=False').returncode == 0
+    rows = json.loads((folder / 'people.json').read_text(encoding='utf-8'))
+    with_people = [row['file'].rpartition('.')[0] for row in rows if row['boxes']]
+    (folder / 'names.txt').write_text('box_1 = Aoi\n', encoding='utf-8')
+    assert run('names=False').returncode == 0
+    before = names()
+    assert before[with_people[0]].count('Aoi') == 1
+    done = run()
+    assert done.returncode == 0 and 'Left as they are: 1 label file' in done.stdout, done.stdout + done.stderr
+    after = names()
+    assert after[with_people[0]] == before[with_people[0]]
+    # Where nobody named anybody, the detector does, unless all labels are in one file.
+    assert (after == before) == (form == 'coco')
+    # names.txt itself may change.
+    (folder / 'names.txt').write_text('box_1 = Botan\n', encoding='utf-8')
+    done = run('names=False')
+    assert 'Left' not in done.stdout and names()[with_people[0]].count('Botan') == 1
 
 
 def test_looks_put_people_together(show):

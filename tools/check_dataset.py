@@ -100,7 +100,7 @@ def write_copy(settings, root, target, check):
     if settings.split:
         splits, notes = splitting.propose(check.samples, check.near)
         found = [one for one in found if one.kind != 'leak']  # the new split keeps pictures that look alike together
-    parts, done = fixing.fixed(check.samples, splits, found, check.cut)
+    parts, done = fixing.fixed(check.samples, splits, found)
     form = settings.form or reading.form_of(root) or 'voc'
     frames = [frame for part in parts.values() for frame in part]
     class_names = reading.class_names_of(root, check.samples, settings.ignore_class)

@@ -40,6 +40,7 @@ progress = True  # show progress bars
 
 ROOT = Path(__file__).resolve().parent.parent
 UNSURE = 'unsure'
+BY_HAND = {'names': 'names.txt'}  # what files.py notes about label files with names that a person gave
 TILE, COLUMNS, MOST_TILES = (140, 140), 10, 200  # of a contact sheet: height and width, in a row, at most
 
 
@@ -64,6 +65,7 @@ def main(arguments=None):
     check(settings, pictures)
     target, in_place = place(settings)
     files.claim(target / files.LIST_NAME, overwrite=True, variable='labels_out')  # before the detector looks at them
+    by_hand = set()
     if settings.names:
         samples = named(settings, pictures)
     else:
@@ -71,8 +73,8 @@ def main(arguments=None):
         if not (folder / 'people.json').is_file():
             first_guess(settings, pictures, folder)
             return
-        samples = renamed(settings, pictures, folder)
-    write(settings, target, in_place, samples)
+        samples, by_hand = renamed(settings, pictures, folder)
+    write(settings, target, in_place, samples, by_hand)
 
 
 def check(settings, pictures):
@@ -222,7 +224,7 @@ def draw_people(folder, crops, groups, names):
 
 
 def renamed(settings, pictures, folder):
-    """Samples under the names of names.txt, of the boxes that an earlier run found."""
+    """Samples under the names of names.txt, of the boxes that an earlier run found; stems of those named by hand."""
     from konohana.data.shapes import read_json
     from konohana.people import read_names
 
@@ -241,7 +243,11 @@ def renamed(settings, pictures, folder):
         new = count(more, 'picture is', 'pictures are')
         print(f'{new} new since the groups were made. Delete {path} to begin anew with them.')
     print(f'Names: {folder / "names.txt"}')
-    return found
+    return found, {there[file].stem for file, names in given.items() if file in there and not all(map(nameless, names))}
+
+
+def nameless(name):
+    return name == UNSURE or name.startswith('person_')
 
 
 def is_picture(path):
@@ -264,45 +270,65 @@ def in_order(target, names):
     return [*before, *(name for name in names if name not in before)]
 
 
-def write(settings, target, in_place, samples):
-    """Write the label files, and copy the pictures if they are wanted elsewhere. Edited files stay."""
+def write(settings, target, in_place, samples, by_hand):
+    """Write the label files, and copy the pictures if they are wanted elsewhere. Edited files stay.
+
+    by_hand: stems of pictures with names of names.txt. Without names=False, their label files stay from then on, too.
+    """
     from collections import Counter
-    from dataclasses import replace
 
     from konohana.data import shapes
     from konohana.writing import writer_of
 
     writer = writer_of(settings.form)
     if not in_place:
-        folder = writer.picture_folder(target, settings.split)
-        copies = {folder / frame.path.name: frame.path for frame in samples}
-        for path, source in copies.items():
-            if not path.exists():
-                files.write_bytes(path, files.read_bytes(source), remember=True)
-        samples = [replace(frame, path=folder / frame.path.name) for frame in samples]
-    counts = Counter(name for frame in samples for name in frame.names)
+        samples = copied(samples, writer.picture_folder(target, settings.split))
     # What is edited may get names that nobody knows yet: the label files alone say them, no list beside them.
-    listed, names = target / 'classes.txt', sorted(counts)
+    listed, names = target / 'classes.txt', sorted({name for frame in samples for name in frame.names})
     labels = writer.write(target, {settings.split: samples}, names, settings.ignore_class)
-    kept = [path for path in labels.keys() - {listed} if path.exists() and not files.written_here(path)]
+    edited = {path for path in labels.keys() - {listed} if path.exists() and not files.written_here(path)}
+    named_there = {path for path in labels.keys() if settings.names and files.made_with(path) == BY_HAND}
+    kept = edited | named_there
     if kept and settings.form == 'yolo':
         labels = writer.write(target, {settings.split: samples}, in_order(target, names), settings.ignore_class)
     if labels.pop(listed, None) and files.written_here(listed):
         listed.unlink()
-    for path in labels.keys() - set(kept):
+    with_files = {frame.path.stem for frame in samples} & {path.stem for path in labels}
+    for path in labels.keys() - kept:
         files.write_text(path, labels[path], remember=True)
+        if path.stem in by_hand or (by_hand and not with_files):  # some forms have one file for all
+            files.written(path, BY_HAND)
     for line in shapes.lost(samples, settings.form, writer.HOLDS, settings.ignore_class):
         print(line)
-    for path in sorted(kept)[:3]:
-        print(f'{path}: edited since it was written, or not written by this program: it stays.')
-    if len(kept) > 3:
-        print(f'... and {len(kept) - 3} more such files.')
+    tell_kept(sorted(edited), sorted(named_there))
+    counts = Counter(name for frame in samples for name in frame.names if frame.path.stem not in {p.stem for p in kept})
     print(', '.join(f'{name} {times}' for name, times in counts.most_common()))
-    nameless = sorted(name for name in counts if name == UNSURE or name.startswith('person_'))
-    if nameless:
-        print(f'{", ".join(nameless)}: training would learn these as names. Name them, or drop their boxes.')
+    none_yet = sorted(filter(nameless, counts))
+    if none_yet:
+        print(f'{", ".join(none_yet)}: training would learn these as names. Name them, or drop their boxes.')
     boxes, written = count(counts.total(), 'box', 'boxes'), count(len(labels) - len(kept), 'label file')
     print(f'{target}: {count(len(samples), "picture")}, {boxes}, {written} written')
+
+
+def copied(samples, folder):
+    """The samples with copies of their pictures in a folder, where those that are there stay."""
+    from dataclasses import replace
+
+    copies = {folder / frame.path.name: frame.path for frame in samples}
+    for path, source in copies.items():
+        if not path.exists():
+            files.write_bytes(path, files.read_bytes(source), remember=True)
+    return [replace(frame, path=folder / frame.path.name) for frame in samples]
+
+
+def tell_kept(edited, named_there):
+    for path in edited[:3]:
+        print(f'{path}: edited since it was written, or not written by this program: it stays.')
+    if len(edited) > 3:
+        print(f'... and {len(edited) - 3} more such files.')
+    if named_there:
+        some = f'{count(len(named_there), "label file")} with names of names.txt'
+        print(f'Left as they are: {some}, such as {named_there[0]}. Delete those that are to be guessed anew.')
 
 
 if __name__ == '__main__':

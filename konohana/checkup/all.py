@@ -12,15 +12,14 @@ from konohana.errors import UserError
 class Check:
     """What is known after a check.
 
-    `samples` and their `splits`; `findings` in order; `notes`, lines to say first; `cut`, numbers of the frames whose
-    boxes were cut at the picture's edge when they were read; `near`, pairs of pictures that look alike (`looks.alike`).
+    `samples` and their `splits`; `findings` in order; `notes`, lines to say first; `near`, pairs of pictures that look
+    alike (`looks.alike`).
     """
 
     samples: list
     splits: list
     findings: list
     notes: list
-    cut: set
     near: list = field(default_factory=list)
 
 
@@ -37,7 +36,7 @@ def check_dataset(root, splits, ignore_class, model=None, threshold=opinions.SUR
     Raises:
         UserError: see `reading.read_frames`; no frame can be used.
     """
-    samples, split_of, cut, found = read_for_check(root, splits, ignore_class, progress)
+    samples, split_of, found = read_for_check(root, splits, ignore_class, progress)
     if not samples:
         raise UserError('\n'.join([f'{root}: no frame can be used.', *(one.text for one in found[:20])]))
     seen = looks.look_at(samples, progress)
@@ -55,4 +54,4 @@ def check_dataset(root, splits, ignore_class, model=None, threshold=opinions.SUR
         found += opinions.check_places(samples, detections, model.class_names, threshold)
         notes += opinions.notes_about_unlabelled(samples, found)
     found += opinions.check_opinions(samples, by_others, detections, model.class_names if model else ())
-    return Check(samples, split_of, report.ordered(found), notes, cut, near)
+    return Check(samples, split_of, report.ordered(found), notes, near)

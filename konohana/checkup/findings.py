@@ -20,7 +20,7 @@ KINDS = {
     ),
     'off_picture': (
         'Boxes off their picture',
-        'Draw the box again inside the picture. fix=True cuts it at the edge.',
+        'Training cuts them at the edge. Draw those again that are wrong. fix=True writes them cut.',
     ),
     'leak': (
         'Nearly the same picture in two splits',

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 
-def fixed(samples, splits, findings, off_picture):
+def fixed(samples, splits, findings):
     """Samples with what can be put right.
 
     Args:
         samples, splits: the frames that can be used, and the split of each.
-        findings: list of `Finding`. off_picture: numbers of the frames whose boxes were cut when they were read.
+        findings: list of `Finding`.
 
     Returns:
         ({split: list of `Sample`}, lines that say what was done).
@@ -33,7 +33,7 @@ def fixed(samples, splits, findings, off_picture):
         if i in drop_pictures:
             done['pictures left out: leaks and repetitions'] += 1
             continue
-        done['frames with boxes cut at the edge'] += i in off_picture
+        done['frames with boxes cut at the edge'] += bool(sample.cut)
         done['boxes left out: tiny ones and duplicates'] += len(drop_boxes.get(i, ()))
         done['objects renamed'] += sum(name in rename for name in sample.names)
         result[split].append(_without(sample, drop_boxes.get(i, set()), rename))

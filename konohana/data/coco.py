@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 
 from konohana import files, masks
-from konohana.data.sample import check_name, edge_tolerance, fits
+from konohana.boxes import fits
+from konohana.data.sample import check_name
 from konohana.data.shapes import (
     ALL,
     Shape,
@@ -21,6 +22,7 @@ from konohana.data.shapes import (
     no_split,
     opened,
     other_size,
+    outside,
     read_all,
     read_json,
     same_split,
@@ -165,7 +167,7 @@ def _read_mask(segmentation, hw):
     if segmentation in (None, [], [[]], {}):
         return None
     try:
-        mask = masks.from_segmentation(segmentation, hw, edge_tolerance())
+        mask = masks.from_segmentation(segmentation, hw)
     except ValueError as error:
         raise ValueError(f'its segmentation is malformed: {error}') from None
     if isinstance(segmentation, dict) and masks.area([mask]) == [0]:
@@ -183,9 +185,8 @@ def _read_box(bbox, mask, hw):
     shown = f'bbox x {x:g}, y {y:g}, width {w:g}, height {h:g}'
     if w <= 0 or h <= 0:
         raise ValueError(f'{shown} is {"inverted" if min(w, h) < 0 else "empty"}')
-    height, width = hw
-    if not (fits(x, x + w, width) and fits(y, y + h, height)):
-        raise ValueError(f'{shown} reaches outside the picture of {width} x {height}')
+    if not fits((x, y, x + w, y + h), hw):
+        raise ValueError(f'{shown} {outside(hw)}')
     return x, y, x + w, y + h
 
 

@@ -44,7 +44,7 @@ def _reader(path):
 
 
 def read_frames(path, splits, ignore_class, progress=True):
-    """The frames of several splits of a dataset, and all that is wrong with them.
+    """The frames of several splits of a dataset, and all that is wrong with them. Prints how many boxes it has cut.
 
     Args:
         path: dataset folder, in any of `FORMS` as its content says.
@@ -67,7 +67,16 @@ def read_frames(path, splits, ignore_class, progress=True):
         found, wrong = kind.read_split(path, split, ignore_class, progress)
         frames.append(found)
         problems.extend(wrong)
+    _tell_cut([frame for part in frames for frame in part])
     return frames, problems
+
+
+def _tell_cut(frames):
+    cut = [frame for frame in frames if frame.cut]
+    if cut:
+        n, total = sum(len(frame.cut) for frame in cut), sum(len(frame.boxes) + len(frame.ignored) for frame in frames)
+        of = f'{n} of {count(total, "box", "boxes")}, such as in {printable(cut[0].path)}'
+        print(f'Cut at the edge of the picture: {of}. tools/check_dataset.py shows them all.')
 
 
 def label_files(path, split):

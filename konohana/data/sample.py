@@ -1,19 +1,15 @@
 """The one form in which labels travel, whatever file they come from."""
 
-import contextlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from konohana.boxes import EDGE_TOLERANCE
+from konohana.boxes import reaches_beyond
 from konohana.errors import printable
 
 MAX_NAME = 200  # characters of a class name; longer ones make the lines that show them unreadable
-
-
-_tolerance = {'pixels': EDGE_TOLERANCE}  # by which a label may reach beyond its picture, see `beyond_edges`
 
 
 @dataclass
@@ -23,7 +19,8 @@ class Sample:
     `difficult` (n bool) marks objects that Pascal VOC neither demands to be found nor counts as mistakes. What VOC does
     not have comes from COCO files, see coco.py: `masks` holds a compressed RLE (masks.py) for each box, or None for an
     object without; `ignored_names` the only class for which a region is not counted, or None for all classes;
-    `ignored_masks` the region's own shape, or None for its whole box.
+    `ignored_masks` the region's own shape, or None for its whole box. `cut` holds (number, x1, y1, x2, y2) of each box
+    that reached beyond the picture, as it was before; those of `ignored` are counted on behind those of `boxes`.
     """
 
     path: Path
@@ -36,6 +33,7 @@ class Sample:
     masks: list | None = None
     ignored_names: list | None = None
     ignored_masks: list | None = None
+    cut: list = field(default_factory=list)
     image_id: int | str | None = None  # as the dataset counts its pictures
     categories: dict | None = None  # name -> id of all classes of the dataset, in its order
 
@@ -55,27 +53,11 @@ def check_name(name):
         raise ValueError('its name has control characters; rename it')
 
 
-def fits(low, high, side):
-    """Whether low..high (pixels, high exclusive) lies within 0..side, give or take; a side of 0 is not known."""
-    side = side or math.inf
-    return low >= -_tolerance['pixels'] and high <= side + _tolerance['pixels'] and high > 0 and low < side
-
-
-def edge_tolerance():
-    """Pixels by which a label may reach beyond its picture, see `beyond_edges`."""
-    return _tolerance['pixels']
-
-
-@contextlib.contextmanager
-def beyond_edges():
-    """While the block runs, labels are read, and cut, that reach beyond their picture by any length. Not for threads
-    that read at the same time and are to refuse them.
-    """
-    _tolerance['pixels'] = math.inf
-    try:
-        yield
-    finally:
-        _tolerance['pixels'] = EDGE_TOLERANCE
+def place(frame, boxes, ignored):
+    """Give a sample its boxes and ignored regions, lists of (x1, y1, x2, y2), cut at the edges of its picture."""
+    frame.boxes, frame.ignored = clipped(boxes, frame), clipped(ignored, frame)
+    hw = frame.height, frame.width
+    frame.cut = [(i, *box) for i, box in enumerate([*boxes, *ignored]) if reaches_beyond(box, hw)]
 
 
 def clipped(boxes, frame):

@@ -14,8 +14,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from konohana import files, masks
+from konohana.boxes import fits
 from konohana.data.images import load_image
-from konohana.data.sample import Sample, check_name, clipped, edge_tolerance, fits
+from konohana.data.sample import Sample, check_name, place
 from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
@@ -105,14 +106,18 @@ def named(name):
 
 
 def box_of(x1, y1, x2, y2, hw):
-    """Corners in pixels -> (x1, y1, x2, y2). ValueError where they are no box within the picture of `hw`."""
+    """Corners in pixels -> (x1, y1, x2, y2). ValueError where they are no box, or none of the picture of `hw`."""
     text = f'box {x1:g}, {y1:g}, {x2:g}, {y2:g} (x1, y1, x2, y2)'
     if x2 <= x1 or y2 <= y1:
         raise ValueError(f'{text} is {"inverted" if x2 < x1 or y2 < y1 else "empty"}')
-    height, width = hw
-    if not (fits(x1, x2, width) and fits(y1, y2, height)):
-        raise ValueError(f'{text} reaches outside the picture of {width} x {height}')
+    if not fits((x1, y1, x2, y2), hw):
+        raise ValueError(f'{text} {outside(hw)}')
     return x1, y1, x2, y2
+
+
+def outside(hw):
+    """What is wrong with a box that is too far beyond a picture of `hw`, see `boxes.fits`."""
+    return f'is more than half outside the picture of {hw[1]} x {hw[0]}'
 
 
 def around(points, hw):
@@ -131,13 +136,13 @@ def polygon(points, hw):
     """Points [(x, y), ...] in pixels -> (box around them, mask as compressed RLE).
 
     Raises:
-        ValueError: fewer than three points, or a polygon that is empty or outside the picture.
+        ValueError: fewer than three points, or a polygon that is empty or, by half or more, outside the picture.
     """
     if len(points) < 3:
         raise ValueError(f'a polygon needs three points or more, this one has {len(points)}')
     box = around(points, hw)
     values = [float(value) for point in points for value in point]
-    return box, masks.from_segmentation([values], hw, edge_tolerance())
+    return box, masks.from_segmentation([values], hw)
 
 
 def ellipse(cx, cy, rx, ry, angle, hw):
@@ -162,8 +167,8 @@ def turned(points, cx, cy, angle):
 def placed(part, x, y, hw):
     """A mask (2-D array) whose upper left pixel is at (x, y) -> (its box, the mask of the whole picture as RLE)."""
     (height, width), bottom, right = hw, y + part.shape[0], x + part.shape[1]
-    if not (fits(x, right, width) and fits(y, bottom, height)):
-        raise ValueError(f'its mask reaches outside the picture of {width} x {height}')
+    if not fits((x, y, right, bottom), hw):
+        raise ValueError(f'its mask {outside(hw)}')
     whole, top, left = np.zeros((1, height, width), np.uint8), max(0, y), max(0, x)
     whole[0, top:bottom, left:right] = part[top - y : height - y, left - x : width - x]
     mask = masks.encode(whole)[0]
@@ -239,7 +244,7 @@ def fill(frame, shapes, ignore_class):
             frame.names.append(shape.name)
             frame.masks.append(shape.mask)
             difficult.append(shape.difficult)
-    frame.boxes, frame.ignored = clipped(boxes, frame), clipped(ignored, frame)
+    place(frame, boxes, ignored)
     frame.difficult = np.array(difficult, bool)
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from defusedxml import DefusedXmlException
 
 from konohana import files
+from konohana.boxes import fits
 from konohana.data.images import PICTURE_ENDINGS, list_pictures, load_image, with_ending
-from konohana.data.sample import Sample, check_name, clipped, fits
-from konohana.data.shapes import ALL, no_split, other_size, read_pairs, same_split, shapes_of, to_number
+from konohana.data.sample import Sample, check_name, place
+from konohana.data.shapes import ALL, no_split, other_size, outside, read_pairs, same_split, shapes_of, to_number
 from konohana.errors import UserError, printable
 
 # (folder of pictures, folder of annotations, folder of <split>.txt)
@@ -245,9 +246,8 @@ def _read_object(item, height, width):
         raise ValueError(f'{shown} is inverted')
     # VOC counts pixels from 1 and includes the last one: a box from 9 to 9 is one pixel wide.
     x1, y1 = x1 - 1, y1 - 1
-    if not (fits(x1, x2, width) and fits(y1, y2, height)):
-        of = f' of {width} x {height}' if width and height else ''
-        raise ValueError(f'{shown} reaches outside the picture{of}')
+    if not fits((x1, y1, x2, y2), (height, width)):
+        raise ValueError(f'{shown} {outside((height, width))}')
     difficult = _text(item, 'difficult').strip().lower()
     if difficult not in DIFFICULT:
         raise ValueError(f'<difficult> is {difficult[:20]!r}, not 0 or 1')
@@ -292,7 +292,7 @@ def read_annotation(path, ignore_class=None, picture_hw=(0, 0)):
             boxes.append(box)
             frame.names.append(name)
             difficult.append(hard)
-    frame.boxes, frame.ignored = clipped(boxes, frame), clipped(ignored, frame)
+    place(frame, boxes, ignored)
     frame.difficult = np.array(difficult, bool)
     return frame, problems
 
