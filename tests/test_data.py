@@ -510,7 +510,7 @@ def test_boxes_that_reach_beyond_the_picture_are_cut_and_counted(maker, capsys):
     assert frames[0].ignored.tolist() == [[100, 0, 160, 30]]
     assert frames[0].cut == [(1, -29, 10, 60, 100), (2, 100, 0, 210, 30)]
     said = capsys.readouterr().out
-    assert said.count('\n') == 1 and 'Cut at the edge of the picture: 2 of 3 boxes' in said and 'a.jpg' in said
+    assert said.count('\n') == 1 and 'Cut at the edge of the picture: 2 of 3 boxes' in said and 'a.png' in said
 
 
 def test_a_box_may_be_one_pixel_wide(maker):
