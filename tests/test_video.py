@@ -310,6 +310,27 @@ def test_video_of_a_turned_phone(tmp_path):
         assert np.abs(np.rot90(a) - b).mean() < 1
 
 
+@pytest.mark.parametrize(
+    ('turn', 'upright'),
+    [
+        (('-display_hflip', '-display_rotation', '0'), lambda plane: plane[:, ::-1]),
+        (('-display_vflip', '-display_rotation', '0'), lambda plane: plane[::-1]),
+        (('-display_rotation', '180'), lambda plane: plane[::-1, ::-1]),
+        (('-display_hflip', '-display_rotation', '90'), None),
+        (('-display_vflip', '-display_rotation', '90'), None),
+    ],
+)
+def test_mirrored_as_front_cameras_may(turn, upright, tmp_path):
+    make(tmp_path / 'flat.mp4', *source(seconds=0.2), *X264)
+    path = make(tmp_path / 'in.mp4', *turn, '-i', tmp_path / 'flat.mp4', '-c', 'copy')
+    make(tmp_path / 'shown.mp4', '-i', path, *X264, '-crf', 1)  # as FFmpeg itself shows it
+    annotate(path, tmp_path / 'out.mp4', nothing, crf=1)
+    flat, shown, out = (decoded(tmp_path / name)[2] for name in ('flat.mp4', 'shown.mp4', 'out.mp4'))
+    for before, a, b in zip(planes(flat), planes(shown), planes(out), strict=True):
+        assert np.abs(a - b).mean() < 1
+        assert upright is None or np.abs(upright(before) - b).mean() < 1
+
+
 def test_without_sound(tmp_path):
     path = make(tmp_path / 'in.webm', *source(), '-c:v', 'libvpx', '-deadline', 'realtime')
     assert annotate(path, tmp_path / 'out.mp4')['frames'] == 25

@@ -7,6 +7,7 @@ Times: a file may start anywhere (a TV recording at 26 hours), and its streams a
 import itertools
 import math
 import re
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +35,12 @@ TIMELESS = 300  # frames without a time that may wait for the first frame with o
 # Tags that are no UTF-8 must not end a run. From PyAV 19 on they need no setting: it keeps their bytes as surrogates.
 ANY_TAGS = {'metadata_errors': 'replace'} if int(av.__version__.partition('.')[0]) < 19 else {}
 CLOCK = re.compile(r'(\d{1,5}):(\d{1,5}):(\d{1,5}(?:\.\d{1,12})?)').fullmatch
+# FFmpeg's filters that show a frame upright, by its tag's degrees and whether it is mirrored, as by some front cameras.
+UPRIGHT = {
+    **{(90, False): [('transpose', '2')], (180, False): [('hflip', ''), ('vflip', '')]},
+    **{(270, False): [('transpose', '1')], (0, True): [('vflip', '')], (90, True): [('transpose', '3')]},
+    **{(180, True): [('hflip', '')], (270, True): [('transpose', '0')]},
+}
 PATIENCE = (20.0, 30.0)  # seconds to open a stream URL, and without data
 
 
@@ -130,6 +137,13 @@ def side_data_of(frame):
             item = frame.side_data[item]
         found[item.type.name] = bytes(item)
     return found
+
+
+def _is_mirrored(frame):
+    """Whether a frame's tag mirrors it; `frame.rotation` is 180 then of one that is mirrored left to right."""
+    matrix = side_data_of(frame).get('DISPLAYMATRIX', b'')
+    a, b, _, c, d = struct.unpack('=5i', matrix[:20]) if len(matrix) >= 20 else (1, 0, 0, 0, 1)
+    return a * d < b * c
 
 
 def is_cover(stream):
@@ -421,17 +435,17 @@ class Source:
         return frame.dts if self._last is None else max(frame.dts, self._last + 1)
 
     def _upright(self, frame):
-        """A frame rotated by its rotation tag."""
-        turn = round(frame.rotation) % 360
-        how = {90: ('transpose', '2'), 270: ('transpose', '1'), 180: ('rotate', 'PI')}.get(turn)
+        """A frame turned and mirrored as its tag says."""
+        how = UPRIGHT.get((round(frame.rotation) % 360, _is_mirrored(frame)))
         if not how:
             return frame
-        key = (turn, frame.width, frame.height, frame.format.name)
+        key = (how, frame.width, frame.height, frame.format.name)
         if key != self._graph_key:
             self._graph, self._graph_key = av.filter.Graph(), key
             size = {'width': frame.width, 'height': frame.height, 'format': frame.format, 'time_base': frame.time_base}
             graph = self._graph
-            graph.link_nodes(graph.add_buffer(**size), graph.add(*how), graph.add('buffersink')).configure()
+            filters = [graph.add(*one) for one in how]
+            graph.link_nodes(graph.add_buffer(**size), *filters, graph.add('buffersink')).configure()
         self._graph.push(frame)
         return self._graph.pull()
 
