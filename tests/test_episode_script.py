@@ -17,7 +17,7 @@ from konohana.episodes.episode import read_or_watch
 from konohana.episodes.index import load_index, save_index, seconds_on_screen
 from konohana.episodes.portraits import Portraits
 from konohana.toy.writer import write_video
-from konohana.video.annotate import detect
+from konohana.video.detecting import detect
 from konohana.video.moments import frames_at
 from tests.conftest import PROJECT
 

@@ -12,7 +12,7 @@ from konohana.episodes.find import Episode, Scene
 from konohana.episodes.index import build_index, load_index, save_index
 from konohana.episodes.watch import _Watch, watch
 from konohana.errors import UserError
-from konohana.video.annotate import NOTHING
+from konohana.video.detecting import NOTHING
 from tests.test_video import X264, make, source
 
 NOBODY = SimpleNamespace(

@@ -97,7 +97,7 @@ def look(settings, model, scans, moments):
     """Let a detector say how much each moment is worth."""
     from konohana.episodes.pick import worth_of
     from konohana.episodes.scan import grab
-    from konohana.video.annotate import detect, device_of, model_size
+    from konohana.video.detecting import detect, model_size
 
     for episode, scan in enumerate(scans):
         own = [m for m in moments if m.episode == episode]
@@ -106,7 +106,7 @@ def look(settings, model, scans, moments):
         for start in range(0, len(own), BATCH):
             part = own[start : start + BATCH]
             pictures = [next(frames) for _ in part]
-            for moment, found in zip(part, detect(model, pictures, hw, device_of(model), 0.15), strict=True):
+            for moment, found in zip(part, detect(model, pictures, hw, 0.15), strict=True):
                 moment.worth = worth_of(found, model.class_names)
 
 

@@ -105,7 +105,7 @@ def detections(settings, model, pictures, lowest):
 
     from konohana.data.images import load_image
     from konohana.progress import progress_bar
-    from konohana.video.annotate import detect, device_of
+    from konohana.video.detecting import detect
 
     with progress_bar('Looking', len(pictures), settings.progress, lines=True) as bar:
         for start in range(0, len(pictures), settings.batch_size):
@@ -117,7 +117,7 @@ def detections(settings, model, pictures, lowest):
                 print(f'Left out: {printable(problem)}')
             for (*hw, _), alike in groupby(read, key=lambda both: both[1].shape):  # `detect` takes one size at a time
                 own, images = zip(*alike, strict=True)
-                yield from zip(own, images, detect(model, images, hw, device_of(model), lowest), strict=True)
+                yield from zip(own, images, detect(model, images, hw, lowest), strict=True)
             bar.update(start + len(paths))
 
 

@@ -20,6 +20,7 @@ import torchvision
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from konohana import files
 from konohana.detectors import hub
 from konohana.detectors.transform import FrameTransform
 from konohana.errors import UserError
@@ -297,9 +298,9 @@ def _load_timm(body, name):
             pretrained_cfg_overlay={'file': str(file), 'custom_load': False},
         )
     except Exception as error:  # safetensors and timm raise anything for a damaged or foreign file
-        reason = ' '.join(str(error).split())[:150]
         raise UserError(
-            f'{file}: damaged, or of another network ({reason}). Delete it, or download it again: {url}'
+            f'{file}: damaged, or of another network ({files.reason(error)[:150]}). Delete it, or download it again: '
+            f'{url}'
         ) from None
     body.load_state_dict(donor.state_dict())
     return where

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from konohana import files
 from konohana.errors import UserError
 
 TIMEOUT = 30  # seconds without an answer until a download gives up
@@ -31,7 +32,7 @@ def state_dict(weights, progress=True):
         socket.setdefaulttimeout(TIMEOUT)
         return weights.get_state_dict(progress=progress, check_hash=True, weights_only=True, map_location='cpu')
     except (pickle.UnpicklingError, EOFError, KeyError, ValueError, RuntimeError, OSError) as error:
-        reason = ' '.join(str(error).split())[:150] or type(error).__name__
+        reason = files.reason(error)[:150]
     finally:
         socket.setdefaulttimeout(timeout)
     if missing and not file.is_file():

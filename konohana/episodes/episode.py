@@ -29,7 +29,8 @@ from konohana.episodes.parquet import parquet_module
 from konohana.episodes.watch import watch
 from konohana.errors import UserError, count, installed, printable
 from konohana.progress import progress_bar
-from konohana.video.annotate import NOTHING, annotate_video
+from konohana.video.annotate import annotate_video
+from konohana.video.detecting import NOTHING
 from konohana.video.moments import frames_at
 from konohana.video.recode import write_preview
 from konohana.video.season import RESULT

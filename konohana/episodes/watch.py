@@ -12,8 +12,8 @@ from konohana.episodes.portraits import Portraits
 from konohana.episodes.shots import Repeats, ShotFinder, compared_size
 from konohana.interrupts import patient
 from konohana.progress import progress_bar
-from konohana.video.annotate import detect, device_of, looked_at_size, model_size
 from konohana.video.copying import chapters_within
+from konohana.video.detecting import detect, looked_at_size, model_size
 from konohana.video.source import QUICK, Reducer, Source
 from konohana.video.stages import Stages
 
@@ -88,7 +88,7 @@ class _Watch:
         self.enlarge = Reducer(larger, QUICK) if larger else None
         self.compared = Reducer(compared_size(picture.width, picture.height, picture.sar))
         self.shots, self.repeats = ShotFinder(float(source.rate)), Repeats()
-        self.device, self.n_classes, self.stages = device_of(model), len(model.class_names), Stages()
+        self.n_classes, self.stages = len(model.class_names), Stages()
         self.times, self.found, self.n_read, self.detected = [], [], 0, 0
         self.portraits, self.n_found = Portraits(), 0
         self.frames = (item for item in source.items() if isinstance(item, av.VideoFrame))
@@ -155,7 +155,7 @@ class _Watch:
         pictures = [picture for _, picture, _ in batch if picture is not None]
         large = [picture for _, _, picture in batch if picture is not None]
         with self.stages.at('detect'):
-            found = iter(detect(self.model, pictures, self.hw, self.device, LOWEST, large) if pictures else [])
+            found = iter(detect(self.model, pictures, self.hw, LOWEST, large) if pictures else [])
         seen = []
         for seconds, picture, larger in batch:
             if len(self.times) < len(self.known):

@@ -8,107 +8,23 @@ however long the video is.
 import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import av
-import numpy as np
 
 from konohana import files
-from konohana.boxes import as_array
-from konohana.data.images import fit_size
 from konohana.errors import UserError, count
 from konohana.interrupts import patient
 from konohana.progress import progress_bar
 from konohana.video.canvas import Canvas
 from konohana.video.copying import Copies
-from konohana.video.source import FULL, Reducer, Source, is_url
+from konohana.video.detecting import NOTHING, detect, model_size
+from konohana.video.source import Reducer, Source, is_url
 from konohana.video.stages import Stages
-from konohana.video.writer import CONTAINERS, VideoWriter, check_encoding, check_target, pixel_format
-
-__all__ = ['CONTAINERS', 'annotate_video', 'detect', 'model_size']
+from konohana.video.writer import CONTAINERS, VideoWriter, check_encoding, check_target, encoded
 
 BATCHES_AHEAD = 2  # batches that may wait to be drawn
-LARGEST_LOOK = (1080, 1920)  # height and width of frames that are looked at again
 PACKETS_IN_BATCH = 1000  # packets to copy after which a batch is closed, however few frames it has
-NOTHING = {'boxes': np.zeros((0, 4), np.float32), 'labels': np.zeros(0, int), 'scores': np.zeros(0, np.float32)}
-
-
-def detect(model, frames, hw, device, threshold, pictures=None):
-    """Detections of uint8 h x w x 3 RGB frames, with boxes in pixels of a picture of `hw` (height, width).
-
-    Detections below `threshold` are dropped, and masks stay at the size of the frames: masks at full size would fill
-    the memory. pictures: larger versions of the frames, at which a detector that looks again does so.
-    """
-    h, w = frames[0].shape[:2]
-    if hasattr(model, 'detect'):
-        found = model.detect(frames, pictures=pictures or None)
-    else:
-        found = _called(model, frames, device)
-    scale = np.array([hw[1] / w, hw[0] / h] * 2, np.float32)
-    detections = []
-    for d in found:
-        scores = as_array(d['scores'])
-        shown = scores >= threshold
-        boxes = as_array(d['boxes']).astype(np.float32)[shown].reshape(-1, 4) * scale
-        detections.append({'boxes': boxes, 'scores': scores.astype(np.float32)[shown]})
-        for key in ('labels', 'masks', 'probabilities'):
-            if key in d:
-                detections[-1][key] = as_array(d[key])[shown]
-    return detections
-
-
-def _called(model, frames, device):
-    """What any callable gives for frames; see `annotate_video`."""
-    import torch  # here alone: detectors of this program that other runtimes compute do without it
-
-    with torch.inference_mode():
-        images = [torch.from_numpy(frame).to(device).permute(2, 0, 1) for frame in frames]
-        return model(images if inputs_of(model).takes_bytes else [image.float().div(255) for image in images])
-
-
-class Inputs(NamedTuple):
-    """The inputs that a model takes: `img_hw` (height, width) or None for any, `device`, and whether it takes bytes."""
-
-    img_hw: tuple | None
-    device: object  # torch.device or its name
-    takes_bytes: bool
-
-
-def inputs_of(model):
-    """`Inputs` of a model. A model may be any callable, so these three attributes are optional."""
-    parameter = next(iter(model.parameters()), None) if hasattr(model, 'parameters') else None
-    device = 'cpu' if parameter is None else parameter.device
-    return Inputs(getattr(model, 'img_hw', None), device, getattr(model, 'takes_bytes', False))
-
-
-def model_size(width, height, sar, model):
-    """(height, width) of the frames for the model: square pixels, reduced to the model's size.
-
-    Reducing bytes here is several times as fast as reducing floats in the model, which then does not resize. Frames
-    smaller than the model's size keep theirs.
-    """
-    width = max(1, round(width * float(sar or 1)))
-    fit = fit_size(height, width, inputs_of(model).img_hw or (height, width))
-    return min(fit, (height, width))
-
-
-def looked_at_size(width, height, sar, model):
-    """(height, width) of the frames for a model's second look; None for a model that takes none, or gains nothing.
-
-    Small people are seen better in the frame as it is; beyond `LARGEST_LOOK` nobody gains, and a 4K frame fills memory.
-    """
-    if not getattr(model, 'looks_again', False):
-        return None
-    width = max(1, round(width * float(sar or 1)))
-    size = min(fit_size(height, width, LARGEST_LOOK), (height, width))
-    return size if size > model_size(width, height, 1, model) else None
-
-
-def device_of(model):
-    """The device on which a model takes its inputs."""
-    return inputs_of(model).device
 
 
 def annotate_video(
@@ -197,18 +113,6 @@ def annotate_video(
             return work.run()
 
 
-def encoded(picture, codec, pix_fmt):
-    """`picture` with the pixel format, range and matrix of the result."""
-    form = pix_fmt or pixel_format(picture.pix_fmt, codec, picture.width, picture.height)
-    full = picture.range == FULL or 'yuvj' in picture.pix_fmt
-    rgb = av.VideoFormat(picture.pix_fmt).is_rgb
-    if rgb:  # RGB has a matrix and a limited range only from here on
-        matrix = 1 if picture.height >= 720 or picture.width >= 1280 else 6
-        return replace(picture, pix_fmt=form, range=1, matrix=matrix, chroma='')
-    chroma = picture.chroma if '420' in picture.pix_fmt and '420' in form else ''
-    return replace(picture, pix_fmt=form, range=FULL if full else picture.range, chroma=chroma)
-
-
 class _Annotation:
     """One run of `annotate_video`, once everything is open."""
 
@@ -217,7 +121,7 @@ class _Annotation:
         self.model, self.source, self.writer = model, source, writer
         self.threshold, self.batch_size, self.progress, self.window = threshold, batch_size, progress, window
         picture = source.picture
-        self.hw, self.device = (picture.height, picture.width), device_of(model)
+        self.hw = picture.height, picture.width
         self.canvas = Canvas(picture, style)
         if detections is None:
             self.known, self.reduce = None, Reducer(model_size(picture.width, picture.height, picture.sar, model))
@@ -302,7 +206,7 @@ class _Annotation:
         if self.known is not None:
             return list(itertools.islice(self.known, len(pictures)))
         with self.stages.at('detect'):
-            return detect(self.model, pictures, self.hw, self.device, self.threshold) if pictures else []
+            return detect(self.model, pictures, self.hw, self.threshold) if pictures else []
 
     def _draw_batch(self, batch, found):
         """Draw on a batch's frames; returns the packets and frames, and pictures for the window."""

@@ -15,7 +15,7 @@ from konohana import files
 from konohana.drawing import draw_detections
 from konohana.errors import UserError
 from konohana.progress import progress_bar
-from konohana.video.annotate import detect, device_of, model_size
+from konohana.video.detecting import detect, model_size
 from konohana.video.source import LIMITED, Picture, rgb_to_yuv
 from konohana.video.writer import VideoWriter, check_encoding, check_target, pixel_format
 
@@ -165,7 +165,7 @@ class _Recording:
 
     def __init__(self, model, camera, writer, picture, seconds, draw):
         self.model, self.camera, self.writer, self.picture, self.draw = model, camera, writer, picture, draw
-        self.device, self.seconds = device_of(model), seconds
+        self.seconds = seconds
         self.hw = model_size(camera.width, camera.height, None, model)
         self.seen, self.length, self.last = 0, 0.0, None
 
@@ -192,7 +192,7 @@ class _Recording:
     def _annotated(self, frame):
         hw = frame.shape[:2]
         small = frame if hw == self.hw else cv2.resize(frame, self.hw[::-1], interpolation=cv2.INTER_AREA)
-        (found,) = detect(self.model, [small], hw, self.device, self.draw['threshold'])
+        (found,) = detect(self.model, [small], hw, self.draw['threshold'])
         return draw_detections(frame, found, **self.draw)
 
     def _record(self, frame):

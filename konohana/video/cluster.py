@@ -11,6 +11,7 @@ import socket
 import uuid
 from pathlib import Path
 
+from konohana import files
 from konohana.errors import UserError
 from konohana.video import workers
 
@@ -46,7 +47,7 @@ class Cluster:
             self.client = client(self.address, timeout=PATIENCE, set_as_default=False, name='konohana')
         except (OSError, *TIMEOUTS, ValueError, ImportError) as error:
             raise UserError(
-                f'dask_scheduler={self.address!r}: no scheduler of Dask answers there ({_line(error)}). '
+                f'dask_scheduler={self.address!r}: no scheduler of Dask answers there ({files.reason(error)[:200]}). '
                 "Start one by 'python -m dask scheduler' and give the address that it prints, like tcp://10.0.0.2:8786."
             ) from None
         try:
@@ -82,7 +83,7 @@ class Cluster:
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.write_bytes(b'konohana')
         except OSError as error:
-            raise UserError(f'{folder}: cannot write there ({error.strerror}). Choose another folder.') from None
+            raise UserError(f'{folder}: cannot write there ({files.reason(error)}). Choose another folder.') from None
         sizes = {str(path): Path(path).stat().st_size for path in [*paths, mark] if Path(path).is_file()}
         try:
             missing = self.client.run(_missing(), sizes)
@@ -127,11 +128,7 @@ def _why(error):
         return 'each worker that had it has died, as they do where memory runs out'
     if name in ('CancelledError', 'FutureCancelledError', 'CommClosedError'):
         return 'the scheduler of Dask is gone; begin again, what is done is kept'
-    return _line(error)
-
-
-def _line(error):
-    return ' '.join(str(error).split())[:200] or type(error).__name__
+    return files.reason(error)[:200]
 
 
 def _project():

@@ -13,10 +13,9 @@ import av
 
 from konohana import files
 from konohana.errors import UserError
-from konohana.video.annotate import encoded
 from konohana.video.copying import Copies, accepted, chapters_within, codec_name, copied, recoder, tags
 from konohana.video.source import ANY_TAGS, LIMITED, Source, is_cover, matrix_of, reason, starts_within
-from konohana.video.writer import CONTAINERS, VideoWriter
+from konohana.video.writer import CONTAINERS, VideoWriter, encoded
 
 BEFORE = (10, 60, math.inf)  # seconds before a part at which the search for its key frame begins
 REORDERED = 32  # packets after which no picture comes that is shown before them

@@ -11,6 +11,7 @@ import os
 import re
 import struct
 from collections import deque
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from av.codec.hwaccel import HWAccel
 
 from konohana import files
 from konohana.errors import UserError, count, printable
-from konohana.video.source import reason
+from konohana.video.source import FULL, reason
 
 CONTAINERS = {'.mkv': 'matroska', '.mp4': 'mp4', '.m4v': 'mp4', '.mov': 'mov'}
 # Encoder, its default preset, its worst crf.
@@ -49,6 +50,18 @@ def pixel_format(source, codec, width, height):
     known = {f.name for f in av.Codec(CODECS[codec][0], 'w').video_formats or ()}
     tries = [f'yuv{wanted}p{deep}', f'yuv{wanted}p', f'yuv420p{deep}', 'yuv420p']
     return next((name for name in tries if name in known), 'yuv420p')
+
+
+def encoded(picture, codec, pix_fmt):
+    """`picture` with the pixel format, range and matrix of the result."""
+    form = pix_fmt or pixel_format(picture.pix_fmt, codec, picture.width, picture.height)
+    full = picture.range == FULL or 'yuvj' in picture.pix_fmt
+    rgb = av.VideoFormat(picture.pix_fmt).is_rgb
+    if rgb:  # RGB has a matrix and a limited range only from here on
+        matrix = 1 if picture.height >= 720 or picture.width >= 1280 else 6
+        return replace(picture, pix_fmt=form, range=1, matrix=matrix, chroma='')
+    chroma = picture.chroma if '420' in picture.pix_fmt and '420' in form else ''
+    return replace(picture, pix_fmt=form, range=FULL if full else picture.range, chroma=chroma)
 
 
 def check_encoding(codec, crf, preset='', pix_fmt=''):
