@@ -102,10 +102,11 @@ def of(model):
 
 
 def hash_of(model):
-    """The hash of the weights file that a detector is from, also of one that was loaded from its graph."""
-    if Path(model.weights_path).suffix.lower() == '.onnx':
-        return model.about['weights']
-    return checkpoint.hash_of(model.weights_path)
+    """The hash of the weights file that a detector is from, also of one that was loaded from its graph.
+
+    An exported file does not know the weights that it is of: its own hash stands for it.
+    """
+    return getattr(model, 'about', {}).get('weights') or checkpoint.hash_of(model.weights_path)
 
 
 def _read(path, weights):

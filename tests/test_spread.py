@@ -76,6 +76,15 @@ def test_it_is_used_with_the_weights_it_was_measured_with(weights, capsys):
     assert said.count('\n') == 1 and 'other weights' in said and 'measure_spread.py' in said
 
 
+def test_an_exported_file_does_not_know_the_weights_that_it_is_of(weights, capsys):
+    exported = weights.with_suffix('.onnx')
+    exported.write_bytes(b'of tools/export_onnx.py')
+    model = model_of(exported)
+    assert spread.of(model) is None and 'other weights' in capsys.readouterr().out
+    spread.save(spread.measured([show()]), spread.path_of(exported), spread.hash_of(model))
+    assert spread.of(model) is not None and capsys.readouterr().out == ''
+
+
 @pytest.mark.parametrize('damage', [lambda data: b'', lambda data: data[:200], lambda data: b'PK' + data[2:99] * 2])
 def test_a_damaged_one_is_a_line(weights, damage, capsys):
     file = spread.path_of(weights)
