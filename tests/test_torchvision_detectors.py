@@ -94,6 +94,7 @@ def test_contract(detector):
             assert n and one['boxes'].shape == (n, 4) and set(one['labels'].tolist()) == {label}
             assert (one['scores'].diff() <= 0).all() and 0.5 < one['scores'][0] <= 1
             assert (one['boxes'] >= 0).all()
+            assert (one['boxes'][:, 2:] > one['boxes'][:, :2]).all()  # none of the padding beside a smaller picture
             assert (one['boxes'] <= torch.tensor([width, height] * 2) * (1 + 1e-5)).all()
             assert one['boxes'][:, 2].max() > width / 2  # in pixels of this image, not of the network's
             assert ('masks' in one) == network.wants_masks == ('mask' in detector)

@@ -145,8 +145,9 @@ class TorchvisionDetector(Detector):
 
     def _contracted(self, found):
         """torchvision's detections of one image -> detections as in the class's documentation."""
-        # An untrained FCOS or RetinaNet may predict the background as a class.
-        keep = found['labels'] > 0
+        # An untrained FCOS or RetinaNet may predict the background as a class. Of boxes in the padding beside a picture
+        # nothing is left within it.
+        keep = (found['labels'] > 0) & (found['boxes'][:, 2:] > found['boxes'][:, :2]).all(dim=1)
         detections = {key: found[key][keep] for key in ('boxes', 'labels', 'scores')}
         if 'masks' in found:
             detections['masks'] = found['masks'][keep, 0] > 0.5
