@@ -15,9 +15,11 @@ import pytest
 from konohana import files
 from konohana.episodes import scan, subtitles
 from konohana.episodes.index import build_index
+from konohana.episodes.watch import watch
 from konohana.errors import UserError
 from konohana.video import moments, season, writer
 from konohana.video import source as source_module
+from konohana.video.recode import copy_part
 from konohana.video.source import Source, side_data_of
 from tests.test_video import (
     X264,
@@ -35,6 +37,7 @@ from tests.test_video import (
     times,
     tone,
 )
+from tests.test_watch import NOBODY
 
 
 def joined(path, *clips):
@@ -70,6 +73,34 @@ def test_moments_of_joined_recordings_are_of_the_seconds_that_were_seen(tmp_path
         seen = [picture.mean(axis=(0, 1)).argmax() for _, picture in scan.grab(found, [1.0, 4.0], progress=False)]
         assert seen == [0, 2]
     assert not scan.scanned(parts[0], tmp_path / 'kept', progress=False).joined
+
+
+def test_a_part_of_joined_recordings_is_of_the_seconds_that_are_seen(tmp_path):
+    colours = {'red': 0, 'blue': 2}
+    parts = [
+        make(tmp_path / f'{name}.ts', '-f', 'lavfi', '-i', f'color={name}:s=160x90:r=10:d=3', *X264) for name in colours
+    ]
+    path = joined(tmp_path / 'in.ts', *parts)
+    for start, colour in ((1.5, 0), (4.0, 2)):
+        done = annotate(path, tmp_path / 'out.mkv', nothing, start=start, seconds=1)
+        seen = [frame.mean(axis=(0, 1)).argmax() for frame in frames(tmp_path / 'out.mkv')]
+        assert (done['frames'], set(seen)) == (10, {colour})
+        index, _ = watch(NOBODY, path, start=start, seconds=1, progress=False)
+        assert index.joined and len(index.times) == 10
+        ((_, picture),) = moments.frames_at(path, [start + index.times[3]], seek=not index.joined)
+        assert picture.mean(axis=(0, 1)).argmax() == colour
+    with Source(parts[0], 1.0) as source_:
+        assert not source_.joined
+
+
+def test_a_part_of_pictures_without_times(tmp_path):
+    """A raw stream has no times to seek by."""
+    path = make(tmp_path / 'in.h264', *source(seconds=3), *X264, '-g', 10)
+    assert annotate(path, tmp_path / 'out.mkv', nothing, start=1, seconds=1)['frames'] == 25
+    shown, whole = frames(tmp_path / 'out.mkv'), frames(path)
+    assert np.abs(shown[0].astype(int) - whole[25]).mean() < 5
+    with pytest.raises(UserError, match=r'its video has no times of its own: take cut=exact'):
+        copy_part(path, tmp_path / 'clip.mkv', 1, 1)
 
 
 def test_colour_tags_that_change_on_the_way(tmp_path):

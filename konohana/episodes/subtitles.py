@@ -10,7 +10,16 @@ import numpy as np
 from konohana import files
 from konohana.drawing import class_colour, text_size
 from konohana.errors import UserError, printable
-from konohana.video.copying import accepted, attach_cover, codec_name, copied, describe, is_text, tags, text_recoder
+from konohana.video.copying import (
+    accepted,
+    attach_cover,
+    copied,
+    describe,
+    is_text,
+    tags,
+    text_recoder,
+    why_not_copied,
+)
 from konohana.video.source import ANY_TAGS, Source, Steady, is_cover
 
 STILL = 1.5  # pixels of a picture 360 high: a box that moves less is not drawn anew
@@ -82,10 +91,9 @@ def _plain(name):
 def check_video(video_in):
     """UserError where a copy cannot hold the video as it is, which is to be known before a detector looks at it."""
     with Source(video_in) as source:
-        if not accepted(source.video, 'matroska'):
+        if why := why_not_copied(source, 'matroska'):
             raise UserError(
-                f"{printable(video_in)}: labels_as='subtitles' copies its video into .mkv, which cannot hold it as it "
-                f"is ({codec_name(source.video)}). Take labels_as='picture'."
+                f"{printable(video_in)}: cannot be copied into .mkv, as its video {why}: take labels_as='picture'."
             )
 
 

@@ -12,7 +12,7 @@ import av
 from av.bitstream import BitStreamFilterContext
 
 from konohana.errors import printable
-from konohana.video.source import is_cover
+from konohana.video.source import has_times, is_cover
 
 # Tags that describe the source's file rather than the show.
 _OF_THE_FILE = re.compile(r'(?i)(DURATION|ENCODER|major_brand|minor_version|compatible_brands|vendor_id|NUMBER_OF_|BPS|'
@@ -30,6 +30,13 @@ def accepted(stream, form):
         return True
     except (av.FFmpegError, ValueError, RuntimeError):
         return False
+
+
+def why_not_copied(source, form):
+    """Why a container of the kind `form` cannot take the video of a `source.Source` as it is; '' where it can."""
+    if not has_times(source.container):
+        return 'has no times of its own'
+    return '' if accepted(source.video, form) else f'is {codec_name(source.video)}'
 
 
 def tags(metadata):

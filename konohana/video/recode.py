@@ -13,7 +13,7 @@ import av
 
 from konohana import files
 from konohana.errors import UserError
-from konohana.video.copying import Copies, accepted, chapters_within, codec_name, copied, recoder, tags
+from konohana.video.copying import Copies, accepted, chapters_within, copied, recoder, tags, why_not_copied
 from konohana.video.source import ANY_TAGS, LIMITED, Source, is_cover, matrix_of, reason, starts_within
 from konohana.video.writer import CONTAINERS, VideoWriter, encoded
 
@@ -102,11 +102,11 @@ def copy_part(video_in, target, start, seconds, tag=''):
     Raises:
         UserError: the video cannot be read, or the target not be written.
     """
-    form = CONTAINERS[Path(target).suffix.lower()]
+    target = Path(target)
+    form = CONTAINERS[target.suffix.lower()]
     with Source(video_in) as source, files.replacing(target, remember=True) as temporary:
-        if not accepted(source.video, form):
-            what = f'{codec_name(source.video)} cannot be copied into {Path(target).suffix}'
-            raise UserError(f'{video_in}: its video of the kind {what}: take cut=exact.')
+        if why := why_not_copied(source, form):
+            raise UserError(f'{video_in}: cannot be copied into {target.suffix}, as its video {why}: take cut=exact.')
         begin = source.origin + Fraction(start)
         part = _key_frames(source, begin, begin + Fraction(seconds))
         try:

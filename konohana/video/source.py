@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import av.logging
 from av.codec.hwaccel import HWAccel, hwdevices_available
+from av.format import Flags
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
@@ -30,6 +31,7 @@ LIMITED, FULL = 1, 2
 CHROMA = ('left', 'center', 'topleft', 'top', 'bottomleft', 'bottom')  # FFmpeg's names of chroma_sample_location
 HDR = ('MASTERING_DISPLAY_METADATA', 'CONTENT_LIGHT_LEVEL')
 JUMP = 1  # seconds backwards in a stream's times that mean another recording begins
+LOOKS = 64  # places of a file at which its times are looked at
 AFTER = 3  # seconds of the file to read after the end of a part, for packets that come late
 TIMELESS = 300  # frames without a time that may wait for the first frame with one
 # Tags that are no UTF-8 must not end a run. From PyAV 19 on they need no setting: it keeps their bytes as surrogates.
@@ -146,6 +148,11 @@ def _is_mirrored(frame):
     return a * d < b * c
 
 
+def has_times(container):
+    """Whether a file says when its pictures are shown: in a raw stream they are counted from its beginning."""
+    return not container.format.flags & Flags.no_timestamps.value
+
+
 def is_cover(stream):
     """Whether a stream is a still picture that belongs to the file, not a video track."""
     return stream.type == 'video' and bool(stream.disposition & Disposition.attached_pic)
@@ -214,7 +221,8 @@ class Source:
 
     path: file or URL; start: seconds into it; seconds: length, 0 for all that follows; hwaccel: FFmpeg's name of a
     device that decodes, '' for none; seek: False reads the file from its beginning to get to `start`, as it has to be
-    where it is `joined`. Raises UserError if no video can be decoded, or there is none from `start` on.
+    where it is `joined`; None finds out whether it is. Raises UserError if no video can be decoded, or there is none
+    from `start` on.
 
     Attributes: container and video (PyAV's), picture (`Picture`, in the source's own pixel format until `prepare`),
     bits (per colour), hdr ({kind of side data: bytes}), rate, covers ({stream index: bytes}), origin, offset (seconds
@@ -222,12 +230,12 @@ class Source:
     decoded), broken ('' or why reading ended early), notes.
     """
 
-    def __init__(self, path, start=0.0, seconds=0.0, hwaccel='', seek=True):
+    def __init__(self, path, start=0.0, seconds=0.0, hwaccel='', seek=None):
         self.path = path
         self.name = printable(str(path).rstrip('/').rpartition('/')[2] if is_url(path) else Path(path).name)
         self.container, self.notes = _open(path, hwaccel)
         self.damaged, self.broken, self.covers = 0, '', {}
-        self._steady, self._timeless = Steady(), []
+        self._steady, self._timeless, self._is_joined = Steady(), [], False
         self._graph, self._graph_key, self._reformat = None, None, VideoReformatter().reformat
         self._size, self._last, self._since, self._until = None, None, -math.inf, math.inf
         try:
@@ -240,6 +248,9 @@ class Source:
             self.origin = max(Fraction(0), begin) + _exactly(start)
             if start:
                 self._since = self.origin - Fraction(1, 10**6)
+                if seek is None:
+                    self._is_joined = jumps_back(path)
+                    seek = not self._is_joined
                 if seek:
                     self._seek()
             self._items = self._read()
@@ -250,8 +261,10 @@ class Source:
             raise
 
     def _seek(self):
+        if not has_times(self.container):
+            return
         # In a transport stream FFmpeg seeks to any packet: start earlier, to have a key frame before the origin.
-        margin = 4 if self.container.format.name in ('mpegts', 'mpeg', 'mpegvideo', 'h264', 'hevc') else 0
+        margin = 4 if self.container.format.name in ('mpegts', 'mpeg') else 0
         try:
             self.container.seek(int((self.origin - margin) * av.time_base))
         except (av.FFmpegError, OverflowError):
@@ -322,8 +335,8 @@ class Source:
 
     @property
     def joined(self):
-        """Whether the file's times have jumped back so far, see `Steady`: it cannot be entered at any second then."""
-        return any(self._steady.shifts.values())
+        """Whether the file's times are known to jump back, see `Steady`: it cannot be entered at any second then."""
+        return self._is_joined or any(self._steady.shifts.values())
 
     @property
     def length(self):
@@ -497,6 +510,24 @@ class Source:
 
     def __exit__(self, *_):
         self.close()
+
+
+def jumps_back(path):
+    """Whether the times of a file jump back somewhere, as where recordings are joined, by some moments in its order."""
+    if is_url(path):
+        return False
+    moments = []
+    try:
+        with av.open(str(path), **ANY_TAGS) as container:
+            # Other files have one clock, and a table of their key frames.
+            for part in range(LOOKS) if container.format.flags & Flags.ts_discont.value else ():
+                container.seek(container.size * part // LOOKS, unsupported_byte_offset=True)
+                packets = container.demux(_video_stream(container, path))
+                packet = next((packet for packet in packets if packet.dts is not None), None)
+                moments += [packet.dts * packet.time_base] if packet else []
+    except (av.FFmpegError, OSError):
+        pass  # what can be known of it is
+    return any(after < before - JUMP for before, after in itertools.pairwise(moments))
 
 
 class Steady:
