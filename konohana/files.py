@@ -144,6 +144,16 @@ def reading(path, what='file'):
         raise UserError(f'{path}: cannot be read ({reason(error)}). Copy or export it again.') from None
 
 
+def entries(folder):
+    """What is in a folder, without the ._ files that macOS puts beside others on disks that are not its own."""
+    return [path for path in Path(folder).iterdir() if not path.name.startswith('._')]
+
+
+def in_unicode(name):
+    """A file's name as text that UTF-8 can hold: unpacked on another system, names may have bytes that are none."""
+    return name.encode(errors='surrogateescape').decode(errors='replace')
+
+
 def beside(path, more):
     """The path of what belongs to a file or a folder: beside it, its name with `more` behind it.
 

@@ -74,6 +74,7 @@ def _moved(samples, writer, target):
     stems = [path.name for path in output_paths([frame.path for _, frame in frames], '', '')]
     copies, moved, taken = {}, {split: [] for split in samples}, set()
     for (split, frame), stem in zip(frames, stems, strict=True):
+        stem = files.in_unicode(stem)
         if stem.endswith(frame.path.suffix):
             stem = stem.removesuffix(frame.path.suffix) + frame.path.suffix.replace('.', '_')
         while stem.casefold() in taken:

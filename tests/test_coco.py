@@ -159,6 +159,27 @@ def test_all_forms_of_masks_are_read(tmp_path):
     np.testing.assert_array_equal(sample['masks'].numpy(), read_masks)
 
 
+@pytest.mark.parametrize('more', [[[12.0, 15.0]], [[12, 15, 13, 15]], [[]]])
+def test_parts_of_a_mask_that_hold_nothing_are_left_out(tmp_path, more):
+    square = [[10, 5, 40, 5, 40, 45, 10, 45]]
+    write(tmp_path, [row(1, segmentation=square), row(2, segmentation=[*more, *square]), row(3, segmentation=more)])
+    frames, problems = read(tmp_path)
+    assert problems == [] and frames[0].masks == [frames[0].masks[0]] * 2 + [None]
+    assert frames[0].boxes.tolist() == [[10, 5, 40, 45]] * 3
+
+
+def test_the_group_that_roboflow_lists_first_is_no_class(tmp_path):
+    categories = [
+        {'id': 0, 'name': 'my-show', 'supercategory': 'none'},
+        {'id': 1, 'name': '柚', 'supercategory': 'my-show'},
+        {'id': 2, 'name': 'person', 'supercategory': 'person'},
+    ]
+    for category, names in ((1, ['柚', 'person']), (0, ['my-show', '柚', 'person'])):
+        write(tmp_path, [row(1, category=category)], categories=categories)
+        frames, problems = read(tmp_path)
+        assert problems == [] and class_names_of(tmp_path, frames) == names
+
+
 def test_crowds_and_the_ignored_class_are_regions(tmp_path):
     crowd = uncompressed(dense())
     rows = [row(1), row(2, category=17, crowd=1, segmentation=crowd), row(3, category=90, bbox=(1, 1, 9, 9))]
@@ -224,7 +245,7 @@ SHORT = {**SHORT, 'counts': SHORT['counts'][:-6]}
         ({'bbox': None, 'segmentation': None}, ('no bbox of four finite numbers',)),
         ({'bbox': [10, 5, 0, 40]}, ('empty',)),
         ({'bbox': [40, 45, -30, -40]}, ('inverted',)),
-        ({'segmentation': [[1, 2, 3, 4]]}, ('malformed', 'three points')),
+        ({'bbox': None, 'segmentation': [[1, 2, 3, 4]]}, ('no bbox of four finite numbers',)),
         ({'segmentation': [[1, 2, 3, 4, 5, 6, 7]]}, ('malformed', 'three points')),
         ({'segmentation': [1, 2, 3, 4, 5, 6]}, ('malformed', 'three points')),
         ({'segmentation': [[1, 2, 3, 4, 5, 'x']]}, ('malformed', 'finite numbers')),

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -213,6 +214,12 @@ EXPORTS = {
         'all', 'all',
     ),
     'labelImg YOLO, splits': ('valid/1.JPG', {'valid/1.txt': YOLO_LINE, 'valid/classes.txt': 'a\n'}, 'val', 'valid'),
+    'labelImg YOLO, labels in a folder of their own': (
+        '1.jpg', {'labels/1.txt': YOLO_LINE, 'labels/classes.txt': 'a\n'}, 'all', 'all'
+    ),
+    'Roboflow YOLO Darknet': (
+        'train/1.jpg', {'train/1.txt': YOLO_LINE, 'train/_darknet.labels': 'a'}, 'train', 'train'
+    ),
     'Roboflow COCO': ('valid/1.jpg', {'valid/_annotations.coco.json': coco_text('1.jpg')}, 'val', 'valid'),
 }  # fmt: skip
 
@@ -254,6 +261,63 @@ def test_yolo_side_by_side_and_what_looks_like_it(tmp_path):
     (tmp_path / '1.xml').unlink()
     labelme(tmp_path, shape()).rename(tmp_path / '1.json')
     assert reading.form_of(tmp_path) == 'labelme'
+
+
+MACS = b'\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X'
+
+
+@pytest.mark.parametrize('tool', EXPORTS)
+def test_what_macos_puts_beside_files_is_no_picture_and_no_label(tmp_path, tool):
+    place, texts, asked, name = EXPORTS[tool]
+    picture(tmp_path / place)
+    for path in (tmp_path / place, *(put(tmp_path / path, text) for path, text in texts.items())):
+        path.with_name(f'._{path.name}').write_bytes(MACS)
+    assert reading.chosen_splits(tmp_path) == [name] and len(frames_of(tmp_path, asked)) == 1
+
+
+def test_yolo_links_and_capitals_and_a_folder_called_images_above(tmp_path):
+    root = tmp_path / 'images' / 'show'
+    for episode in 'ab':
+        picture(tmp_path / 'disk' / episode / 'images' / f'{episode}.jpg')
+        put(tmp_path / 'disk' / episode / 'labels' / f'{episode}.txt', YOLO_LINE)
+        for kind in ('images', 'labels'):
+            (root / kind / 'train').mkdir(parents=True, exist_ok=True)
+            (root / kind / 'train' / episode).symlink_to(tmp_path / 'disk' / episode / kind)
+    put(root / 'classes.txt', 'a\n')
+    assert [frame.names for frame in frames_of(root)] == [['a'], ['a']]
+    put(root / 'labels' / 'train' / 'c.TXT', YOLO_LINE)
+    one_line(root, 'c.jpg', 'no such file')
+    other = tmp_path / 'images' / 'other'
+    picture(other / 'pictures' / '1.jpg')
+    put(other / 'pictures' / '1.txt', YOLO_LINE)
+    put(other / 'data.yaml', 'train: pictures\nnames: [a]\n')
+    assert frames_of(other)[0].names == ['a']
+
+
+@pytest.mark.parametrize(('label', 'text'), [('1.json', None), ('1.xml', XML), ('1.txt', YOLO_LINE)])
+def test_a_folder_in_the_data_does_not_hide_them(tmp_path, label, text):
+    for folder in (tmp_path, tmp_path / 'old'):
+        picture(folder / '1.jpg')
+        put(folder / label, text or json.dumps({'shapes': [shape()], 'imagePath': '1.jpg'}))
+    put(tmp_path / 'classes.txt', '柚\n')
+    assert reading.splits_of(tmp_path) == ['all', 'old'] and reading.chosen_splits(tmp_path) == ['all']
+    assert frames_of(tmp_path, 'all')[0].path.parent == tmp_path and len(frames_of(tmp_path, 'old')) == 1
+
+
+@pytest.mark.parametrize('form', reading.FORMS)
+def test_a_copy_has_names_that_utf8_can_hold(tmp_path, form):
+    samples = []
+    for name in ('中', '日'):
+        place = tmp_path / 'in' / f'{os.fsdecode(name.encode("gbk"))}.png'
+        try:
+            picture(place)
+        except OSError:
+            pytest.skip('this disk takes no such names')
+        row = np.array([(1, 2, 30, 40)], np.float32)
+        samples.append(Sample(place, *HW, boxes=row, names=['a'], difficult=np.array([False])))
+    writing.write_dataset(tmp_path / 'out', {'train': samples}, form, ['a'], IGNORE_CLASS, False, 'x', False)
+    found = frames_of(tmp_path / 'out')
+    assert [objects(frame) for frame in found] == [[('a', (1, 2, 30, 40))]] * 2
 
 
 def test_each_folder_of_labelimg_has_its_own_numbers(tmp_path):
@@ -843,6 +907,14 @@ def test_label_studio_repeats_a_region_in_what_is_chosen_for_it(tmp_path):
 def test_label_studio_finds_pictures(tmp_path, image):
     label_studio(tmp_path, task(region(), image=image))
     assert frames_of(tmp_path)[0].path == tmp_path / 'train' / '花_1.jpg'
+
+
+def test_label_studio_changes_names_of_uploads(tmp_path):
+    label_studio(tmp_path, task(region(), image='/data/upload/3/0a1b2c3d-Show_01_1080p_%E8%8A%B1.jpg'))
+    (tmp_path / 'train' / '花_1.jpg').unlink()
+    one_line(tmp_path, 'Show_01_1080p', 'no such file')
+    own = picture(tmp_path / 'images' / 'Show 01 [1080p] 花.jpg')
+    assert frames_of(tmp_path)[0].path == own
 
 
 def with_value(**changes):

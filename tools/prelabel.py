@@ -198,7 +198,7 @@ def first_guess(settings, pictures, folder):
     for row in rows:
         row['people'] = [next(each) for _ in row['boxes']]
     files.write_text(folder / 'names.txt', people.names_text(groups, settings.ignore_class), remember=True)
-    files.write_text(folder / 'people.json', json.dumps(rows, ensure_ascii=False, indent=1) + '\n', remember=True)
+    files.write_text(folder / 'people.json', json.dumps(rows, indent=1) + '\n', remember=True)
     print(
         f'{count(len(crops), "person", "people")} in {count(len(pictures), "picture")}, '
         f'{count(groups.max(), "group")}, {(groups == 0).sum()} like no others'
@@ -314,11 +314,11 @@ def copied(samples, folder):
     """The samples with copies of their pictures in a folder, where those that are there stay."""
     from dataclasses import replace
 
-    copies = {folder / frame.path.name: frame.path for frame in samples}
+    copies = {folder / files.in_unicode(frame.path.name): frame.path for frame in samples}
     for path, source in copies.items():
         if not path.exists():
             files.write_bytes(path, files.read_bytes(source), remember=True)
-    return [replace(frame, path=folder / frame.path.name) for frame in samples]
+    return [replace(frame, path=path) for path, frame in zip(copies, samples, strict=True)]
 
 
 def tell_kept(edited, named_there):

@@ -44,7 +44,7 @@ def _sources(root):
     """{split: JSON file}."""
     folder = root / 'annotations'
     with files.reading(folder):
-        paths = [path for path in folder.iterdir() if path.suffix == '.json'] if folder.is_dir() else []
+        paths = [path for path in files.entries(folder) if path.suffix == '.json'] if folder.is_dir() else []
         found = {path.stem[len(START) :]: path for path in paths if path.name.startswith(START)}
     with files.reading(root):
         found = found or {path.parent.name: path for path in root.glob('*/_annotations.coco.json')}
@@ -122,6 +122,13 @@ def read_categories(path, categories):
     return dict(sorted(names.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
+def _labelled_with(content):
+    """The categories of a file without the one that Roboflow puts before them: their group, which labels nothing."""
+    used = [row.get('category_id') for row in content['annotations']]
+    groups = [row.get('supercategory') for row in content['categories'] if row.get('supercategory') != row.get('name')]
+    return [row for row in content['categories'] if row.get('name') not in groups or row.get('id') in used]
+
+
 def read_object(annotation, names, hw):
     """One row of `annotations` -> `Shape`.
 
@@ -164,7 +171,10 @@ def _is_difficult(annotation):
 
 def _read_mask(segmentation, hw):
     """Compressed RLE of what stands under `segmentation`, None for nothing; see `read_object`."""
-    if segmentation in (None, [], [[]], {}):
+    if isinstance(segmentation, list):
+        # Masks that became polygons have parts of a pixel or two: points and lines, which hold nothing.
+        segmentation = [part for part in segmentation if not isinstance(part, list) or len(part) not in (0, 2, 4)]
+    if segmentation in (None, [], {}):
         return None
     try:
         mask = masks.from_segmentation(segmentation, hw)
@@ -274,7 +284,7 @@ def read_split(root, split, ignore_class=None, progress=True):
     root = Path(root)
     own_name, path = _find(root, split)
     content = _load(path)
-    names = read_categories(path, content['categories'])
+    names = read_categories(path, _labelled_with(content))
     # The first id of a name stands for it. All frames share this one dict.
     categories = {}
     for key, name in names.items():
@@ -301,7 +311,7 @@ def _picture_folders(root, split, own_name):
     with files.reading(root):
         there = [folder for folder in places if folder.is_dir()]
         # X-AnyLabeling writes annotations/ beside a folder of any name.
-        return [*there, root] if there else [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+        return [*there, root] if there else [root, *sorted(path for path in files.entries(root) if path.is_dir())]
 
 
 def label_files(root, split):

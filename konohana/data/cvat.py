@@ -61,11 +61,11 @@ def _sources(root):
         if not root.is_dir():
             return {}
         found = {}
-        for path in sorted(path for path in root.iterdir() if path.suffix.lower() == '.xml'):
+        for path in sorted(path for path in files.entries(root) if path.suffix.lower() == '.xml'):
             if _is_cvat(path):
                 for subset in _subsets(path):
                     found[subset or (ALL if path.stem == 'annotations' else path.stem)] = path, subset
-        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for folder in sorted(path for path in files.entries(root) if path.is_dir()):
             if _is_cvat(folder / 'annotations.xml'):
                 found[folder.name] = folder / 'annotations.xml', None
         if found:

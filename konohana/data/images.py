@@ -251,7 +251,7 @@ def list_pictures(folder):
     with files.reading(folder):
         if not folder.is_dir():
             raise UserError(f'{folder}: there is no such folder.')
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_ENDINGS + OTHER_ENDINGS)
+        paths = sorted(path for path in files.entries(folder) if path.suffix.lower() in PICTURE_ENDINGS + OTHER_ENDINGS)
     if not paths:
         raise UserError(f'{folder}: no pictures there (looked for {" ".join(PICTURE_ENDINGS)}).')
     return paths

@@ -1,7 +1,7 @@
 """Reading and writing Label Studio's JSON: boxes, polygons, brushes, bitmasks and ellipses.
 
 <split>.json, tasks as exported under "JSON", with the pictures in <split>/, images/<split>/, images/ or beside it.
-An uploaded picture may lack the eight characters that Label Studio puts before its name.
+An uploaded picture may have its name of before: Label Studio puts eight characters before it, and _ for a space.
 
 The format: https://labelstud.io/guide/task_format
 """
@@ -52,7 +52,7 @@ def splits(root):
     """Names of the splits that a folder has in this form, sorted; none where it is not labelled in this form."""
     root = Path(root)
     with files.reading(root):
-        paths = [path for path in root.iterdir() if path.suffix.lower() == '.json'] if root.is_dir() else []
+        paths = [path for path in files.entries(root) if path.suffix.lower() == '.json'] if root.is_dir() else []
         found = {path.stem for path in paths if _is_list(path)}
         # Beside them, one that is called like a split is a damaged one: reading it says so, nobody misses its pictures.
         return sorted(found | {path.stem for path in paths if found and path.stem in USUAL and path.is_file()})
@@ -88,12 +88,16 @@ def read_split(root, split, ignore_class=None, progress=True):
         raise UserError(f'{path}: it is no list of tasks. Export it from Label Studio again, as "JSON".')
     if any(isinstance(task, dict) and 'data' not in task for task in tasks):
         raise UserError(f'{path}: this is no "JSON" of Label Studio ("JSON-MIN"?). Export it as "JSON".')
+    folders = [Path(root) / place for place in (path.stem, f'images/{path.stem}', 'images', '')]
+    with files.reading(root):
+        there = [place for folder in folders if folder.is_dir() for place in files.entries(folder)]
+    uploads = {_as_uploaded(place.name): place for place in reversed(there)}
 
     def read(item):
         number, task = item
         what = f'{path}: task {shown(task.get("id", number)) if isinstance(task, dict) else number}'
         try:
-            results, picture = _results(task), _picture_of(Path(root), path.stem, task)
+            results, picture = _results(task), _picture_of(folders, uploads, task)
         except ValueError as error:
             return None, [f'{what}: {error}.']
         frame = opened(picture)
@@ -136,18 +140,27 @@ def _results(task):
     return results
 
 
-def _picture_of(root, split, task):
-    """Where the picture of a task is. ValueError where the task names none."""
+def _as_uploaded(name):
+    """What Label Studio, which is made with Django, makes of an uploaded file's name."""
+    return re.sub(r'[^-\w.]', '', name.strip().replace(' ', '_'))
+
+
+def _picture_of(folders, uploads, task):
+    """Where the picture of a task is. ValueError where the task names none.
+
+    Args:
+        folders: in which it may be. uploads: {name as Label Studio changes it: file} of what is in them.
+    """
     texts = [_path_in(text) for text in task['data'].values() if isinstance(text, str)]
     name = next((text for text in texts if Path(text).suffix.lower() in PICTURE_ENDINGS + OTHER_ENDINGS), None)
     if name is None:
         raise ValueError('its "data" names no picture')
     parts = [part for part in name.replace('\\', '/').split('/') if part]
-    names = ['/'.join(parts[i:]) for i in range(len(parts))] + [re.sub('^[0-9a-f]{8}-', '', parts[-1])]
-    folders = (root / split, root / 'images' / split, root / 'images', root)
+    own = re.sub('^[0-9a-f]{8}-', '', parts[-1])
+    names = ['/'.join(parts[i:]) for i in range(len(parts))] + [own]
     places = [folder / name for name in names for folder in folders]
     with files.reading(places[0]):
-        return next((place for place in places if place.is_file()), root / split / parts[-1])
+        return next((place for place in places if place.is_file()), uploads.get(own, folders[0] / parts[-1]))
 
 
 def _path_in(address):

@@ -48,13 +48,13 @@ def _folders(root):
     with files.reading(root):
         if not root.is_dir():
             return {}
-        found = {path.name: path for path in root.iterdir() if path.is_dir() and _holds_labels(path)}
-        return found or ({ALL: root} if _holds_labels(root) else {})
+        found = {path.name: path for path in files.entries(root) if path.is_dir() and _holds_labels(path)}
+        return {**found, ALL: root} if _holds_labels(root) else found
 
 
 def _holds_labels(folder):
     """Whether one of the first JSON files of a folder has `shapes`."""
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() == '.json')[:N_LOOKED_AT]:
+    for path in sorted(path for path in files.entries(folder) if path.suffix.lower() == '.json')[:N_LOOKED_AT]:
         try:
             content = read_json(path)
         except UserError:
@@ -73,7 +73,7 @@ def find_split(root, split):
     folders = _folders(Path(root))
     folder = folders[pick_split(root, split, sorted(folders))]
     with files.reading(folder):
-        paths = sorted(folder.iterdir())
+        paths = sorted(files.entries(folder))
     pairs = [(p, p.with_suffix('.json')) for p in paths if p.suffix.lower() in PICTURE_ENDINGS + OTHER_ENDINGS]
     alone = {path for path in paths if path.suffix.lower() == '.json'} - {label for _, label in pairs}
     return pairs + [(_picture_of(path), path) for path in sorted(alone)]
@@ -188,7 +188,7 @@ def write(root, samples, class_names, ignore_class):
                 'version': '5.5.0',
                 'flags': {},
                 'shapes': [_shape(*one) for one in grouped(shapes_of(frame, ignore_class))],
-                'imagePath': frame.path.name,
+                'imagePath': files.in_unicode(frame.path.name),
                 'imageData': None,
                 'imageHeight': frame.height,
                 'imageWidth': frame.width,

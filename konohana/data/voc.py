@@ -40,14 +40,15 @@ def splits(root):
     with files.reading(root):
         for _, _, sets in LISTED_LAYOUTS:
             if (root / sets).is_dir():
-                return sorted(path.stem for path in (root / sets).iterdir() if path.suffix == '.txt')
-        folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-        return sorted(folder.name for folder in folders if _holds_pairs(folder))
+                return sorted(path.stem for path in files.entries(root / sets) if path.suffix == '.txt')
+        folders = [path for path in files.entries(root) if path.is_dir()] if root.is_dir() else []
+        found = sorted(folder.name for folder in folders if _holds_pairs(folder))
+        return sorted({*found, ALL}) if found and _holds_pairs(root) else found
 
 
 def _holds_pairs(folder):
     """Whether pictures and XML files lie in a folder; annotations.xml is CVAT's."""
-    endings = {path.suffix.lower() for path in folder.iterdir() if path.name != 'annotations.xml'}
+    endings = {path.suffix.lower() for path in files.entries(folder) if path.name != 'annotations.xml'}
     return '.xml' in endings and bool(endings & set(PICTURE_ENDINGS))
 
 
@@ -65,12 +66,12 @@ def undivided(root):
         xmls = root / 'Annotations'
         if not xmls.is_dir() or not _holds(xmls, ('.xml',)):
             return None
-        folders = sorted(path for path in root.iterdir() if path.is_dir())
+        folders = sorted(path for path in files.entries(root) if path.is_dir())
         return [folder for folder in folders if _holds(folder, PICTURE_ENDINGS)], xmls
 
 
 def _holds(folder, endings):
-    return any(path.suffix.lower() in endings for path in folder.iterdir())
+    return any(path.suffix.lower() in endings for path in files.entries(folder))
 
 
 def find_split(root, split):
@@ -90,7 +91,7 @@ def find_split(root, split):
         for layout in LISTED_LAYOUTS:
             if (root / layout[2]).is_dir():
                 return _listed_split(root, split, *layout)
-        name = same_split(split, [path.name for path in root.iterdir() if path.is_dir()])
+        name = same_split(split, [path.name for path in files.entries(root) if path.is_dir()])
         if name:
             return _side_by_side([root / name], root / name)
         whole = undivided(root)
@@ -117,7 +118,7 @@ def _unread(root):
 
 def _listed_split(root, split, pictures, annotations, sets):
     """(picture, XML) of each line of <sets>/<split>.txt."""
-    there = sorted(path.stem for path in (root / sets).iterdir() if path.suffix == '.txt')
+    there = sorted(path.stem for path in files.entries(root / sets) if path.suffix == '.txt')
     # VOCdevkit has a list of its own for val: one that is missing is not test.
     others = there if split == 'test' else [name for name in there if name.lower() != 'test']
     name = split if split in there else same_split(split, others)
@@ -146,7 +147,7 @@ def _side_by_side(folders, annotations):
     """(picture, XML) of each picture in some folders, and of each XML without a picture: it must not be passed over."""
     pictures = [path for folder in folders for path in list_pictures(folder)]
     pairs = [(path, annotations / f'{path.stem}.xml') for path in pictures]
-    xmls = {path for path in annotations.iterdir() if path.suffix.lower() == '.xml'}
+    xmls = {path for path in files.entries(annotations) if path.suffix.lower() == '.xml'}
     alone = sorted(xmls - {xml for _, xml in pairs})
     return pairs + [((folders or [annotations])[0] / f'{xml.stem}.jpg', xml) for xml in alone]
 

@@ -12,6 +12,7 @@ picture without .txt holds nobody. The format: https://docs.ultralytics.com/data
 
 import contextlib
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -41,7 +42,8 @@ from konohana.errors import UserError, printable
 HOLDS = ('masks',)  # of what not every form can hold, see shapes.lost
 SPLITS = ('train', 'val', 'valid', 'test')  # keys of data.yaml
 NAME_FILES = ('classes.txt', 'obj.names', 'labels/classes.txt', 'train/classes.txt', 'labels/train/classes.txt')
-OF_A_SPLIT = ('{}/classes.txt', 'labels/{}/classes.txt')  # labelImg writes one into each folder, each with its numbers
+# labelImg writes one into each folder, each with its numbers; the last is Roboflow's.
+OF_A_SPLIT = ('{}/classes.txt', 'labels/{}/classes.txt', '{}/_darknet.labels')
 MAX_TEXT = 10_000_000  # bytes of a label file
 ENDINGS = PICTURE_ENDINGS + OTHER_ENDINGS
 
@@ -54,7 +56,7 @@ def splits(root):
 def _config(root):
     """(path, content) of the YAML file that describes the data, (None, {}) where there is none."""
     with files.reading(root):
-        found = sorted(path for path in root.iterdir() if path.suffix.lower() in ('.yaml', '.yml'))
+        found = sorted(path for path in files.entries(root) if path.suffix.lower() in ('.yaml', '.yml'))
     for path in sorted(found, key=lambda path: path.stem != 'data'):
         content = _load(path)
         if isinstance(content, dict) and 'names' in content and _named_splits(content):
@@ -94,14 +96,15 @@ def _sources(root, asked=None):
                     found[split] = _listed(root, path, content, split)
             return found
         if (root / 'images').is_dir() and (root / 'labels').is_dir() and _holds(root / 'labels', '.txt'):
-            inside = [folder.name for folder in (root / 'images').iterdir() if folder.is_dir()]
+            inside = [folder.name for folder in files.entries(root / 'images') if folder.is_dir()]
             lists = {name: [root / f'{name}.txt'] for name in SPLITS if (root / f'{name}.txt').is_file()}
             return {name: [root / 'images' / name] for name in inside} or lists or {ALL: [root / 'images']}
         if (root / 'obj.names').is_file():
-            return {path.stem: [path] for path in root.glob('*.txt') if path.name != 'classes.txt'}
+            lists = [path for path in files.entries(root) if path.suffix == '.txt' and path.name != 'classes.txt']
+            return {path.stem: [path] for path in lists}
         found = {
             folder.name: [folder / 'images']
-            for folder in root.iterdir()
+            for folder in files.entries(root)
             if (folder / 'images').is_dir() and (folder / 'labels').is_dir() and _holds(folder / 'labels', '.txt')
         }
         return found or _loose(root)
@@ -114,15 +117,15 @@ def _loose(root):
     """
     if voc.undivided(root):
         return {}
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = sorted(path for path in files.entries(root) if path.is_dir())
     labels, others = root / 'labels', [folder for folder in folders if folder.name != 'labels']
-    if Loose([root], root).is_labelled():
-        return {ALL: [Loose([root], root)]}
     # Of folders without any label nobody knows whether they belong to the data.
-    labelled = [folder for folder in others if labels in folders and Loose([folder], labels).is_labelled()]
+    around = (root, *others) if labels in folders else ()
+    labelled = [folder for folder in around if Loose([folder], labels).is_labelled()]
     if labelled:
         return {ALL: [Loose(labelled, labels)]}
-    return {folder.name: [loose] for folder in others if (loose := Loose([folder], folder)).is_labelled()}
+    places = [(folder.name, Loose([folder], folder)) for folder in others]
+    return {split: [loose] for split, loose in (*places, (ALL, Loose([root], root))) if loose.is_labelled()}
 
 
 @dataclass
@@ -134,18 +137,20 @@ class Loose:
 
     def pairs(self):
         """List of (picture, label file)."""
-        pictures = [p for folder in self.folders for p in sorted(folder.iterdir()) if p.suffix.lower() in ENDINGS]
+        pictures = [p for folder in self.folders for p in sorted(files.entries(folder)) if p.suffix.lower() in ENDINGS]
         return [(picture, self.labels / f'{picture.stem}.txt') for picture in pictures]
 
     def without_picture(self):
         """The same of label files that have no picture."""
-        alone = set(self.labels.glob('*.txt')) - {label for _, label in self.pairs()}
+        alone = {path for path in files.entries(self.labels) if path.suffix.lower() == '.txt'}
+        alone -= {label for _, label in self.pairs()}
         return [(self.folders[0] / f'{path.stem}.jpg', path) for path in sorted(alone) if _is_label(path)]
 
     def is_labelled(self):
         """Whether a picture has a .txt with boxes, and none has XML or JSON."""
         pairs = self.pairs()
-        others = {path.stem for f in self.folders for path in f.iterdir() if path.suffix.lower() in ('.json', '.xml')}
+        inside = [path for folder in self.folders for path in files.entries(folder)]
+        others = {path.stem for path in inside if path.suffix.lower() in ('.json', '.xml')}
         return not any(picture.stem in others for picture, _ in pairs) and any(_is_label(path) for _, path in pairs)
 
 
@@ -160,7 +165,13 @@ def _is_label(path):
 
 
 def _holds(folder, ending):
-    return any(path.suffix.lower() == ending for path in folder.rglob('*'))
+    return any(path.suffix.lower() == ending for path in _all_in(folder))
+
+
+def _all_in(folder):
+    """The files in a folder and its sub-folders, which may be links."""
+    found = [Path(inner) / name for inner, _, names in os.walk(folder, followlinks=True) for name in names]
+    return [path for path in found if not path.name.startswith('._')]
 
 
 def _listed(root, path, content, split):
@@ -239,9 +250,9 @@ def find_split(root, split):
             continue
         with files.reading(source):
             pictures = _pictures_in(source) if source.is_dir() else _pictures_listed(root, source)
-            pairs += [(picture, _label_of(picture)) for picture in pictures]
+            pairs += [(picture, _label_of(picture, root)) for picture in pictures]
             if source.is_dir():
-                pairs += _without_picture(source, {label for _, label in pairs})
+                pairs += _without_picture(source, root, {label for _, label in pairs})
     if not pairs:
         raise UserError(f'{sources[split][0]}: no pictures there.')
     with files.reading(root):
@@ -251,7 +262,7 @@ def find_split(root, split):
 
 
 def _pictures_in(folder):
-    return sorted(path for path in folder.rglob('*') if path.suffix.lower() in ENDINGS)
+    return sorted(path for path in _all_in(folder) if path.suffix.lower() in ENDINGS)
 
 
 def _pictures_listed(root, source):
@@ -261,20 +272,21 @@ def _pictures_listed(root, source):
     return [next((place for place in some if place.is_file()), some[0]) for some in places]
 
 
-def _label_of(picture):
-    """images/ -> labels/ (the last of that name), the ending -> .txt."""
+def _label_of(picture, root):
+    """images/ -> labels/ (the last of that name, in the dataset's folder where it is there), the ending -> .txt."""
     parts = list(picture.parts)
-    for i in range(len(parts) - 2, -1, -1):
+    first = len(root.parts) if picture.is_relative_to(root) else 0
+    for i in range(len(parts) - 2, first - 1, -1):
         if parts[i] == 'images':
             parts[i] = 'labels'
             break
     return Path(*parts).with_suffix('.txt')
 
 
-def _without_picture(source, labels):
+def _without_picture(source, root, labels):
     """Pairs of the label files that have no picture: they must not be passed over."""
-    folder = _label_of(source / 'x').parent
-    there = {path for path in folder.rglob('*.txt') if path.name != 'classes.txt'} if folder.is_dir() else set()
+    folder = _label_of(source / 'x', root).parent
+    there = {path for path in _all_in(folder) if path.suffix.lower() == '.txt' and path.name != 'classes.txt'}
     return [(source / path.relative_to(folder).with_suffix('.jpg'), path) for path in sorted(there - labels)]
 
 
@@ -368,7 +380,7 @@ def write(root, samples, class_names, ignore_class):
             # ultralytics takes no file with both boxes and polygons.
             as_polygons = any(shape.mask is not None for shape in shapes)
             lines = [_line(shape, names.index(shape.name), frame, as_polygons) for shape in shapes]
-            result[_label_of(frame.path)] = ''.join(f'{line}\n' for line in lines)
+            result[_label_of(frame.path, root)] = ''.join(f'{line}\n' for line in lines)
     content = {split: str(PurePosixPath('images', split)) for split in samples}
     content['names'] = dict(enumerate(names))
     result[root / 'data.yaml'] = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
