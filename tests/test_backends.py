@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -319,6 +320,13 @@ def test_quantize_measures_before_it_writes(run_script, weights_file, toy_datase
         done = run_script('tools/quantize.py', f'weights={weights_file}', f'konohana_dataset_path={show}')
         assert done.returncode == 2 and words in done.stderr, done.stderr
     assert target.read_bytes() == before
+
+
+def test_the_only_object_of_a_name_weighs_as_one_object():
+    before = {'AP_per_class': {'a': 0.5, 'b': 1.0, 'c': math.nan}, 'objects_per_class': {'a': 99, 'b': 1, 'c': 0}}
+    after = {**before, 'AP_per_class': {'a': 0.5, 'b': 0.0, 'c': math.nan}}
+    of_objects = load_script('tools/quantize.py').ap_of_objects
+    assert of_objects(before) == pytest.approx(0.505) and of_objects(after) == pytest.approx(0.495)
 
 
 @pytest.mark.parametrize('n', [1, 3, 79, 80, 200])

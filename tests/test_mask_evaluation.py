@@ -133,8 +133,9 @@ def test_boxes_and_masks_equal_pycocotools_on_the_files(case, tmp_path, backend)
     for start, rows, kind in (('', boxes, 'bbox'), ('mask_', shapes, 'segm')):
         agnostic = [metrics[f'{start}AP50_agnostic'], metrics[f'{start}AP75_agnostic']]
         np.testing.assert_allclose(agnostic, reference(file, rows, kind, by_class=False)[1:3], atol=1e-9)
-        by_name = list(metrics[f'{start}AP50_per_class'].values())
-        assert np.mean(by_name) == pytest.approx(metrics[f'{start}AP50'])
+        for key in ('AP', 'AP50'):
+            by_name = list(metrics[f'{start}{key}_per_class'].values())
+            assert np.mean(by_name) == pytest.approx(metrics[f'{start}{key}'])
 
 
 def test_numbers_of_both_libraries_without_objects_and_without_detections(case, backend):

@@ -168,17 +168,18 @@ def compute_coco_metrics(truth, results, kind, class_names, agnostic_results=Non
         agnostic_results: what to measure finding by; None for `results`.
 
     Returns:
-        dict of `COCO_NUMBERS`, `AP50_per_class` (name -> AP50), `AP50_agnostic` and `AP75_agnostic`; 0 to 1, nan where
-        there is nothing to measure.
+        dict of `COCO_NUMBERS`, `AP_per_class` and `AP50_per_class` (name -> AP, AP50), `AP50_agnostic` and
+        `AP75_agnostic`; 0 to 1, nan where there is nothing to measure.
     """
     by_class = _run_cocoeval(truth, results, kind, by_class=True)
     metrics = {name: _known(value) for name, value in zip(COCO_NUMBERS, by_class.stats[:12], strict=True)}
     # precision: IoU thresholds x recalls x classes x areas x maximum detections; -1 where there are no objects
-    precision = by_class.eval['precision'][0, :, :, 0, -1]
-    metrics['AP50_per_class'] = {
-        name: _known(precision[:, i].mean()) if i < precision.shape[1] else float('nan')
-        for i, name in enumerate(class_names)
-    }
+    precision = by_class.eval['precision'][:, :, :, 0, -1]
+    for key, values in (('AP_per_class', precision), ('AP50_per_class', precision[:1])):
+        metrics[key] = {
+            name: _known(values[..., i].mean()) if i < values.shape[-1] else float('nan')
+            for i, name in enumerate(class_names)
+        }
     agnostic_results = results if agnostic_results is None else agnostic_results
     agnostic = _run_cocoeval(truth, agnostic_results, kind, by_class=False).eval['precision']
     metrics['AP50_agnostic'], metrics['AP75_agnostic'] = (_known(values.mean()) for values in agnostic)

@@ -46,11 +46,11 @@ def evaluate(samples, detections, class_names, unlabelled='background'):
         unlabelled: 'background' or 'ignore', see above.
 
     Returns:
-        dict: the twelve numbers of `COCO_NUMBERS`; `AP50_per_class` (name -> AP50); `AP50_agnostic` and `AP75_agnostic`
-        (found, whoever it is); `VOC07_mAP` and `VOC12_mAP` (11 points, and the area under the curve); and
-        `objects_per_class` (name -> number of objects that count). Where all detections and all objects have masks, all
-        but VOC's also for masks, as `mask_AP`, `mask_AP50` ... `mask_AP75_agnostic`. Metrics are 0 to 1, and nan where
-        there is nothing to measure.
+        dict: the twelve numbers of `COCO_NUMBERS`; `AP_per_class` and `AP50_per_class` (name -> AP, AP50);
+        `AP50_agnostic` and `AP75_agnostic` (found, whoever it is); `VOC07_mAP` and `VOC12_mAP` (11 points, and the area
+        under the curve); and `objects_per_class` (name -> number of objects that count). Where all detections and all
+        objects have masks, all but VOC's also for masks, as `mask_AP`, `mask_AP50` ... `mask_AP75_agnostic`. Metrics
+        are 0 to 1, and nan where there is nothing to measure.
     """
     truth = coco_ground_truth(samples, class_names, detections)
     results = coco_results(detections)
