@@ -217,6 +217,12 @@ EXPORTS = {
     'labelImg YOLO, labels in a folder of their own': (
         '1.jpg', {'labels/1.txt': YOLO_LINE, 'labels/classes.txt': 'a\n'}, 'all', 'all'
     ),
+    'COCO, annotations/<split>.json': (
+        'val/1.jpg', {'annotations/val.json': coco_text('1.jpg'), 'annotations/notes.json': '{}'}, 'val', 'val'
+    ),
+    'COCO, JSON beside the folder of pictures': ('val/1.jpg', {'instances_val.json': coco_text('1.jpg')}, 'val', 'val'),
+    'labelme2coco.py': ('JPEGImages/1.jpg', {'annotations.json': coco_text('JPEGImages/1.jpg')}, 'all', 'all'),
+    'FiftyOne COCO': ('data/1.jpg', {'labels.json': coco_text('1.jpg')}, 'all', 'all'),
     'Roboflow YOLO Darknet': (
         'train/1.jpg', {'train/1.txt': YOLO_LINE, 'train/_darknet.labels': 'a'}, 'train', 'train'
     ),
@@ -234,6 +240,21 @@ def test_exports_are_read_as_they_are(tmp_path, tool):
     (frame,) = frames_of(tmp_path, asked)
     assert frame.path == tmp_path / place and objects(frame) == [('a', (20, 15, 60, 45))]
     one_line(tmp_path, "no split 'other'", name, split='other')
+
+
+def test_coco_under_other_names_does_not_hide_another_form(tmp_path):
+    put(tmp_path / 'annotations.json', coco_text('1.jpg'))
+    labelme(tmp_path, shape())
+    assert reading.form_of(tmp_path) == 'labelme' and frames_of(tmp_path)[0].names == ['柚']
+
+
+def test_a_single_split_of_any_name_is_said_to_be_all(tmp_path):
+    labelme(tmp_path, shape(), split='my frames')
+    one_line(tmp_path, "no split 'train'", '"train_split=my frames" val_split=')
+    labelme(tmp_path / 'b', shape(), split='val')
+    with pytest.raises(UserError) as error:
+        frames_of(tmp_path / 'b')
+    assert 'not divided' not in str(error.value)
 
 
 def test_yolo_side_by_side_and_what_looks_like_it(tmp_path):

@@ -2,7 +2,8 @@
 
 annotations/instances_<split>.json (or instances_<split>2017.json), pictures in <split>/ or <split>2017/ (or images/, or
 images/<split>/ as CVAT has them, or wherever `file_name` leads from the dataset's folder)
-result.json  images/                        (Label Studio), the split 'all'
+annotations/<split>.json, or the JSON files in the dataset's folder itself
+result.json, annotations.json or labels.json   (Label Studio, labelme2coco.py, FiftyOne), the split 'all'
 <split>/_annotations.coco.json              (Roboflow), with the pictures
 
 The format: https://cocodataset.org/#format-data
@@ -16,6 +17,7 @@ from konohana.boxes import fits
 from konohana.data.sample import check_name
 from konohana.data.shapes import (
     ALL,
+    USUAL,
     Shape,
     checked_shapes,
     fill,
@@ -31,6 +33,7 @@ from konohana.data.shapes import (
 from konohana.errors import UserError, printable
 
 START = 'instances_'  # of the names of annotation files
+OF_ALL = ('annotations', 'labels')  # file names without their ending, of data that are not divided
 KEYS = ('bbox', 'segmentation', 'iscrowd')  # of an annotation; in capitals they would pass for missing
 HOLDS = ('masks', 'own boxes', 'boxes', 'crowds', 'difficult')  # of what not every form can hold, see shapes.lost
 
@@ -52,11 +55,23 @@ def _sources(root):
         return found or ({ALL: result} if result.is_file() and _is_instances(result) else {})
 
 
+def loose(root):
+    """{split: JSON file} of files under other names that people give. They may lie beside data in another form."""
+    root, names = Path(root), (*OF_ALL, *USUAL, *(START + split for split in USUAL))
+    with files.reading(root):
+        paths = [place / f'{name}.json' for place in (root / 'annotations', root) for name in names]
+        own = {path.stem.removeprefix(START): path for path in paths if path.is_file() and _is_instances(path)}
+    return {ALL if split in OF_ALL else split: path for split, path in own.items()}
+
+
 def _is_instances(path):
+    with path.open('rb') as file:
+        if not file.read(100).lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'{'):
+            return False
     try:
         content = read_json(path)
     except UserError:
-        return False  # it may be anybody's
+        return False
     return isinstance(content, dict) and 'images' in content and 'categories' in content
 
 
@@ -67,7 +82,7 @@ def find_split(root, split):
 
 def _find(root, split):
     """(name of a split as it is there, annotation file); see `find_split`."""
-    there = _sources(root)
+    there = _sources(root) or loose(root)
     name = split if split in there else f'{split}2017'
     name = name if name in there else same_split(split, there)
     if name is None:

@@ -18,12 +18,12 @@ MOST_SHOWN = 1000  # lines about problems
 def form_of(path):
     """The name in `FORMS` of the form in which a folder is labelled, or None."""
     known = next((name for name, form in FORMS.items() if form.splits(path)), None)
-    return known or ('voc' if voc.undivided(path) else None)
+    return known or ('voc' if voc.undivided(path) else 'coco' if coco.loose(path) else None)
 
 
 def splits_of(path):
     """Names of the splits that a folder has, none where its form is not known."""
-    return _reader(path).splits(path) or ([ALL] if voc.undivided(path) else [])
+    return _reader(path).splits(path) or ([ALL] if voc.undivided(path) else sorted(coco.loose(path)))
 
 
 def chosen_splits(path, chosen=''):

@@ -21,9 +21,9 @@ from konohana.errors import UserError, printable
 from konohana.progress import progress_bar
 
 SAME_SPLIT = {'val': ('val', 'valid', 'validation', 'test'), 'valid': ('valid', 'val', 'validation', 'test')}
-USUAL = ('train', 'val', 'valid', 'validation', 'test', 'all', 'default')  # splits, in small letters
+DIVIDED = ('train', 'val', 'valid', 'validation', 'test')  # splits, in small letters
 ALL = 'all'  # the only split of a folder that is not divided into splits
-DEFAULT = 'default'  # the same, as CVAT and X-AnyLabeling call it
+USUAL = (*DIVIDED, ALL, 'default')  # the last is CVAT's and X-AnyLabeling's word for all
 CROWD = 'is_crowd'  # the flag, in forms that hold flags of any name, of a region not counted for its own class
 HALF_A_PIXEL = 0.5
 
@@ -89,9 +89,10 @@ def no_split(where, split, there):
     there = sorted(there)
     shown = printable(', '.join(there)) or 'none'
     hint = ''
-    if there in ([ALL], [DEFAULT]):
+    if len(there) == 1 and there[0].lower() not in DIVIDED:
+        quoted = f'"train_split={shown}"' if ' ' in shown else f'train_split={shown}'
         hint = (
-            f' The data are not divided: to learn from all of them, train_split={shown} val_split=; to divide them, '
+            f' The data are not divided: to learn from all of them, {quoted} val_split=; to divide them, '
             'tools/check_dataset.py with split=episode.'
         )
     return UserError(f'{where}: there is no split {split!r}. Splits there: {shown}.{hint}')
