@@ -41,6 +41,7 @@ from konohana.data.shapes import (
     to_number,
     turned,
     upright,
+    with_regions,
 )
 from konohana.data.voc import parse_xml
 from konohana.errors import UserError
@@ -232,8 +233,7 @@ def write(root, samples, class_names, ignore_class):
         for tag, text in (('name', split), ('size', len(frames)), ('mode', 'annotation')):
             ET.SubElement(task, tag).text = str(text)
         labels = ET.SubElement(task, 'labels')
-        with_regions = any(len(frame.ignored) for part in samples.values() for frame in part)
-        for name in [*class_names, *([ignore_class] if with_regions and ignore_class not in class_names else [])]:
+        for name in with_regions(class_names, samples, ignore_class):
             _write_label(labels, name)
         for number, frame in enumerate(frames):
             _write_image(content, number, frame, ignore_class)

@@ -38,6 +38,7 @@ from konohana.data.shapes import (
     shown,
     turned,
     upright,
+    with_regions,
 )
 from konohana.errors import UserError
 
@@ -309,9 +310,7 @@ def write(root, samples, class_names, ignore_class):
             for number, frame in enumerate(frames, start=1)
         ]
         result[root / f'{split}.json'] = json.dumps(tasks, ensure_ascii=False, indent=1) + '\n'
-    with_regions = any(len(frame.ignored) for part in samples.values() for frame in part)
-    names = [*class_names, *([ignore_class] if with_regions and ignore_class not in class_names else [])]
-    result[root / CONFIG] = _config(names)
+    result[root / CONFIG] = _config(with_regions(class_names, samples, ignore_class))
     result[root / 'classes.txt'] = ''.join(f'{name}\n' for name in class_names)
     return result
 

@@ -332,6 +332,15 @@ def _without_mask(shape):
     return Shape(shape.name, shape.box, None, shape.difficult, shape.crowd)
 
 
+def with_regions(class_names, samples, ignore_class):
+    """The names that a form has to list: those of the classes, and `ignore_class` where regions are ignored.
+
+    samples: {split: list of `Sample`}.
+    """
+    there = any(len(frame.ignored) for part in samples.values() for frame in part)
+    return [*class_names, *([ignore_class] if there and ignore_class not in class_names else [])]
+
+
 def box_differs(shape):
     """Whether the box of a shape with a mask is another than that of the mask, by more than half a pixel."""
     return bool(np.abs(np.subtract(shape.box, masks.bounding_box(shape.mask))).max() > HALF_A_PIXEL)
