@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana.cast import IGNORE_CLASS
 from konohana.errors import UserError
-from konohana.settings import read, require, run
+from konohana.settings import read, require, require_whole, run
 
 konohana_dataset_path = 'toy_show'  # folder of the dataset; the default, a toy show, is drawn when it is not there
 cast_split = 'train'  # split that the pictures of the cast are from
 split = 'val'  # split that is judged
 weights = ''  # weights file with a second look; '' takes weights/net.pt
-pictures = (1, 5, 20)  # pictures of each character
+pictures = [1, 5, 20]  # pictures of each character, a row of the table each
 n_draws = 5  # casts that are drawn of each size
 n_pool = 60  # people of each character that casts are drawn from, spread over the split
 cast_threshold = 0.6  # likeness below which somebody is unknown
@@ -39,6 +39,7 @@ HEAD = '| cast | named | strangers named | left out, named | nearest, all of the
 def main(arguments=None):
     settings = read(globals(), arguments, folder=ROOT)
     require(settings, n_draws=(1, 1000), n_pool=(1, None), cast_threshold=(-1, 1))
+    require_whole(settings, pictures=1)
     from konohana import files, load, spread
     from konohana.cast import SHARED_NAMES
     from konohana.data.reading import frames_of_split

@@ -21,7 +21,7 @@ import _train
 from benchmarks import accuracy
 from konohana import files
 from konohana.errors import UserError
-from konohana.settings import read, require, run
+from konohana.settings import read, require, require_whole, run
 from tools import compare
 
 ways = {  # each way's name, and its variables of _train.py; the name alone, with None, for a YOLO of ultralytics
@@ -80,10 +80,7 @@ def check(settings):
     require(settings, minutes=(0.001, None), threads=(1, 1024), batch_size=(2, None), yolo_size=(32, None))
     if not settings.ways:
         raise UserError("ways={}: name at least one, like {'nothing': {}}.")
-    for name, low in (('n_frames', 0), ('seeds', 0)):
-        values = getattr(settings, name)
-        if not values or not all(type(value) is int and value >= low for value in values):
-            raise UserError(f'{name}={values}: it takes whole numbers from {low} up, like ({low}, 1).')
+    require_whole(settings, n_frames=0, seeds=0)
 
 
 def drawn(frames, n):

@@ -12,12 +12,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from konohana.errors import UserError
-from konohana.settings import read, require, run
+from konohana.settings import read, require, require_whole, run
 
 weights = ''  # weights file; '' takes weights/net.pt
 seconds = 180.0  # length of the episode
 seed = 101  # of the episode
-on = (2, 2, 3)  # for how many frames a drawing is shown; each shot takes one of these
+on = [2, 2, 3]  # for how many frames a drawing is shown; each shot takes one of these
 folder = 'benchmarks/out'  # where the episode is drawn
 batch_size = 4  # frames that the detector sees at once
 threshold = 0.5  # score from which a detection as it is counts
@@ -32,6 +32,7 @@ HEAD = ('', 'HOTA', 'IDF1', 'name changes/min', 'shorter than 3', 'precision', '
 def main(arguments=None):
     settings = read(globals(), arguments, folder=Path(__file__).resolve().parent.parent)
     require(settings, seconds=(5, 36000), seed=(0, 2**32), batch_size=(1, 256), threshold=(0, 1))
+    require_whole(settings, on=1)
     try:
         import trackeval  # noqa: F401
     except ImportError:

@@ -223,6 +223,18 @@ def require(settings, **ranges):
             raise UserError(f'{name}={value}: it must be a number from {low} {upper}.')
 
 
+def require_whole(settings, **lowest):
+    """Check lists: `require_whole(settings, seeds=0)`: one number or more, each of them whole and no lower than this.
+
+    Raises:
+        UserError: naming the first variable that is something else.
+    """
+    for name, low in lowest.items():
+        values = getattr(settings, name)
+        if not values or not all(type(value) is int and value >= low for value in values):
+            raise UserError(f'{name}={values}: it takes whole numbers from {low} up, like [{low}, {low + 1}].')
+
+
 def require_one_of(settings, **choices):
     """Check texts: `require_one_of(settings, backend=('auto', 'torch'))`.
 

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ import torch
 from conftest import PROJECT
 
 from konohana.errors import UserError, printable
-from konohana.settings import Settings, as_arguments, read, require, run
+from konohana.settings import Settings, as_arguments, read, require, require_whole, run
 
 SCRIPT = '''"""Does things to pictures."""
 from pathlib import Path
@@ -469,3 +470,10 @@ def test_settings_given_to_another_process_are_the_same(values):
     settings = Settings(**{**{k: v for k, v in script.items() if k != '__file__'}, **values})
     assert vars(read(script, as_arguments(settings))) == vars(settings)
     assert read(script, as_arguments(settings, text='changed')).text == 'changed'
+
+
+@pytest.mark.parametrize('values', [[], [0], [2, -1], [1.5], [True]])
+def test_lists_of_whole_numbers(values):
+    require_whole(Settings(seeds=[1, 3], more=(1,)), seeds=1, more=1)
+    with pytest.raises(UserError, match=re.escape(f'seeds={values}: it takes whole numbers from 1 up')):
+        require_whole(Settings(seeds=values), seeds=1)
