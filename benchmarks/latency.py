@@ -48,7 +48,7 @@ def main(arguments=None):
         torch.set_num_threads(settings.threads)
     samples = read_samples(settings)
     models = our_models(path)
-    frame = picture(samples, next(iter(models.values())))
+    frame = picture(samples[len(samples) // 2].path if samples else None, next(iter(models.values())).img_hw)
     functions = {('ours', name): detector(model, frame) for name, model in models.items()}
     if settings.peer:
         functions.update(peer_functions(settings.peer, frame))
@@ -84,15 +84,15 @@ def our_models(path):
     return {name: model for name, model in models.items() if model.backend == name}
 
 
-def picture(samples, model):
-    """The frame to detect in, at the network's size: uint8 H x W x 3."""
+def picture(path, img_hw):
+    """The frame to detect in, at the network's size: uint8 H x W x 3. path: of its file, or None for a toy frame."""
     from konohana.data.images import fit_size, load_image, resize
     from konohana.toy.writer import draw_frame
 
-    if not samples:
-        return draw_frame(3, tuple(model.img_hw))['image']
-    frame = load_image(samples[len(samples) // 2].path)
-    return resize(frame, fit_size(*frame.shape[:2], model.img_hw))
+    if path is None:
+        return draw_frame(3, tuple(img_hw))['image']
+    frame = load_image(path)
+    return resize(frame, fit_size(*frame.shape[:2], img_hw))
 
 
 def detector(model, frame):

@@ -38,6 +38,7 @@ def main(arguments=None):
     import torch
 
     import konohana
+    from benchmarks.latency import picture
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -45,7 +46,7 @@ def main(arguments=None):
     model = konohana.load(path, 'cpu', backend='torch')
     if not hasattr(model, 'find_tower'):
         raise UserError(f'{path}: the parts of detector=konohana are known here, and of no other.')
-    frame = picture(settings, model.img_hw)
+    frame = picture(settings.path(settings.picture_in) if settings.picture_in else None, model.img_hw)
     columns = {'torch': measure(model, of_torch(model), frame, settings.n_rounds)}
     if installed('openvino'):
         fast = konohana.load(path, 'cpu', backend='openvino')
@@ -53,17 +54,6 @@ def main(arguments=None):
     found = len(model.detect([frame])[0]['scores'])
     about = f'{frame.shape[0]} x {frame.shape[1]}, {torch.get_num_threads()} threads, {found} detections'
     print(f'{about}, median of {settings.n_rounds} rounds\n{table(columns)}')
-
-
-def picture(settings, img_hw):
-    """The frame to detect in, at the network's size: uint8 H x W x 3."""
-    from konohana.data.images import fit_size, load_image, resize
-    from konohana.toy.writer import draw_frame
-
-    if not settings.picture_in:
-        return draw_frame(3, tuple(img_hw))['image']
-    frame = load_image(settings.path(settings.picture_in))
-    return resize(frame, fit_size(*frame.shape[:2], img_hw))
 
 
 def part_of(name):
