@@ -13,6 +13,7 @@ from PIL import Image
 import konohana
 from konohana.data.images import load_image, save_image
 from konohana.detectors import build
+from konohana.onnx import runtime
 from konohana.toy.writer import draw_frame
 
 
@@ -109,6 +110,19 @@ def test_code_for_detectors_of_torchvision_goes_on(model):
             model.to(torch.device('cuda:0'))
         with pytest.raises(ValueError, match="backend='torch'"):
             model.train()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float64])
+def test_the_whole_model_in_another_precision(dtype, frame):
+    model = konohana.load(device='cpu', backend='torch')
+    (expected,) = model.detect([frame])
+    tensor = torch.from_numpy(frame).permute(2, 0, 1).to(dtype) / 255
+    assert runtime.differences(expected, model([tensor])[0])['unmatched'] == 0  # the pictures alone
+    model.to(dtype)
+    for (found,) in (model.detect([frame]), model([tensor])):
+        far = runtime.differences(expected, found)
+        assert far['unmatched'] == 0 and far['box'] < 1 and far['score'] < 0.02, far
+        assert all(np.isfinite(np.asarray(values)).all() for values in found.values())
 
 
 def test_a_cast_that_fails_leaves_the_names_learned(model, tmp_path):

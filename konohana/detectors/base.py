@@ -56,6 +56,7 @@ class Detector(NamedByCast, nn.Module):
             return []
         sizes = [tuple(image.shape[-2:]) for image in images]
         batch, targets = self.transform(images, targets)
+        batch.tensors = batch.tensors.to(next(self.parameters()).dtype)  # of `model.half()`, say
         if self.channels_last:
             batch.tensors = batch.tensors.contiguous(memory_format=torch.channels_last)
         outputs = self.raw_outputs(batch.tensors)

@@ -101,7 +101,8 @@ class Konohana(Detector):
         find, name = self.find_tower(x), self.name_tower(x)
         # bfloat16 would round the sides of boxes to one or two parts in a hundred.
         with torch.autocast(find.device.type, enabled=False):
-            return {'find': self.find_layer(find.float()), 'name': self.name_layer(name.float())}
+            dtype = self.find_layer.weight.dtype  # float32, or what the whole model was turned into
+            return {'find': self.find_layer(find.to(dtype)), 'name': self.name_layer(name.to(dtype))}
 
     def decode(self, maps):
         """Maps of `raw_outputs` -> predictions per anchor point (P = h * w points, row by row).

@@ -46,7 +46,8 @@ def resized_crops(picture, boxes):
         picture: 3 x H x W, RGB, uint8 or float 0 to 1, on the CPU. boxes: n x 4, in its pixels.
 
     Returns:
-        n x 3 x SIDE x SIDE, of the type of `picture`.
+        n x 3 x SIDE x SIDE, uint8 or float32 as `picture` is bytes or floats.
     """
+    picture = picture if picture.dtype == torch.uint8 else picture.float()  # OpenCV knows no half precision
     crops = cut_out(picture.permute(1, 2, 0).numpy(), boxes.numpy(), SIDE, MARGIN)
     return torch.from_numpy(crops).permute(0, 3, 1, 2)

@@ -68,7 +68,7 @@ class SecondLook(nn.Module):
         self.caution.copy_(torch.tensor([CAUTION * (name in SHARED_NAMES) for name in class_names]))
 
     def forward(self, crops):
-        x = self.stem(crops * 2 - 1)
+        x = self.stem((crops * 2 - 1).to(self.centres.dtype))
         for block in self.blocks:
             x = block(x)
         embeddings = F.normalize(self.embed(self.top(x).mean(dim=(2, 3))), dim=1)
