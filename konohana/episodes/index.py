@@ -262,9 +262,9 @@ def _places(index):
 
 
 def _write_lines(path, header, index, shot_of, track_of):
-    lines = [header]
-    for row in range(len(index.frame)):
-        best = np.argsort(-index.names[row], kind='stable')[:KEPT_NAMES]
+    lines = [json.dumps(header, ensure_ascii=False)]  # as text, of which a film's detections fill less memory
+    most = np.argsort(-index.names, axis=1, kind='stable')[:, :KEPT_NAMES].tolist()
+    for row, best in enumerate(most):
         line = {
             **{'frame': int(index.frame[row]), 'seconds': round(float(index.times[index.frame[row]]), 3)},
             **{'shot': int(shot_of[row]), 'box': [round(float(x), 1) for x in index.box[row]]},
@@ -274,8 +274,8 @@ def _write_lines(path, header, index, shot_of, track_of):
         if track_of[row] >= 0:
             track = index.tracks[track_of[row]]
             line.update(track=int(track_of[row]), name=track['name'], probability=round(track['probability'], 4))
-        lines.append(line)
-    text = ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)
+        lines.append(json.dumps(line, ensure_ascii=False))
+    text = '\n'.join([*lines, ''])
     # Without a time in gzip's header the same index gives the same file.
     files.write_bytes(path, gzip.compress(text.encode(), mtime=0), remember=True)
 
@@ -320,15 +320,19 @@ def _read_lines(path):
             data += part
             if len(data) > LARGEST_FILE:
                 raise ValueError('it is too large')
-    header, *rows = map(json.loads, data.splitlines())  # of bytes: text has more line ends, which titles may hold
+    header, *lines = data.splitlines()  # of bytes: text has more line ends, which titles may hold
+    header = json.loads(header)
     column = {name: k for k, name in enumerate(header['class_names'])}
-    names = np.zeros((len(rows), len(column)), np.float32)
-    for i, row in enumerate(rows):
+    names = np.zeros((len(lines), len(column)), np.float32)
+    frame, box, score = [], [], []
+    for i, row in enumerate(map(json.loads, lines)):
         for name, probability in row['names'].items():
             names[i, column[name]] = probability
-    frame = np.array([row['frame'] for row in rows], np.int64)
-    box = np.array([row['box'] for row in rows], np.float32).reshape(-1, 4)
-    return header, frame, box, np.array([row['score'] for row in rows], np.float32), names
+        frame.append(row['frame'])
+        box.append(row['box'])
+        score.append(row['score'])
+    box = np.array(box, np.float32).reshape(-1, 4)
+    return header, np.array(frame, np.int64), box, np.array(score, np.float32), names
 
 
 def _from_file(header, frame, box, score, names):
