@@ -26,6 +26,7 @@ _COLOURS = (
 
 
 _BACKGROUND = (24, 24, 24)  # of sheets, between the panels
+_STAMP = len('_00h12m03s250')  # characters at the end of a frame's name that say its time
 _SMALLEST_TEXT = 9  # pixels; Chinese characters are not readable below
 
 
@@ -366,7 +367,7 @@ def heat_map(map, hw, background=None):
     return cv2.add(colours, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
 
 
-def sheet(panels, titles=None, columns=2):
+def sheet(panels, titles=None, columns=2, kept=0):
     """Panels side by side, `columns` in a row, each under a strip with its title.
 
     Args:
@@ -374,6 +375,7 @@ def sheet(panels, titles=None, columns=2):
             another size than the first are resized to it.
         titles: a text per panel, or None for no strips.
         columns: panels in a row.
+        kept: characters at the end of a title that stay where it is too long, its middle left out.
 
     Returns:
         uint8 RGB picture; height and width are even, as video encoders want them.
@@ -395,7 +397,8 @@ def sheet(panels, titles=None, columns=2):
     spelled = [] if titles is None else fonts.spellings(titles, fonts.preferred(None), 'panel')
     for i, (text, file, face) in enumerate(spelled):
         x, y = (i % columns) * (w + gap), (i // columns) * (strip + h + gap)
-        fit = _fit(text, '', file, face, max(_SMALLEST_TEXT, round(size * 0.9)), w, strip)
+        end = max(1, len(text) - kept) if kept else len(text)
+        fit = _fit(text[:end], text[end:], file, face, max(_SMALLEST_TEXT, round(size * 0.9)), w, strip)
         if fit:
             tag = _tag(fit[0], file, face, fit[1], _BACKGROUND, False)
             top = y + (strip - tag.shape[0]) // 2
@@ -407,14 +410,15 @@ def contact_sheet(tiles, titles, hw, columns):
     """Small pictures in rows, each under its title: one look shows them all.
 
     Args:
-        tiles: uint8 H x W x 3 RGB pictures of any size, at least one. titles: a text for each.
+        tiles: uint8 H x W x 3 RGB pictures of any size, at least one. titles: a text for each, which ends in the name
+            of a frame: of a long name the end, which says the time, stays.
         hw: height and width of a tile in pixels; a picture of another shape gets bars.
         columns: tiles in a row.
 
     Returns:
         uint8 RGB picture.
     """
-    return sheet([boxed(tile, hw) for tile in tiles], titles, columns)
+    return sheet([boxed(tile, hw) for tile in tiles], titles, columns, _STAMP)
 
 
 def boxed(picture, hw):

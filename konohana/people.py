@@ -18,6 +18,7 @@ from konohana.data.sample import check_name
 from konohana.errors import UserError, count, printable
 
 FEWEST = 3  # boxes of a group; those of smaller ones are left without a group
+AVERAGE = 4  # boxes of a group on average, at least: of few boxes, too many groups would leave each of them alone
 ONE = 0.6  # IoU of two boxes of one person
 DROP = '-'  # instead of a name in names.txt
 BINS = (12, 4, 4)  # of hue, saturation and value
@@ -86,7 +87,7 @@ def group(looks, pictures, most):
 
     Args:
         looks: list of arrays of n rows, see `looks_of`; each counts the same.
-        pictures: n numbers: the picture that each box is in. most: groups at most.
+        pictures: n numbers: the picture that each box is in. most: groups at most; few boxes make fewer, see `AVERAGE`.
 
     Returns:
         n numbers: 1 for the largest group, 2 for the next ...; 0 for boxes of groups of fewer than `FEWEST`.
@@ -100,6 +101,8 @@ def group(looks, pictures, most):
         centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9)
         distances += np.clip(1 - centred @ centred.T, 0, 2) / len(looks)
     distances[pictures[:, None] == pictures] = 4.0
+    together = np.unique(pictures, return_counts=True)[1].max()  # fewer groups would make two of one picture one
+    most = min(most, max(n // AVERAGE, together))
     np.fill_diagonal(distances, 0)
     found = fcluster(linkage(squareform(distances, checks=False), 'average'), most, 'maxclust')
     numbers, counts = np.unique(found, return_counts=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from konohana import drawing, fonts
 from konohana.cast import CLASS_NAMES, ROMANISED
 from konohana.data.images import load_image, save_image
-from konohana.drawing import class_colour, draw_detections, heat_map, place_tags, sheet
+from konohana.drawing import class_colour, contact_sheet, draw_detections, heat_map, place_tags, sheet
 from konohana.errors import UserError
 from konohana.fonts import find_font, font_files, spellings
 
@@ -376,6 +376,15 @@ def test_a_sheet_shows_every_panel_whole(hw):
     assert all(side % 2 == 0 for side in sheet(panels[:1]).shape[:2])
     plain = sheet([panels[0], panels[1][:9], panels[2]])
     assert plain.shape[0] < out.shape[0] and (plain == 100).all(2).sum() == hw[0] * hw[1]
+
+
+def test_a_contact_sheet_says_the_time_of_frames_with_long_names():
+    tile, long = np.zeros((20, 30, 3), np.uint8), '[Sub-Group] A Show With a Long Name - 01 [720p][A1B2C3D4]'
+    titles = [f'{long}_00h00m01s001', f'{long}_00h00m12s262']
+    for numbers in ('', '12  '):
+        out = contact_sheet([tile, tile], [numbers + title for title in titles], (140, 140), 2)
+        first, second = out[: out.shape[0] - 140, :140], out[: out.shape[0] - 140, -140:]
+        assert (first != second).any() and (first[:, :20] == second[:, :20]).all()
 
 
 # Picture files

@@ -95,6 +95,19 @@ def test_an_episode_gets_an_index_and_the_next_run_goes_on_from_it(run_script, e
     assert '12 of 12 frames were looked at' in other_part.stdout, other_part.stderr
 
 
+def test_what_an_earlier_run_made_on_request_does_not_outlive_its_detections(run_script, episode, tmp_path):
+    out = tmp_path / 'a.mkv'
+    arguments = ('_test_with_video.py', f'weights={WEIGHTS}', f'video_in={episode}', f'video_out={out}')
+    extras = [out.with_name(name) for name in ('a.preview.mp4', 'a.vtt', 'a.chapters.txt')]
+    made = run_script(*arguments, 'index_only=True', 'seconds=0.5', 'preview=True', 'xray=True')
+    same = run_script(*arguments, 'index_only=True', 'seconds=0.5')
+    assert 'removed' not in made.stdout + same.stdout and all(path.is_file() for path in extras), same.stderr
+    extras[2].write_text('mine', encoding='utf-8')
+    newer = run_script(*arguments, 'index_only=True', 'seconds=0.3')
+    assert 'a.vtt: of an earlier result, removed' in newer.stdout, newer.stderr
+    assert [path.is_file() for path in extras] == [False, False, True]
+
+
 def test_labels_as_subtitles_leave_the_picture_untouched(run_script, episode, tmp_path):
     pytest.importorskip('pysubs2')
     out = tmp_path / 'out' / 'a.mkv'

@@ -588,7 +588,9 @@ def test_cvat_subsets_of_a_project_and_a_task_without(tmp_path):
     picture(task / 'images' / '1.jpg')
     put(task / 'annotations.xml', f'{CVAT_HEAD}<image id="0" name="1.jpg" width="80" height="60"/></annotations>')
     assert len(frames_of(task, 'all')) == 1
-    one_line(task, "no split 'train'", 'Splits there: all', 'train_split=all val_split=')
+    one_line(
+        task, "no split 'train'", 'Splits there: all', 'train_split=all val_split= to _train', 'split=all to _test.py'
+    )
 
 
 @pytest.mark.parametrize('ending', ['.PNG', '.jpg'])

@@ -247,6 +247,10 @@ def test_looks_put_people_together(show):
     same = people.group([np.repeat(looks[0][:1], 4, 0)], [0, 0, 0, 0], 4)
     assert (same == 0).all()
     assert people.group([looks[0][:1]], [0], 3).tolist() == [0]
+    # Five people in four shots each: fewer boxes than groups at most would all be alone.
+    few = np.random.default_rng(0).normal(np.repeat(np.eye(5), 4, 0), 0.02)
+    found = people.group([few], np.arange(20), 30).reshape(5, 4)
+    assert (found == found[:, :1]).all() and sorted(found[:, 0]) == [1, 2, 3, 4, 5]
 
 
 def test_people_are_found_whoever_they_are():

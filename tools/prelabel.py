@@ -204,7 +204,8 @@ def first_guess(settings, pictures, folder):
         f'{count(groups.max(), "group")}, {(groups == 0).sum()} like no others'
     )
     first = folder / ('person_1.jpg' if groups.any() else f'{UNSURE}.jpg')
-    print(f'Look at {first} and the others, write names into {folder / "names.txt"},')
+    others = ' and the others' if len(set(groups.tolist())) > 1 else ''
+    print(f'Look at {first}{others}, write names into {folder / "names.txt"},')
     print('and run the same command again.')
 
 
@@ -218,7 +219,7 @@ def draw_people(folder, crops, groups, names):
         old.unlink()
     for number in sorted(set(groups.tolist())):
         members = [i for i, k in enumerate(groups) if k == number][:MOST_TILES]
-        titles = [f'{i + 1}  {names[i]}' for i in members]
+        titles = [f'{i + 1}  {Path(names[i]).stem}' for i in members]
         picture = contact_sheet([crops[i] for i in members], titles, TILE, COLUMNS)
         save_image(folder / (f'person_{number}.jpg' if number else f'{UNSURE}.jpg'), picture, remember=True)
 

@@ -90,10 +90,11 @@ def no_split(where, split, there):
     shown = printable(', '.join(there)) or 'none'
     hint = ''
     if len(there) == 1 and there[0].lower() not in DIVIDED:
-        quoted = f'"train_split={shown}"' if ' ' in shown else f'train_split={shown}'
+        quote = '"' if ' ' in shown else ''
+        given = f'split={shown}{quote}'
         hint = (
-            f' The data are not divided: to learn from all of them, {quoted} val_split=; to divide them, '
-            'tools/check_dataset.py with split=episode.'
+            f' The data are not divided: all of them are {quote}train_{given} val_split= to _train.py, and '
+            f'{quote}{given} to _test.py; tools/check_dataset.py with split=episode divides them.'
         )
     return UserError(f'{where}: there is no split {split!r}. Splits there: {shown}.{hint}')
 

@@ -112,10 +112,22 @@ def annotate_episode(
         extras.write_vtt(paths['vtt'], index, spell, offset)
         extras.write_chapters(paths['chapters'], index, spell, offset)
         print(f'For players: {printable(paths["vtt"])}, {printable(paths["chapters"])}')
+    remove_older(target, paths)
     shown = {'preview': paths.get('preview'), 'source': video_in, 'start': start}
     for path in write_index(index, target, episode.video, spell, options['font'], offset, **shown):
         print(f'Who is on screen when: {printable(path)}')
     return None if index_only else target, episode
+
+
+def remove_older(target, paths):
+    """Remove what an earlier run made on request, and this one has not, where the detections are newer: players find
+    subtitles beside a video by themselves, and would show the names of other weights. paths: see `index_files`."""
+    endings = [*(ending for what, ending in MORE_ENDINGS.items() if what not in paths), '.ass']
+    since = changed(paths['detections'])
+    for path in filter(files.written_here, (target.with_name(target.stem + ending) for ending in endings)):
+        if changed(path) < since:
+            path.unlink()
+            print(f'{printable(path)}: of an earlier result, removed')
 
 
 def _refuse(video_in, needs_index):
