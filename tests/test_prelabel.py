@@ -1,6 +1,7 @@
 """A first guess of labels: with a detector's names, and of a show that it does not know."""
 
 import json
+import os
 from functools import partial
 from itertools import chain
 
@@ -332,6 +333,18 @@ def test_two_pictures_never_share_a_label_file(prelabel):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert picture.name in done.stderr and 'one label file' in done.stderr
     assert not list(frames.glob('*.json'))
+
+
+def test_pictures_whose_copies_would_have_one_name_are_told(prelabel):
+    frames, run = prelabel
+    for picture, name in zip(sorted(frames.glob('*.jpg')), '中日', strict=False):
+        try:
+            picture.rename(frames / f'{os.fsdecode(name.encode("gbk"))}.jpg')
+        except OSError:
+            pytest.skip('this disk takes no such names')
+    done = run('form=voc')
+    assert done.returncode == 2 and 'one label file' in done.stderr and 'Traceback' not in done.stderr
+    assert run().returncode == 0
 
 
 def test_pictures_of_one_size_are_looked_at_in_batches(prelabel, show, monkeypatch):

@@ -62,8 +62,8 @@ def main(arguments=None):
 
     writer_of(settings.form)
     pictures = list_pictures(settings.path(settings.pictures_in))
-    check(settings, pictures)
     target, in_place = place(settings)
+    check(settings, pictures, in_place)
     files.claim(target / files.LIST_NAME, overwrite=True, variable='labels_out')  # before the detector looks at them
     by_hand = set()
     if settings.names:
@@ -77,13 +77,13 @@ def main(arguments=None):
     write(settings, target, in_place, samples, by_hand)
 
 
-def check(settings, pictures):
+def check(settings, pictures, in_place):
     """UserError where labels would not be where they belong: two pictures with one label file, a split elsewhere."""
     if not settings.split or settings.split != Path(settings.split).name:
         raise UserError(f"split={settings.split!r}: it becomes the name of a file or folder, like 'train'.")
     first = {}
     for path in pictures:
-        other = first.setdefault(path.stem, path)
+        other = first.setdefault(path.stem if in_place else files.in_unicode(path.stem), path)
         if other is not path:
             names = f'{printable(other.name)} and {printable(path.name)}'
             raise UserError(f'{path.parent}: {names} would have one label file. Rename one of them.')
@@ -244,7 +244,11 @@ def renamed(settings, pictures, folder):
         new = count(more, 'picture is', 'pictures are')
         print(f'{new} new since the groups were made. Delete {path} to begin anew with them.')
     print(f'Names: {folder / "names.txt"}')
-    return found, {there[file].stem for file, names in given.items() if file in there and not all(map(nameless, names))}
+    return found, {
+        files.in_unicode(there[file].stem)
+        for file, names in given.items()
+        if file in there and not all(map(nameless, names))
+    }
 
 
 def nameless(name):
@@ -297,7 +301,7 @@ def write(settings, target, in_place, samples, by_hand):
     with_files = {frame.path.stem for frame in samples} & {path.stem for path in labels}
     for path in labels.keys() - kept:
         files.write_text(path, labels[path], remember=True)
-        if path.stem in by_hand or (by_hand and not with_files):  # some forms have one file for all
+        if files.in_unicode(path.stem) in by_hand or (by_hand and not with_files):  # some forms have one file for all
             files.written(path, BY_HAND)
     for line in shapes.lost(samples, settings.form, writer.HOLDS, settings.ignore_class):
         print(line)
