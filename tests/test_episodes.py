@@ -1,5 +1,6 @@
 """From boxes to people: tracks, names, the index of an episode, and what is made of it."""
 
+import copy
 import csv
 import gzip
 import itertools
@@ -384,10 +385,27 @@ def test_a_season_in_one_page(index, tmp_path):
     assert data['names'] == [HOSTILE, 'Satsuki'] and data['time'] == [[0, 2.5], [1, 1]]
     assert data['meetings'][0][1] == data['meetings'][1][0] == 1
     assert data['first'] == [('Satsuki', '</script>.mkv', 0), (HOSTILE, 'a.mkv', 0)]
-    assert data['episodes'][1] == {'name': 'a.mkv', 'page': 'a%20b.html'}
+    assert data['episodes'][1] == {'name': 'a.mkv', 'short': 'a.mkv', 'page': 'a%20b.html'}
     season.write_season(tmp_path / 'season.html', [other, index], 'Season 1', {'Yuzu': HOSTILE})
     text = (tmp_path / 'season.html').read_text(encoding='utf-8')
     assert '<script>alert' not in text and text.count('</script>') == 3
+
+
+@pytest.mark.parametrize(
+    ('names', 'short'),
+    [
+        (['[G] A Show - 01 [A1B2].mkv', '[G] A Show - 02 [99FF].mkv'], ['…01 [A1B2].mkv', '…02 [99FF].mkv']),
+        (['A.Show.S01E09.mkv', 'A.Show.S01E10.mkv'], ['…S01E09.mkv', '…S01E10.mkv']),
+        (['ep1.mkv', 'ep2.mkv'], ['ep1.mkv', 'ep2.mkv']),
+        (['狐 1.mkv', '狐 1.mkv'], ['狐 1.mkv', '狐 1.mkv']),
+        (['a b.mkv'], ['a b.mkv']),
+    ],
+)
+def test_columns_of_a_season_say_which_episode_it_is(index, names, short):
+    episodes = [copy.copy(index) for _ in names]
+    for one, name in zip(episodes, names, strict=True):
+        one.video = name
+    assert [one['short'] for one in season.season_data(episodes, 'a')['episodes']] == short
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The indexes of several episodes as one page: screen time by character and episode, meetings, first appearances."""
 
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +40,22 @@ def season_data(indexes, title, spell=None, beside=None):
         'title': title,
         'seconds': float(sum(index.frame_seconds.sum() for index in indexes)),
         'episodes': [
-            {'name': index.video, 'page': pages.address(page) if page else ''}
-            for index, page in zip(indexes, beside or [''] * len(indexes), strict=True)
+            {'name': index.video, 'short': short, 'page': pages.address(page) if page else ''}
+            for index, short, page in zip(indexes, short_names(indexes), beside or [''] * len(indexes), strict=True)
         ],
         'names': shown,
         'time': time[order].round(3).tolist(),
         'meetings': np.round(meetings, 3).tolist(),
         'first': [(text, indexes[k].video, round(seconds, 3)) for k, seconds, text in sorted(first)],
     }
+
+
+def short_names(indexes):
+    """The episodes' names without the words that all of them begin with: columns have no room for more."""
+    names = [index.video for index in indexes]
+    same = os.path.commonprefix(names)  # noqa: RUF071  letter by letter is what is meant
+    common = re.sub(r'\w+$', '', same) if len(set(names)) > 1 else ''
+    return [f'…{name[len(common) :]}' if common else name for name in names]
 
 
 def _seconds(index, there):
