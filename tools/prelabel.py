@@ -307,7 +307,8 @@ def write(settings, target, in_place, samples, by_hand):
         print(line)
     tell_kept(sorted(edited), sorted(named_there))
     counts = Counter(name for frame in samples for name in frame.names if frame.path.stem not in {p.stem for p in kept})
-    print(', '.join(f'{name} {times}' for name, times in counts.most_common()))
+    if counts:
+        print(', '.join(f'{name} {times}' for name, times in counts.most_common()))
     none_yet = sorted(filter(nameless, counts))
     if none_yet:
         print(f'{", ".join(none_yet)}: training would learn these as names. Name them, or drop their boxes.')
