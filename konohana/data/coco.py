@@ -9,6 +9,7 @@ result.json, annotations.json or labels.json   (Label Studio, labelme2coco.py, F
 The format: https://cocodataset.org/#format-data
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -65,6 +66,13 @@ def loose(root):
 
 
 def _is_instances(path):
+    about = path.stat()
+    return _holds_instances(path, about.st_mtime_ns, about.st_size)
+
+
+@functools.lru_cache(maxsize=64)
+def _holds_instances(path, changed, size):
+    """`_is_instances` of a file as it is: each question about the folder asks it again, and some files are large."""
     with path.open('rb') as file:
         if not file.read(100).lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'{'):
             return False
