@@ -263,8 +263,8 @@ def _places(index):
 
 def _write_lines(path, header, index, shot_of, track_of):
     lines = [json.dumps(header, ensure_ascii=False)]  # as text, of which a film's detections fill less memory
-    most = np.argsort(-index.names, axis=1, kind='stable')[:, :KEPT_NAMES].tolist()
-    for row, best in enumerate(most):
+    likeliest = np.argsort(-index.names, axis=1, kind='stable')[:, :KEPT_NAMES].tolist()
+    for row, best in enumerate(likeliest):
         line = {
             **{'frame': int(index.frame[row]), 'seconds': round(float(index.times[index.frame[row]]), 3)},
             **{'shot': int(shot_of[row]), 'box': [round(float(x), 1) for x in index.box[row]]},
