@@ -308,12 +308,15 @@ def test_quantize_measures_before_it_writes(run_script, weights_file, toy_datase
     assert done.returncode == 0 and 'AP 0.' in done.stdout and str(target) in done.stdout, done.stderr
     assert konohana.load(weights_file, 'cpu', backend='onnxruntime').backend == 'onnxruntime'
     before = target.read_bytes()
-    for folder, words in (('strangers', 'the weights do not know (Somebody)'), ('nobody', 'no labels')):
+    unknown, none = 'the weights do not know (Somebody)', 'no labels that count'
+    for folder, words in (('strangers', unknown), ('nobody', none), ('difficult', none)):
         show = shutil.copytree(toy_dataset, tmp_path / folder)
         for path in (show / 'anns').iterdir():
             objects = ET.parse(path)
             for one in objects.findall('object'):
-                one.find('name').text = 'Somebody'
+                one.find('difficult').text = str(int(folder == 'difficult'))
+                if folder == 'strangers':
+                    one.find('name').text = 'Somebody'
                 if folder == 'nobody':
                     objects.getroot().remove(one)
             objects.write(path, 'utf-8')

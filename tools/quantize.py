@@ -77,10 +77,10 @@ def main(arguments=None):
 
 
 def check_names(samples, known, where):
-    """UserError where AP says nothing: nobody is labelled, or somebody whom the weights do not know."""
+    """UserError where AP says nothing: nobody is labelled but as difficult, or somebody unknown to the weights."""
     names = {name for sample in samples for name in sample.names}
-    if not names:
-        raise UserError(f'{where} has no labels, so AP cannot be measured. Choose another split.')
+    if all(sample.difficult.all() for sample in samples):
+        raise UserError(f'{where} has no labels that count, so AP cannot be measured. Choose another split.')
     unknown = sorted(names - set(known))
     if unknown:
         shown = ', '.join(unknown[:5]) + (' ...' if unknown[5:] else '')
@@ -105,7 +105,10 @@ def measure(model, samples):
 
 
 def ap_of_objects(metrics):
-    """The mean of the names' AP, each weighed by its number of objects."""
+    """AP with each object counted the same, 0 to 1: the names' AP, weighed by their objects, of which there are some.
+
+    metrics: see `summary.evaluate`.
+    """
     count = metrics['objects_per_class']
     return sum(metrics['AP_per_class'][name] * n for name, n in count.items() if n) / sum(count.values())
 
